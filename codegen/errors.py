@@ -1,0 +1,65 @@
+"""The exception tree. Every message names the culprit and the remedy.
+
+A command line entry point catches `VitesseraError` alone, prints it as one paragraph and exits
+with code 2; any other exception is a bug in vitessera.
+"""
+
+from __future__ import annotations
+
+
+class VitesseraError(Exception):
+    """Base of everything vitessera raises on purpose.
+
+    Args:
+        culprit: what is wrong and where (file, node, tensor, value).
+        remedy: what the user can do about it.
+    """
+
+    def __init__(self, culprit: str, remedy: str) -> None:
+        super().__init__(f"{culprit} {remedy}")
+        self.culprit = culprit
+        self.remedy = remedy
+
+
+class ModelFileError(VitesseraError):
+    """The model file is missing, unreadable or not ONNX."""
+
+
+class UnsupportedModelError(VitesseraError):
+    """The graph holds something that cannot be mapped; names the node."""
+
+
+class ModelValueError(VitesseraError):
+    """A weight holds NaN or infinity, or has an impossible shape."""
+
+
+class CalibrationError(VitesseraError):
+    """Calibration or input images have the wrong shape, dtype or values."""
+
+
+class ConfigError(VitesseraError):
+    """An unknown board, or a hardware configuration that contradicts itself."""
+
+
+class CapacityError(VitesseraError):
+    """The model does not fit the hardware configuration; names tensor, buffer and depth."""
+
+
+class ProgramError(VitesseraError):
+    """An instruction or program that the accelerator could not execute."""
+
+
+class OutputError(VitesseraError):
+    """The output folder cannot be written."""
+
+
+class BuildDirectoryError(VitesseraError):
+    """A build directory that is incomplete, altered, or written by another version."""
+
+
+class ToolError(VitesseraError):
+    """A tool (HLS compiler, C++ compiler, make, simulator) is missing or failed."""
+
+
+class SimulationError(VitesseraError):
+    """The simulated RTL reported an error, broke a rule, or did not finish."""
