@@ -1,0 +1,161 @@
+"""The hardware configuration: what one generated accelerator is made of.
+
+Everything that varies between two accelerators stands here; the kernels, the top level, the
+scheduler and the host read it and nothing else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from enum import Enum
+
+from .errors import ConfigError
+
+INSTRUCTION_BITS = 256
+ADDRESS_BITS = 18  # of an on-chip word, in every instruction
+# One output channel's requantisation: bias s32, multiplier u16, shift u8, 8 bits unused.
+PARAMETER_BITS = 64
+# One channel's LayerNorm: gamma s16, beta s32.
+NORM_PARAMETER_BITS = 48
+
+
+class Memory(Enum):
+    """The on-chip memories; the value is the name in RTL and messages."""
+
+    LEFT = "left"  # int8 operands, row-packed: the stationary side of a product
+    RIGHT = "right"  # int8 operands: weights, keys, transposed values
+    PROBABILITY = "probability"  # attention probabilities with the maximum they are relative to
+    RESIDUAL = "residual"  # int16 residual stream
+    PARAMETER = "parameter"  # bias, multiplier and shift of output channels
+    NORM = "norm"  # LayerNorm gamma and beta
+
+
+@dataclass(frozen=True)
+class HardwareConfig:
+    """Sizes of one accelerator.
+
+    Attributes:
+        tile: T; the engine holds T x T accumulators.
+        depth: V; channels contracted per cycle, so that T * T * V MACs are done each cycle.
+        lanes: E; elements a cycle that epilogue, softmax and LayerNorm work on.
+        bus_bits: width of the AXI4 master.
+        left_words ... norm_words: depth of each on-chip memory, in its own words.
+        norm_buffer_words: depth of LayerNorm's row buffer, in residual words; at least one row
+            tile (T rows of all channels) must fit.
+        clock_mhz: the frequency the bitstream is built for.
+        board: name of the board it was sized for, or "custom".
+    """
+
+    tile: int = 8
+    depth: int = 4
+    lanes: int = 8
+    bus_bits: int = 64
+    left_words: int = 4096
+    right_words: int = 4096
+    probability_words: int = 64
+    residual_words: int = 2048
+    parameter_words: int = 512
+    norm_words: int = 256
+    norm_buffer_words: int = 512
+    clock_mhz: int = 100
+    board: str = "custom"
+
+    def __post_init__(self) -> None:
+        for reason, broken in self._contradictions().items():
+            if broken:
+                raise ConfigError(
+                    f"Hardware configuration: {reason}.",
+                    "Change the value in the configuration file or choose a --board.",
+                )
+
+    def _contradictions(self) -> dict[str, bool]:
+        tile, depth, lanes = self.tile, self.depth, self.lanes
+        memories = {memory: self.words(memory) for memory in Memory}
+        return {
+            f"tile is {tile}, must be a power of two from 4 to 16": tile not in (4, 8, 16),
+            f"depth is {depth}, must be 2, 4 or 8 and divide tile": depth not in (2, 4, 8)
+            or bool(tile % depth),
+            f"lanes is {lanes}, must be a multiple of depth and divide tile": lanes <= 0
+            or bool(lanes % depth)
+            or bool(tile % lanes),
+            f"bus_bits is {self.bus_bits}, must be 64 or 128": self.bus_bits not in (64, 128),
+            f"clock_mhz is {self.clock_mhz}, must be positive": self.clock_mhz <= 0,
+            f"norm_buffer_words is {self.norm_buffer_words}, must be positive": (
+                self.norm_buffer_words <= 0
+            ),
+        } | {
+            f"{memory.value}_words is {words}, must be 1 to {2**ADDRESS_BITS}": not (
+                1 <= words <= 2**ADDRESS_BITS
+            )
+            for memory, words in memories.items()
+        }
+
+    @property
+    def macs(self) -> int:
+        """MACs a cycle at peak."""
+        return self.tile * self.tile * self.depth
+
+    @property
+    def beats_per_tile(self) -> int:
+        """Beats of `lanes` elements in a T x T tile; also residual words a tile."""
+        return self.tile * self.tile // self.lanes
+
+    @property
+    def words_per_tile(self) -> int:
+        """Operand words ([T rows][V channels]) in a T x T tile."""
+        return self.tile // self.depth
+
+    @property
+    def beats_per_row(self) -> int:
+        """Beats of `lanes` elements in one row of a tile; also parameter words a column tile."""
+        return self.tile // self.lanes
+
+    def words(self, memory: Memory) -> int:
+        """Depth of `memory`."""
+        return int(getattr(self, f"{memory.value}_words"))
+
+    def word_bits(self, memory: Memory) -> int:
+        """Width of a word of `memory`."""
+        return {
+            Memory.LEFT: self.tile * self.depth * 8,
+            Memory.RIGHT: self.tile * self.depth * 8,
+            Memory.PROBABILITY: self.tile * (self.depth + 1) * 8,
+            Memory.RESIDUAL: self.lanes * 16,
+            Memory.PARAMETER: self.lanes * PARAMETER_BITS,
+            Memory.NORM: self.lanes * NORM_PARAMETER_BITS,
+        }[memory]
+
+    def beats_per_word(self, memory: Memory) -> int:
+        """Bus beats that carry one word of `memory`; in DRAM every word starts a beat."""
+        return -(-self.word_bits(memory) // self.bus_bits)
+
+    def dram_bytes_per_word(self, memory: Memory) -> int:
+        """Bytes that one word of `memory` takes in DRAM, padding to whole beats included."""
+        return self.beats_per_word(memory) * self.bus_bits // 8
+
+    @property
+    def on_chip_bytes(self) -> int:
+        """Bytes of all on-chip memories together."""
+        return sum(self.words(memory) * self.word_bits(memory) for memory in Memory) // 8
+
+    def to_json(self) -> str:
+        """The configuration as a JSON object."""
+        return json.dumps(dataclasses.asdict(self), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, object], source: str) -> HardwareConfig:
+        """Builds a configuration from parsed JSON or TOML; `source` names it in errors."""
+        fields = {field.name: field for field in dataclasses.fields(cls)}
+        for key, value in values.items():
+            if key not in fields:
+                raise ConfigError(
+                    f"{source}: unknown key {key!r}.", f"Known keys: {', '.join(sorted(fields))}."
+                )
+            expected = str if key == "board" else int
+            if type(value) is not expected:
+                raise ConfigError(
+                    f"{source}: {key} is {value!r}.", f"It must be {expected.__name__}."
+                )
+        return cls(**values)  # type: ignore[arg-type]

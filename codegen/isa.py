@@ -1,0 +1,340 @@
+"""The instruction set: the one place where the encoding is written.
+
+Documentation (docs/isa.md), the DSLX decoders (isa.x) and the assembler text are generated from
+the tables here.
+
+An instruction is 256 bits, little-endian. Bits 0-3 hold the opcode, then come the `wait` and
+`signal` masks that every instruction has, then the fields of its own class in declaration order.
+Bits that no field claims must be zero; they are the room for what comes later.
+
+**Order.** Each unit runs its instructions in program order, units run concurrently. What orders
+two units is a semaphore: there is one counter for each pair (source, unit). Bit s of `wait` makes
+the instruction wait until counter (s, its own unit) is above zero, then takes one from it. Bit u
+of `signal` adds one to counter (its own source, u) when the instruction's effects have landed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, ClassVar
+
+from .config import ADDRESS_BITS, INSTRUCTION_BITS
+from .errors import ProgramError
+
+OPCODE_BITS = 4
+WAIT_BITS = 8
+SIGNAL_BITS = 8
+COUNT_BITS = 11
+SEMAPHORE_BITS = 8  # width of one semaphore counter
+
+
+class Unit(IntEnum):
+    """What runs instructions; each has its own queue. The value is its bit in `signal`."""
+
+    LOAD = 0
+    COMPUTE = 1
+    EPILOGUE = 2
+    NORM = 3
+    STORE = 4
+    CONTROL = 5
+
+
+class Source(IntEnum):
+    """Where completion comes from. The value is its bit in `wait`.
+
+    The epilogue has three: its results leave by three paths that do not keep order among them.
+    """
+
+    LOAD = 0  # the last word landed on chip
+    COMPUTE = 1  # the last operand was read
+    EPILOGUE = 2  # the last operand word landed in left or right
+    RESIDUAL = 3  # the last word landed in residual
+    SOFTMAX = 4  # the last word landed in probability
+    NORM = 5  # the last word landed in left or right
+    STORE = 6  # DRAM acknowledged the last burst
+
+
+class LoadTarget(IntEnum):
+    """Memory that LOAD fills."""
+
+    LEFT = 0
+    RIGHT = 1
+    RESIDUAL = 2
+    PARAMETER = 3
+    NORM = 4
+
+
+class Region(IntEnum):
+    """DRAM buffer that an offset is relative to; the host gives the base addresses."""
+
+    WEIGHTS = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class LeftSource(IntEnum):
+    """Where COMPUTE takes its left operand."""
+
+    LEFT = 0
+    PROBABILITY = 1  # each word shifted by what its maximum lacks to the row's final maximum
+
+
+class EpilogueTarget(IntEnum):
+    """Where EPILOGUE's results go."""
+
+    LEFT = 0
+    RIGHT = 1
+    RESIDUAL = 2
+    SOFTMAX = 3
+
+
+class ActivationCode(IntEnum):
+    """Function applied between the two requantisation steps."""
+
+    NONE = 0
+    GELU_ERF = 1
+    GELU_TANH = 2
+    RELU = 3
+
+
+class NormTarget(IntEnum):
+    """Where NORM's results go."""
+
+    LEFT = 0
+    RIGHT = 1
+
+
+def _bits(width: int, doc: str, enum: type[IntEnum] | None = None, signed: bool = False) -> Any:  # noqa: ANN401 (a dataclass field)
+    return field(default=0, metadata={"width": width, "doc": doc, "enum": enum, "signed": signed})
+
+
+@dataclass(frozen=True)
+class Field:
+    """Position of one field in an instruction."""
+
+    name: str
+    low: int
+    width: int
+    signed: bool
+    enum: type[IntEnum] | None
+    doc: str
+
+    def encode(self, value: int) -> int:
+        """The field's bits in place; ProgramError when `value` does not fit."""
+        low, high = (
+            (-(1 << self.width - 1), 1 << self.width - 1) if self.signed else (0, 1 << self.width)
+        )
+        if not low <= value < high:
+            raise ProgramError(
+                f"Instruction field {self.name} is {value}, outside {low} to {high - 1}.",
+                "The model needs a larger field or smaller pieces; please report it.",
+            )
+        return (int(value) & ((1 << self.width) - 1)) << self.low
+
+    def decode(self, word: int) -> int:
+        """The field's value in `word`; ProgramError for a code that its enumeration lacks."""
+        value = (word >> self.low) & ((1 << self.width) - 1)
+        if self.signed and value >> (self.width - 1):
+            value -= 1 << self.width
+        if self.enum is None:
+            return value
+        if value not in self.enum.__members__.values():
+            raise ProgramError(
+                f"Instruction field {self.name} holds the unknown code {value}.",
+                "The program is damaged or from another version; compile the model again.",
+            )
+        return self.enum(value)
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What every instruction has."""
+
+    OPCODE: ClassVar[int]
+    UNIT: ClassVar[Unit]
+
+    wait: int = _bits(WAIT_BITS, "semaphores to take before it starts, a bit for each source")
+    signal: int = _bits(SIGNAL_BITS, "semaphores to raise when it is done, a bit for each unit")
+
+    @property
+    def source(self) -> Source:
+        """Where this instruction's completion comes from."""
+        return Source[self.UNIT.name]
+
+    def encode(self) -> int:
+        """The 256-bit word."""
+        return self.OPCODE | sum(f.encode(getattr(self, f.name)) for f in fields(type(self)))
+
+
+@dataclass(frozen=True)
+class Load(Instruction):
+    """DRAM → on-chip memory: `words` consecutive words."""
+
+    OPCODE = 1
+    UNIT = Unit.LOAD
+
+    target: int = _bits(3, "memory to fill", LoadTarget)
+    region: int = _bits(2, "DRAM buffer that offset is relative to", Region)
+    address: int = _bits(ADDRESS_BITS, "first word on chip")
+    words: int = _bits(ADDRESS_BITS, "number of words, at least 1")
+    offset: int = _bits(32, "first byte in the DRAM buffer; a multiple of the bus width")
+
+
+@dataclass(frozen=True)
+class Store(Instruction):
+    """Residual memory → DRAM: `words` consecutive words."""
+
+    OPCODE = 2
+    UNIT = Unit.STORE
+
+    region: int = _bits(2, "DRAM buffer that offset is relative to", Region)
+    address: int = _bits(ADDRESS_BITS, "first word on chip")
+    words: int = _bits(ADDRESS_BITS, "number of words, at least 1")
+    offset: int = _bits(32, "first byte in the DRAM buffer; a multiple of the bus width")
+
+
+@dataclass(frozen=True)
+class Compute(Instruction):
+    """A loop nest of tile products.
+
+    For o in outer, i in inner: one T x T tile, the sum over k in depth of
+    left[left_base + o * left_outer + i * left_inner + k * left_step] times
+    right[right_base + o * right_outer + i * right_inner + k * right_step] transposed.
+    Each finished tile goes to the epilogue, which needs an EPILOGUE instruction of as many tiles.
+    """
+
+    OPCODE = 3
+    UNIT = Unit.COMPUTE
+
+    left_source: int = _bits(1, "memory of the left operand", LeftSource)
+    outer: int = _bits(COUNT_BITS, "outer loop count, at least 1")
+    inner: int = _bits(COUNT_BITS, "inner loop count, at least 1")
+    depth: int = _bits(COUNT_BITS, "words contracted a tile, at least 1")
+    left_base: int = _bits(ADDRESS_BITS, "first left word")
+    left_outer: int = _bits(ADDRESS_BITS, "left words from one outer step to the next")
+    left_inner: int = _bits(ADDRESS_BITS, "left words from one inner step to the next")
+    left_step: int = _bits(ADDRESS_BITS, "left words from one depth step to the next")
+    right_base: int = _bits(ADDRESS_BITS, "first right word")
+    right_outer: int = _bits(ADDRESS_BITS, "right words from one outer step to the next")
+    right_inner: int = _bits(ADDRESS_BITS, "right words from one inner step to the next")
+    right_step: int = _bits(ADDRESS_BITS, "right words from one depth step to the next")
+
+
+@dataclass(frozen=True)
+class Epilogue(Instruction):
+    """What becomes of the tiles of one COMPUTE; see numerics.py for the arithmetic.
+
+    Tile (o, i) is written from word address + o * outer_stride + i * inner_stride on: T / V
+    operand words (left, right), T * T / E residual words, or T / V probability words. Its output
+    channels' parameters are read from parameter + o * parameter_outer + i * parameter_inner on:
+    T / E words.
+    """
+
+    OPCODE = 4
+    UNIT = Unit.EPILOGUE
+
+    outer: int = _bits(COUNT_BITS, "outer loop count, as in COMPUTE")
+    inner: int = _bits(COUNT_BITS, "inner loop count, as in COMPUTE")
+    target: int = _bits(2, "where the results go", EpilogueTarget)
+    transpose: int = _bits(1, "pack words as [T columns][V rows]")
+    accumulate: int = _bits(1, "add the residual word at the address that is written")
+    row_scale: int = _bits(1, "scale each row by the softmax's reciprocal, one block an outer step")
+    function: int = _bits(3, "activation function", ActivationCode)
+    address: int = _bits(ADDRESS_BITS, "first word written")
+    outer_stride: int = _bits(ADDRESS_BITS, "words from one outer step to the next")
+    inner_stride: int = _bits(ADDRESS_BITS, "words from one inner step to the next")
+    parameter: int = _bits(ADDRESS_BITS, "first parameter word")
+    parameter_outer: int = _bits(ADDRESS_BITS, "parameter words from one outer step to the next")
+    parameter_inner: int = _bits(ADDRESS_BITS, "parameter words from one inner step to the next")
+    pre_shift: int = _bits(3, "rounding shift of the biased accumulator")
+    scale: int = _bits(16, "second multiplier; 1 with scale_shift 0 passes the value on")
+    scale_shift: int = _bits(6, "second rounding shift; with row_scale, added to the row's own")
+    offset: int = _bits(9, "added before saturation (zero point)", signed=True)
+    keys: int = _bits(16, "with target softmax: keys that exist; later columns are masked")
+
+    @property
+    def source(self) -> Source:
+        """The path by which the results leave."""
+        return {
+            EpilogueTarget.RESIDUAL: Source.RESIDUAL,
+            EpilogueTarget.SOFTMAX: Source.SOFTMAX,
+        }.get(EpilogueTarget(self.target), Source.EPILOGUE)
+
+
+@dataclass(frozen=True)
+class Norm(Instruction):
+    """LayerNorm of `outer` row tiles of `inner` column tiles; see numerics.py.
+
+    Row tile o is read from residual word base + o * base_outer on, its column tiles one after
+    the other. Tile (o, i) is written from word address + o * outer_stride + i * inner_stride on.
+    Column tile i's gamma and beta are read from norm word parameter + i * T / E on.
+    """
+
+    OPCODE = 5
+    UNIT = Unit.NORM
+
+    outer: int = _bits(COUNT_BITS, "row tiles, at least 1")
+    inner: int = _bits(COUNT_BITS, "column tiles, at least 1")
+    target: int = _bits(1, "memory that is written", NormTarget)
+    transpose: int = _bits(1, "pack words as [T columns][V rows]")
+    plain: int = _bits(1, "do not normalise: gamma and beta act on the residual itself")
+    base: int = _bits(ADDRESS_BITS, "first residual word")
+    base_outer: int = _bits(ADDRESS_BITS, "residual words from one row tile to the next")
+    address: int = _bits(ADDRESS_BITS, "first word written")
+    outer_stride: int = _bits(ADDRESS_BITS, "words from one row tile to the next")
+    inner_stride: int = _bits(ADDRESS_BITS, "words from one column tile to the next")
+    parameter: int = _bits(ADDRESS_BITS, "first norm word")
+    channels: int = _bits(13, "channels that exist (padding excluded)")
+    inverse: int = _bits(27, "round(2^26 / channels)")
+    eps_mantissa: int = _bits(16, "epsilon in integer units: eps_mantissa << eps_exponent")
+    eps_exponent: int = _bits(6, "see eps_mantissa")
+    shift: int = _bits(6, "rounding shift of the result")
+
+
+@dataclass(frozen=True)
+class End(Instruction):
+    """The last instruction: raises done when its semaphores are there."""
+
+    OPCODE = 15
+    UNIT = Unit.CONTROL
+
+
+INSTRUCTIONS: tuple[type[Instruction], ...] = (Load, Store, Compute, Epilogue, Norm, End)
+_BY_OPCODE = {kind.OPCODE: kind for kind in INSTRUCTIONS}
+
+
+def fields(kind: type[Instruction]) -> tuple[Field, ...]:
+    """The fields of an instruction class with their positions, lowest first."""
+    return _LAYOUT[kind]
+
+
+def _layout(kind: type[Instruction]) -> Iterator[Field]:
+    low = OPCODE_BITS
+    for entry in dataclasses.fields(kind):
+        data = entry.metadata
+        yield Field(entry.name, low, data["width"], data["signed"], data["enum"], data["doc"])
+        low += data["width"]
+    assert low <= INSTRUCTION_BITS, f"{kind.__name__} takes {low} bits"
+
+
+_LAYOUT = {kind: tuple(_layout(kind)) for kind in INSTRUCTIONS}
+
+
+def decode(word: int) -> Instruction:
+    """The instruction in a 256-bit word; ProgramError when it is none."""
+    kind = _BY_OPCODE.get(word & ((1 << OPCODE_BITS) - 1))
+    if kind is None:
+        raise ProgramError(
+            f"Instruction word 0x{word:064x} has no known opcode.",
+            "The program is damaged or from another version; compile the model again.",
+        )
+    instruction = kind(**{f.name: f.decode(word) for f in fields(kind)})
+    if instruction.encode() != word:
+        raise ProgramError(
+            f"Instruction word 0x{word:064x} sets bits that {kind.__name__} does not define.",
+            "The program is damaged or from another version; compile the model again.",
+        )
+    return instruction

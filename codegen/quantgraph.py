@@ -1,0 +1,188 @@
+"""The quantised network: what the scheduler turns into instructions.
+
+Operators are still ViT-level, on matrices [tokens, channels], but hold integer constants only and
+are already fused the way the accelerator's units work: a product carries its bias, requantisation,
+activation and residual addition. Sizes are true sizes; padding to tiles is the scheduler's.
+
+Three kinds of values flow:
+
+- int8 matrices (-127 ... 127), operands of products;
+- the int16 residual stream, one scale for the whole network;
+- int16 results, which leave the accelerator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .graph import Function, Image
+from .numerics import NormConstants
+
+Int8Array = npt.NDArray[np.int8]
+Int16Array = npt.NDArray[np.int16]
+Int32Array = npt.NDArray[np.int32]
+Uint16Array = npt.NDArray[np.uint16]
+Uint8Array = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A matrix that a node produces.
+
+    Attributes:
+        tokens, channels: its true size.
+        bits: 8 or 16.
+        scale: real value of one unit, per channel [channels].
+        offset: the integer that stands for real zero.
+    """
+
+    tokens: int
+    channels: int
+    bits: int
+    scale: FloatArray
+    offset: int = 0
+
+    def dequantize(self, integers: npt.NDArray[np.integer]) -> FloatArray:
+        """Real values of `integers` [tokens, channels]."""
+        return (integers.astype(np.float64) - self.offset) * self.scale
+
+
+@dataclass(frozen=True)
+class Requantization:
+    """Both steps of an epilogue; see numerics.requantize, activate and rescale.
+
+    out = rescale(activate(requantize(acc, bias, multiplier, shift, pre_shift), function),
+                  scale, scale_shift) + offset (+ residual), saturated to the value's bits.
+    """
+
+    bias: Int32Array  # [out]
+    multiplier: Uint16Array  # [out]
+    shift: Uint8Array  # [out]
+    pre_shift: int
+    function: Function | None = None
+    scale: int = 1
+    scale_shift: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class QuantNode:
+    """One operator.
+
+    Attributes:
+        name: unique; also the name of the value it produces.
+        inputs: names of the values it reads, in operator order.
+        origin: names of the graph.Node operators it stands for, for reports.
+        value: what it produces.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    origin: tuple[str, ...]
+    value: Value
+
+
+@dataclass(frozen=True)
+class PatchInput(QuantNode):
+    """The image as the accelerator takes it: int8 [tokens, channels * patch height * patch width].
+
+    Row t is patch t - prefix in row-major order, flattened [channel, row, column], divided by the
+    value's scale and rounded; the first `prefix` rows (class and register tokens) are zero. Has no
+    inputs.
+    """
+
+    patch_height: int
+    patch_width: int
+    prefix: int
+
+
+@dataclass(frozen=True)
+class Constant(QuantNode):
+    """A constant int16 matrix: class token and positions, the start of the residual stream."""
+
+    data: Int16Array  # [tokens, channels]
+
+
+@dataclass(frozen=True)
+class Product(QuantNode):
+    """inputs[0] @ weight.T through an epilogue.
+
+    inputs[0] is int8. With a second input (int16, of the result's shape) the result is added to
+    it: that is the residual connection, and the result is int16.
+    """
+
+    weight: Int8Array  # [out, in]
+    requantization: Requantization
+
+
+@dataclass(frozen=True)
+class Attention(QuantNode):
+    """Multi-head attention of the int8 values (query, key, value); the result is int8.
+
+    Per head, scores = requantize(q @ k.T) in numerics.SCORE_FRACTION_BITS of log2 (scores has one
+    multiplier, shift and a zero bias, arrays of length 1); probabilities by numerics.softmax_beat;
+    then x = requantize(p @ v) with `mix` (one multiplier, shift and bias per channel of v) and
+    out = x * reciprocal mantissa / 2^(reciprocal exponent + mix.scale_shift), saturated to int8.
+    """
+
+    heads: int
+    scores: Requantization
+    mix: Requantization
+
+
+@dataclass(frozen=True)
+class Norm(QuantNode):
+    """LayerNorm of an int16 value to int8 (or, when constants.plain, a scaled copy to int8)."""
+
+    gamma: Int16Array  # [channels]
+    beta: Int32Array  # [channels]
+    constants: NormConstants
+
+
+@dataclass(frozen=True)
+class SelectToken(QuantNode):
+    """One token of an int8 or int16 value, as a matrix of one row."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Pool(QuantNode):
+    """Sum over tokens start ... stop - 1 of an int8 value, through an epilogue: [1, channels].
+
+    The mean's division is part of the multipliers. The result is int8 or int16.
+    """
+
+    start: int
+    stop: int
+    requantization: Requantization  # per channel
+
+
+@dataclass(frozen=True)
+class QuantGraph:
+    """A quantised network.
+
+    Attributes:
+        image: the float image it takes, before PatchInput.
+        nodes: in execution order.
+        outputs: (name in the ONNX file, name of the int16 value), in the file's order.
+    """
+
+    image: Image
+    nodes: tuple[QuantNode, ...]
+    outputs: tuple[tuple[str, str], ...]
+
+    def __iter__(self) -> Iterator[QuantNode]:
+        return iter(self.nodes)
+
+    def __getitem__(self, name: str) -> QuantNode:
+        return next(node for node in self.nodes if node.name == name)
+
+    def consumers(self, name: str) -> tuple[QuantNode, ...]:
+        """The nodes that read value `name`."""
+        return tuple(node for node in self.nodes if name in node.inputs)
