@@ -1,0 +1,202 @@
+"""Absorbs constants and channel selections into weights, so that only operators remain.
+
+Every rule is exact algebra on one term and its inputs, and returns None where it does not apply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from .term import (
+    Activate,
+    Channels,
+    Dense,
+    Embed,
+    Norm,
+    Patches,
+    Prefix,
+    Real,
+    Rows,
+    Scale,
+    Shift,
+    Sum,
+    Term,
+    TermPool,
+    TokenMean,
+    union,
+)
+
+
+def _per_channel(constant: Real, channels: int) -> Real | None:
+    """The constant as one value a channel, None if it differs between tokens."""
+    if constant.ndim != 2 or constant.shape[0] != 1:
+        return None
+    return np.broadcast_to(constant[0], (channels,))
+
+
+def scale_rule(term: Term, pool: TermPool) -> Term | None:
+    """Scale after Dense, Patches or Norm → into their weights (LayerScale, γ)."""
+    if not isinstance(term, Scale):
+        return None
+    (below,) = term.inputs
+    factor = _per_channel(term.factor, term.shape[1]) if len(term.shape) == 2 else None
+    if factor is None:
+        return None
+    origin = union(below.origin, term.origin)
+    match below:
+        case Dense():
+            weight = below.weight * factor[:, None]
+            return pool.intern(
+                replace(below, weight=weight, bias=below.bias * factor, origin=origin)
+            )
+        case Patches():
+            weight = below.weight * factor[:, None, None, None]
+            return pool.intern(
+                replace(below, weight=weight, bias=below.bias * factor, origin=origin)
+            )
+        case Norm():
+            gamma, beta = below.gamma * factor, below.beta * factor
+            return pool.intern(replace(below, gamma=gamma, beta=beta, origin=origin))
+        case Sum(inputs=(Dense() as left, Dense() as right)):
+            parts = tuple(pool.scale(part, term.factor, term.origin) for part in (left, right))
+            return pool.intern(replace(below, inputs=parts))
+    return None
+
+
+def shift_rule(term: Term, pool: TermPool) -> Term | None:
+    """Shift after Dense, Patches or Norm → into their bias (β); after tokens → positions."""
+    if not isinstance(term, Shift):
+        return None
+    (below,) = term.inputs
+    origin = union(below.origin, term.origin)
+    offset = _per_channel(term.offset, term.shape[1]) if len(term.shape) == 2 else None
+    match below:
+        case Dense() | Patches() if offset is not None:
+            return pool.intern(replace(below, bias=below.bias + offset, origin=origin))
+        case Norm() if offset is not None:
+            return pool.intern(replace(below, beta=below.beta + offset, origin=origin))
+        case Embed():
+            return pool.intern(
+                replace(below, positions=below.positions + term.offset, origin=origin)
+            )
+        case Patches():
+            positions = np.broadcast_to(term.offset, term.shape).copy()
+            none = np.zeros((0, term.shape[1]))
+            return pool.intern(Embed((below,), term.shape, term.origin, none, positions))
+    return None
+
+
+def prefix_rule(term: Term, pool: TermPool) -> Term | None:
+    """Constant tokens before the patches, positions added or not → Embed."""
+    if not isinstance(term, Prefix):
+        return None
+    (below,) = term.inputs
+    zeros = np.zeros_like(term.tokens)
+    match below:
+        case Patches():
+            positions = np.zeros(term.shape)
+            return pool.intern(Embed((below,), term.shape, term.origin, term.tokens, positions))
+        case Embed():
+            prefix = np.concatenate([term.tokens, below.prefix])
+            positions = np.concatenate([zeros, below.positions])
+            origin = union(term.origin, below.origin)
+            return pool.intern(Embed(below.inputs, term.shape, origin, prefix, positions))
+    return None
+
+
+def channels_rule(term: Term, pool: TermPool) -> Term | None:
+    """A selection of channels after Dense → of its output rows; it passes through others."""
+    if not isinstance(term, Channels):
+        return None
+    (below,) = term.inputs
+    picked = list(term.selection)
+    origin = union(below.origin, term.origin)
+    match below:
+        case Dense():
+            weight, bias = below.weight[picked], below.bias[picked]
+            return pool.intern(
+                replace(below, weight=weight, bias=bias, shape=term.shape, origin=origin)
+            )
+        case Channels(inputs=(deeper,), selection=selection):
+            return pool.channels(deeper, tuple(selection[c] for c in picked), origin)
+        case Scale(inputs=(deeper,), factor=factor):
+            factor = factor if factor.shape[1] == 1 else factor[:, picked]
+            return pool.scale(pool.channels(deeper, term.selection, term.origin), factor, origin)
+        case Shift(inputs=(deeper,), offset=offset):
+            offset = offset if offset.shape[1] == 1 else offset[:, picked]
+            return pool.shift(pool.channels(deeper, term.selection, term.origin), offset, origin)
+        case Rows() | Activate():
+            inner = pool.channels(below.inputs[0], term.selection, term.origin)
+            return pool.intern(replace(below, inputs=(inner,), shape=term.shape))
+    return None
+
+
+def dense_input_rule(term: Term, pool: TermPool) -> Term | None:
+    """Scale, Shift or a selection of channels before Dense → into its weight and bias."""
+    if not isinstance(term, Dense):
+        return None
+    (below,) = term.inputs
+    origin = union(term.origin, below.origin)
+    match below:
+        case Channels(inputs=(deeper,), selection=selection):
+            weight = np.zeros((term.weight.shape[0], deeper.shape[1]))
+            np.add.at(weight.T, np.asarray(selection), term.weight.T)  # repeats add up
+            return pool.intern(replace(term, inputs=(deeper,), weight=weight, origin=origin))
+        case Scale(inputs=(deeper,), factor=constant):
+            factor = _per_channel(constant, below.shape[1])
+            if factor is not None:
+                weight = term.weight * factor
+                return pool.intern(replace(term, inputs=(deeper,), weight=weight, origin=origin))
+        case Shift(inputs=(deeper,), offset=constant):
+            offset = _per_channel(constant, below.shape[1])
+            if offset is not None:
+                bias = term.bias + term.weight @ offset
+                return pool.intern(replace(term, inputs=(deeper,), bias=bias, origin=origin))
+    return None
+
+
+def mean_rule(term: Term, pool: TermPool) -> Term | None:
+    """The mean of selected tokens → TokenMean of the whole."""
+    match term:
+        case TokenMean(inputs=(Rows(inputs=(deeper,), rows=kept) as below,), rows=rows):
+            picked = tuple(kept[row] for row in rows)
+            origin = union(term.origin, below.origin)
+            return pool.intern(replace(term, inputs=(deeper,), rows=picked, origin=origin))
+    return None
+
+
+def image_rule(term: Term, pool: TermPool) -> Term | None:
+    """The image scaled or shifted per channel before the patch embedding → into its weight."""
+    if not isinstance(term, Patches):
+        return None
+    (below,) = term.inputs
+    match below:
+        case Scale(factor=constant) | Shift(offset=constant):
+            full = np.broadcast_to(constant, below.shape)
+        case _:
+            return None
+    channel = full[:, :1, :1]
+    if (full != channel).any():
+        return None
+    origin = union(term.origin, below.origin)
+    if isinstance(below, Scale):
+        weight = term.weight * channel
+        return pool.intern(replace(term, inputs=below.inputs, weight=weight, origin=origin))
+    bias = term.bias + (term.weight * channel).sum(axis=(1, 2, 3))
+    return pool.intern(replace(term, inputs=below.inputs, bias=bias, origin=origin))
+
+
+def embed_rule(term: Term, pool: TermPool) -> Term | None:
+    """Patches read by anything but Embed get an Embed without class token and positions."""
+    if isinstance(term, Embed) or not any(isinstance(read, Patches) for read in term.inputs):
+        return None
+    return pool.rebuilt(term, tuple(_embedded(read, pool) for read in term.inputs))
+
+
+def _embedded(term: Term, pool: TermPool) -> Term:
+    if not isinstance(term, Patches):
+        return term
+    none = np.zeros((0, term.shape[1]))
+    return pool.intern(Embed((term,), term.shape, term.origin, none, np.zeros(term.shape)))

@@ -1,0 +1,163 @@
+"""Recognises GELU spelled out, whatever the order of its multiplications.
+
+The expression is expanded into a polynomial whose unknowns are the argument x and the one
+transcendental term (erf or tanh) in it; it is GELU if the coefficients are GELU's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from ..graph import Function
+from .term import (
+    Activate,
+    Erf,
+    Product,
+    Scale,
+    Shift,
+    Sum,
+    Tanh,
+    Term,
+    TermPool,
+    topological,
+    union,
+)
+
+# A monomial is the sorted identities of its unknowns; a polynomial maps it to its coefficient.
+Polynomial = dict[tuple[int, ...], float]
+
+# Coefficients come as float32, relative precision 6e-8, and pass through a few products.
+TOLERANCE = 1e-6
+# GELU written out is seven operators deep at most.
+DEPTH = 8
+MAX_MONOMIALS = 16
+
+ROOT_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
+# x/√2 inside erf; √(2/π)·(x + 0.044715·x³) inside tanh (Hendrycks and Gimpel, 2016).
+INNER = {
+    Erf: (Function.GELU_ERF, {1: math.sqrt(0.5)}),
+    Tanh: (Function.GELU_TANH, {1: ROOT_TWO_OVER_PI, 3: ROOT_TWO_OVER_PI * 0.044715}),
+}
+
+
+def gelu_rule(term: Term, pool: TermPool) -> Term | None:
+    """½·x + ½·x·f(x), f = erf(x/√2) or tanh(√(2/π)·(x + 0.044715·x³)) → Activate(x).
+
+        x ──┬──────────────────── × ── ×½ ──
+            └── inner ── f ── +1 ─┘
+
+    with the constants anywhere that algebra allows.
+    """
+    if not isinstance(term, Scale | Product | Sum):
+        return None
+    for bent in _descendants(term):
+        if isinstance(bent, Erf | Tanh):
+            found = _argument(bent)
+            if found is not None and _is_gelu(term, found[0], bent):
+                argument, function = found
+                origin = union(bent.origin, *(t.origin for t in _between(term, argument)))
+                return pool.intern(Activate((argument,), argument.shape, origin, function))
+    return None
+
+
+def explain(term: Erf | Tanh) -> str:
+    """Why the expression around `term` is not GELU."""
+    name = "erf" if isinstance(term, Erf) else "tanh"
+    if _argument(term) is not None:
+        return f"{name}(...) has GELU's argument, but what surrounds it is not ½·x·(1 + {name})"
+    if isinstance(term, Erf):
+        core, factor = term.inputs[0], 1.0
+        while isinstance(core, Scale) and core.factor.size == 1:
+            factor *= float(core.factor.item())
+            (core,) = core.inputs
+        return f"erf's argument is {factor:.9g}·x, not x/√2 = {math.sqrt(0.5):.9g}·x"
+    return "tanh's argument is not √(2/π)·(x + 0.044715·x³)"
+
+
+def _argument(bent: Erf | Tanh) -> tuple[Term, Function] | None:
+    """The x for which `bent` is GELU's transcendental part."""
+    function, wanted = INNER[type(bent)]
+    inner = bent.inputs[0]
+    for candidate in _descendants(inner):
+        if candidate is inner:
+            continue
+        here = id(candidate)
+        target = {(here,) * power: factor for power, factor in wanted.items()}
+        if _close(_expand(inner, {candidate}), target):
+            return candidate, function
+    return None
+
+
+def _is_gelu(term: Term, argument: Term, bent: Term) -> bool:
+    x, f = id(argument), id(bent)
+    target = {(x,): 0.5, tuple(sorted((x, f))): 0.5}
+    return _close(_expand(term, {argument, bent}), target)
+
+
+def _close(found: Polynomial | None, target: Polynomial) -> bool:
+    return (
+        found is not None
+        and found.keys() == target.keys()
+        and all(math.isclose(found[m], target[m], rel_tol=TOLERANCE) for m in target)
+    )
+
+
+def _descendants(term: Term) -> Iterator[Term]:
+    """`term` and what arithmetic reaches from it, nearest first; erf and tanh are leaves."""
+    seen = {term}
+    layer = [term]
+    for _ in range(DEPTH):
+        yield from layer
+        below = [read for node in layer if _is_arithmetic(node) for read in node.inputs]
+        layer = [read for read in dict.fromkeys(below) if read not in seen]
+        seen.update(layer)
+
+
+def _is_arithmetic(term: Term) -> bool:
+    if isinstance(term, Scale):
+        return term.factor.size == 1
+    if isinstance(term, Shift):
+        return term.offset.size == 1
+    return isinstance(term, Sum | Product)
+
+
+def _between(term: Term, argument: Term) -> list[Term]:
+    """The terms that the pattern covers: from `term` down to, without, the argument."""
+    below = set(topological((argument,)))
+    return [covered for covered in reversed(topological((term,))) if covered not in below]
+
+
+def _expand(term: Term, unknowns: set[Term], depth: int = 2 * DEPTH) -> Polynomial | None:
+    """`term` as a polynomial; None if it grows too large to be GELU."""
+    if term in unknowns or not _is_arithmetic(term) or depth == 0:
+        return {(id(term),): 1.0}
+    parts = [_expand(read, unknowns, depth - 1) for read in term.inputs]
+    if any(part is None or len(part) > MAX_MONOMIALS for part in parts):
+        return None
+    match term, parts:
+        case Scale(factor=factor), [dict(inner)]:
+            return {monomial: value * float(factor.item()) for monomial, value in inner.items()}
+        case Shift(offset=offset), [dict(inner)]:
+            return _sum(inner, {(): float(offset.item())})
+        case Sum(), [dict(left), dict(right)]:
+            return _sum(left, right)
+        case _, [dict(left), dict(right)]:
+            return _product(left, right)
+    return None
+
+
+def _sum(left: Polynomial, right: Polynomial) -> Polynomial:
+    total = dict(left)
+    for monomial, value in right.items():
+        total[monomial] = total.get(monomial, 0.0) + value
+    return total
+
+
+def _product(left: Polynomial, right: Polynomial) -> Polynomial:
+    total: Polynomial = {}
+    for first, a in left.items():
+        for second, b in right.items():
+            monomial = tuple(sorted(first + second))
+            total[monomial] = total.get(monomial, 0.0) + a * b
+    return total

@@ -1,0 +1,335 @@
+"""ONNX nodes that work element by element, or reduce along one axis."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+
+from ..graph import Function
+from .call import Call, Constant, Tensor
+from .load import Array
+from .refusal import Refused
+from .term import (
+    Activate,
+    ChannelMean,
+    Difference,
+    Erf,
+    Product,
+    Real,
+    Reciprocal,
+    Root,
+    Scale,
+    Scores,
+    Softmax,
+    Sum,
+    Tanh,
+    Term,
+    TokenMean,
+)
+from .view import Ids, View, as_matrix, constant_of, whole
+
+# The nodes that compute. All others only arrange, copy or hold data.
+ARITHMETIC = frozenset(
+    {
+        "Add",
+        "Attention",
+        "Conv",
+        "Div",
+        "Erf",
+        "Gelu",
+        "Gemm",
+        "LayerNormalization",
+        "MatMul",
+        "Mul",
+        "Neg",
+        "Pow",
+        "Reciprocal",
+        "ReduceMean",
+        "ReduceSum",
+        "Relu",
+        "Softmax",
+        "Sqrt",
+        "Sub",
+        "Tanh",
+    }
+)
+
+Results = tuple[Tensor | None, ...]
+Unary = TypeVar("Unary", Erf, Tanh, Root, Reciprocal)
+
+
+def add(call: Call) -> Results:
+    """x + constant, or the sum of two results."""
+    data, other = _ordered(call)
+    if isinstance(other, Constant):
+        return (_shifted(call, data, other.values),)
+    left, right, ids = _aligned(call, data, other)
+    if left.shape != right.shape:
+        raise Refused("it adds one number a token to every channel", "Only LayerNorm may do so.")
+    return (View(call.pool.intern(Sum((left, right), left.shape, call.origin)), ids),)
+
+
+def subtract(call: Call) -> Results:
+    """x - constant, constant - x, or x minus a result (as in a decomposed LayerNorm)."""
+    left, right = call.operand(0), call.operand(1)
+    if isinstance(right, Constant):
+        return (_shifted(call, call.view(0), -_real(right.values)),)
+    if isinstance(left, Constant):
+        negated = _scaled(call, call.view(1), np.array(-1.0))
+        return (_shifted(call, negated, left.values),)
+    first, second, ids = _aligned(call, call.view(0), call.view(1))
+    return (_made(call, Difference((first, second), _wider(first, second), call.origin), ids),)
+
+
+def multiply(call: Call) -> Results:
+    """X * constant, or the product of two results."""
+    data, other = _ordered(call)
+    if isinstance(other, Constant):
+        return (_scaled(call, data, other.values),)
+    return (_product(call, data, other),)
+
+
+def divide(call: Call) -> Results:
+    """X / constant, constant / x, or the quotient of two results."""
+    left, right = call.operand(0), call.operand(1)
+    if isinstance(right, Constant):
+        if not np.all(right.values):
+            raise Refused("it divides by zero", "Check the constant.")
+        return (_scaled(call, call.view(0), 1.0 / _real(right.values)),)
+    inverse = _reciprocal(call, call.view(1))
+    if isinstance(left, Constant):
+        return (_scaled(call, inverse, left.values),)
+    return (_product(call, call.view(0), inverse),)
+
+
+def negate(call: Call) -> Results:
+    """-x."""
+    return (_scaled(call, call.view(0), np.array(-1.0)),)
+
+
+def power(call: Call) -> Results:
+    """X to a small constant power."""
+    exponent = call.constant(1, "exponent")
+    assert exponent is not None
+    view = call.view(0)
+    match set(exponent.ravel().tolist()):
+        case s if s == {2.0}:
+            return (_product(call, view, view),)
+        case s if s == {3.0}:
+            return (_product(call, _product(call, view, view), view),)
+        case s if s == {0.5}:
+            return (_unary(call, Root, view),)
+        case s if s == {-0.5}:
+            return (_reciprocal(call, _unary(call, Root, view)),)
+        case s if s == {-1.0}:
+            return (_reciprocal(call, view),)
+        case s if s == {1.0}:
+            return (view,)
+        case s:
+            shown = ", ".join(f"{value:g}" for value in sorted(s)[:3])
+            raise Refused(f"its exponent is {shown}", "Powers are 2, 3, 1/2, -1/2 and -1.")
+
+
+def square_root(call: Call) -> Results:
+    """√x."""
+    return (_unary(call, Root, call.view(0)),)
+
+
+def reciprocal(call: Call) -> Results:
+    """1 / x."""
+    return (_reciprocal(call, call.view(0)),)
+
+
+def erf(call: Call) -> Results:
+    """The error function, part of GELU."""
+    return (_unary(call, Erf, call.view(0)),)
+
+
+def tanh(call: Call) -> Results:
+    """The hyperbolic tangent, part of GELU's approximation."""
+    return (_unary(call, Tanh, call.view(0)),)
+
+
+def relu(call: Call) -> Results:
+    """max(x, 0)."""
+    return (_activated(call, Function.RELU),)
+
+
+def gelu(call: Call) -> Results:
+    """GELU as one operator, exact or with tanh."""
+    kinds = {"none": Function.GELU_ERF, "tanh": Function.GELU_TANH}
+    approximate = call.text("approximate", "none")
+    if approximate not in kinds:
+        raise Refused(f"approximate is {approximate!r}", "Use nn.GELU() or its tanh variant.")
+    return (_activated(call, kinds[approximate]),)
+
+
+def reduce_mean(call: Call) -> Results:
+    """The mean over tokens (pooling) or over channels (part of LayerNorm)."""
+    view = call.view(0)
+    if len(view.term.shape) != 2:
+        raise Refused(
+            "it averages something other than tokens and channels",
+            "ReduceMean is for mean pooling and LayerNorm.",
+        )
+    axes = _axes(call, view.ids.ndim)
+    kept = tuple(axis for axis in range(view.ids.ndim) if axis not in axes)
+    groups = view.ids.transpose(kept + axes)
+    outer = groups.shape[: len(kept)]
+    groups = groups.reshape(*outer, -1)
+    term, ids = _mean(call, view.term, groups)
+    if call.integer("keepdims", 1):
+        ids = np.expand_dims(ids, axes)
+    return (View(term, ids),)
+
+
+def reduce_sum(call: Call) -> Results:
+    """A mean times the number of elements."""
+    (mean,) = reduce_mean(call)
+    assert isinstance(mean, View)
+    count = call.view(0).ids.size // mean.ids.size
+    return (_scaled(call, mean, np.array(float(count))),)
+
+
+def _axes(call: Call, rank: int) -> tuple[int, ...]:
+    operand = call.constant(1, "list of axes")
+    axes = call.integers("axes", None) if operand is None else operand.astype(int).ravel().tolist()
+    if not axes:
+        if call.integer("noop_with_empty_axes", 0):
+            raise Refused("it reduces over no axis", "Remove the node.")
+        return tuple(range(rank))
+    return tuple(sorted(axis % rank for axis in axes))
+
+
+def _mean(call: Call, term: Term, groups: Ids) -> tuple[Term, Ids]:
+    """The mean of each group of elements (last axis), and the arrangement of the results."""
+    tokens, channels = np.divmod(groups, term.shape[1])
+    every = np.arange(term.shape[1])
+    one_token = (tokens == tokens[..., :1]).all() and groups.shape[-1] == len(every)
+    if one_token and (np.sort(channels, axis=-1) == every).all():
+        mean = ChannelMean((term,), (term.shape[0], 1), call.origin)
+        return call.pool.intern(mean), tokens[..., 0]
+    if (channels == channels[..., :1]).all():
+        rows = np.sort(tokens, axis=-1).reshape(-1, groups.shape[-1])
+        if (rows == rows[0]).all() and (np.diff(rows[0]) > 0).all():
+            shape = (1, term.shape[1])
+            pool = TokenMean((term,), shape, call.origin, tuple(rows[0].tolist()))
+            return call.pool.intern(pool), channels[..., 0]
+    raise Refused(
+        "it averages neither all channels of each token nor the same tokens for each channel",
+        "Average over the token axis (pooling) or the channel axis (LayerNorm), not both.",
+    )
+
+
+def _real(values: Array) -> Real:
+    return np.asarray(values, dtype=np.float64)
+
+
+def _ordered(call: Call) -> tuple[View, Constant | View]:
+    """The operands of a commutative node, a constant last."""
+    left, right = call.operand(0), call.operand(1)
+    assert left is not None and right is not None
+    if isinstance(left, View):
+        return left, right
+    assert isinstance(right, View)
+    return right, left
+
+
+def _made(call: Call, term: Term, ids: Ids) -> View:
+    return View(call.pool.intern(term), ids)
+
+
+def _broadcast(view: View, shape: tuple[int, ...]) -> View:
+    """The view as numpy would broadcast it against `shape`."""
+    shape = np.broadcast_shapes(view.ids.shape, shape)
+    return View(view.term, np.broadcast_to(view.ids, shape), view.layout)
+
+
+def _scaled(call: Call, view: View, values: Array) -> View:
+    view = _broadcast(view, values.shape)
+    factor = constant_of(values, view, fill=1.0)
+    return View(call.pool.scale(view.term, factor, call.origin), view.ids)
+
+
+def _shifted(call: Call, view: View, values: Array) -> View:
+    if _is_scores(view.term):
+        _check_empty_mask(values)
+        return _broadcast(view, values.shape)
+    view = _broadcast(view, values.shape)
+    offset = constant_of(values, view, fill=0.0)
+    return View(call.pool.shift(view.term, offset, call.origin), view.ids)
+
+
+def _is_scores(term: Term) -> bool:
+    while isinstance(term, Scale | Softmax):
+        (term,) = term.inputs
+    return isinstance(term, Scores)
+
+
+def _check_empty_mask(values: Array) -> None:
+    if np.any(values):
+        raise Refused(
+            "it adds a mask or bias to the attention scores",
+            "Export the model without attention mask; only a mask of zeros can be dropped.",
+        )
+
+
+def _product(call: Call, left: View, right: View) -> View:
+    first, second, ids = _aligned(call, left, right)
+    return _made(call, Product((first, second), _wider(first, second), call.origin), ids)
+
+
+def _reciprocal(call: Call, view: View) -> View:
+    return _unary(call, Reciprocal, view)
+
+
+def _unary(call: Call, kind: type[Unary], view: View) -> View:
+    """A function of every element; √(1/x) is written 1/√x, so that rules see one form."""
+    term: Term = view.term
+    if kind is Root and isinstance(term, Reciprocal):
+        root = call.pool.intern(Root(term.inputs, term.shape, call.origin))
+        return _made(call, Reciprocal((root,), term.shape, call.origin), view.ids)
+    return _made(call, kind((term,), term.shape, call.origin), view.ids)
+
+
+def _activated(call: Call, function: Function) -> View:
+    view = call.view(0)
+    return _made(call, Activate((view.term,), view.term.shape, call.origin, function), view.ids)
+
+
+def _wider(left: Term, right: Term) -> tuple[int, ...]:
+    return max(left.shape, right.shape)
+
+
+def _aligned(call: Call, left: View, right: View) -> tuple[Term, Term, Ids]:
+    """The two terms of an element-wise node, and the arrangement of its result.
+
+    Either both show the same elements at the same places, or one holds one number a token, or
+    both are matrices of tokens after their own selection of tokens and channels.
+    """
+    left, right = _broadcast(left, right.ids.shape), _broadcast(right, left.ids.shape)
+    if left.term.shape == right.term.shape and np.array_equal(left.ids, right.ids):
+        return left.term, right.term, left.ids
+    if _is_column_of(right, left):
+        return left.term, right.term, left.ids
+    if _is_column_of(left, right):
+        return left.term, right.term, right.ids
+    first = as_matrix(left, call.pool, call.origin)
+    second = as_matrix(right, call.pool, call.origin)
+    if first.shape != second.shape:
+        raise Refused(
+            f"its operands are {list(first.shape)} and {list(second.shape)}",
+            "Give both the same tokens and channels.",
+        )
+    return first, second, whole(first, left.ids.shape).ids
+
+
+def _is_column_of(column: View, view: View) -> bool:
+    """Whether `column` holds, wherever `view` shows an element, the number of its token."""
+    shape = view.term.shape
+    return (
+        len(shape) == 2
+        and column.term.shape == (shape[0], 1)
+        and np.array_equal(column.ids, view.ids // shape[1])
+    )

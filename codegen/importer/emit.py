@@ -1,0 +1,201 @@
+"""Turns terms into the graph: float32 weights, readable names, one node per operator."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+
+from .. import graph as g
+from .activations import explain
+from .load import Source
+from .refusal import Refused
+from .term import (
+    Activate,
+    Attend,
+    ChannelMean,
+    Channels,
+    Dense,
+    Difference,
+    Embed,
+    Erf,
+    ImageInput,
+    Mix,
+    Norm,
+    Opaque,
+    Patches,
+    Prefix,
+    Product,
+    Real,
+    Reciprocal,
+    Root,
+    Rows,
+    Scale,
+    Scores,
+    Shift,
+    Softmax,
+    Sum,
+    Tanh,
+    Term,
+    TokenMean,
+    topological,
+)
+from .trace import Trace
+
+NORM_REMEDY = "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels."
+ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale) @ v, without a mask."
+
+# Why a term that no rule took cannot stay.
+LEFT_OVER: dict[type[Term], tuple[str, str]] = {
+    ChannelMean: ("a mean over channels that is not part of a LayerNorm", NORM_REMEDY),
+    Channels: (
+        "it selects or reorders channels that no linear layer produces or consumes",
+        "Put a Linear before or after it.",
+    ),
+    Difference: ("it subtracts results, and not as part of a LayerNorm", NORM_REMEDY),
+    Mix: ("its operands are not an attention that can be mapped", ATTENTION_REMEDY),
+    Prefix: (
+        "it puts constant tokens before something other than the patches",
+        "Concatenate class and register tokens right after the patch embedding.",
+    ),
+    Product: (
+        "it multiplies two results, and not as part of a GELU or LayerNorm",
+        "Gates and data-dependent scales are not supported.",
+    ),
+    Reciprocal: ("it divides by a result, and not as part of a LayerNorm", NORM_REMEDY),
+    Root: ("a square root that is not part of a LayerNorm", NORM_REMEDY),
+    Rows: (
+        "it keeps several tokens of a longer sequence",
+        "Select one token, or average a contiguous range of tokens.",
+    ),
+    Scale: (
+        "it scales by a constant that no weight before or after it can absorb",
+        "Put the factor right after a Linear (LayerScale) or on the attention scores.",
+    ),
+    Scores: ("a product of two results that is not attention", ATTENTION_REMEDY),
+    Shift: (
+        "it adds a constant that no bias can absorb, or differs between tokens",
+        "Add position embeddings right after patch embedding and class token.",
+    ),
+    Softmax: ("its result is not multiplied by values", ATTENTION_REMEDY),
+}
+
+
+def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | None:
+    """The graph, or None if a term is left that the graph cannot hold.
+
+    Those terms get a verdict in `trace.refused`.
+    """
+    order = topological(roots)
+    for term in order:
+        refusal = _verdict(term)
+        if refusal is not None:
+            trace.refused.setdefault(term.origin[0], refusal)
+    if trace.refused or trace.bad_outputs:
+        return None
+    names = _names(order, roots, source.image.name)
+    nodes = tuple(
+        _node(term, names, source.names) for term in order if not isinstance(term, ImageInput)
+    )
+    outputs = [(name, names[root]) for (name, _), root in zip(trace.roots, roots, strict=True)]
+    return g.Graph(source.image, nodes, tuple(outputs))
+
+
+def _verdict(term: Term) -> Refused | None:
+    match term:
+        case Opaque():
+            return None  # refused already
+        case Erf() | Tanh():
+            return Refused(explain(term), "Use nn.GELU(), or nn.GELU(approximate='tanh').")
+        case Rows(rows=rows) if len(rows) == 1:
+            return None
+        case TokenMean(rows=rows) if rows != tuple(range(rows[0], rows[-1] + 1)):
+            return Refused("it averages tokens with gaps", "Average a contiguous range of tokens.")
+    if type(term) not in LEFT_OVER:
+        return None
+    return Refused(*LEFT_OVER[type(term)])
+
+
+def _names(order: Iterable[Term], roots: tuple[Term, ...], image: str) -> dict[Term, str]:
+    """patch_embed, norm0, query0, key0, value0, attention0, linear0, ... head."""
+    order = list(order)
+    roles = {
+        operand: role
+        for term in order
+        if isinstance(term, Attend)
+        for operand, role in zip(term.inputs[::-1], ("value", "key", "query"), strict=True)
+    }
+    labels = {term: _label(term, roles, roots) for term in order}
+    totals = Counter(labels.values())
+    used: Counter[str] = Counter()
+    names = {}
+    for term, label in labels.items():
+        single = label in ("patch_embed", "token_embed", "head") and totals[label] == 1
+        names[term] = label if single else f"{label}{used[label]}"
+        used[label] += 1
+        if isinstance(term, ImageInput):
+            names[term] = image
+    return _apart_from(image, names)
+
+
+def _apart_from(image: str, names: dict[Term, str]) -> dict[Term, str]:
+    """A node must not be called like the image."""
+    return {
+        term: f"{name}_" if name == image and not isinstance(term, ImageInput) else name
+        for term, name in names.items()
+    }
+
+
+def _label(term: Term, roles: dict[Term, str], roots: tuple[Term, ...]) -> str:
+    match term:
+        case Dense():
+            return "head" if term in roots else roles.get(term, "linear")
+        case Activate(function=function):
+            return function.value
+        case _:
+            return KIND_LABELS[type(term)]
+
+
+KIND_LABELS: dict[type[Term], str] = {
+    ImageInput: "image",
+    Patches: "patch_embed",
+    Embed: "token_embed",
+    Norm: "norm",
+    Attend: "attention",
+    Sum: "add",
+    Rows: "select",
+    TokenMean: "mean_pool",
+}
+
+
+def _single(values: Real) -> g.FloatArray:
+    return np.ascontiguousarray(values, dtype=np.float32)
+
+
+def _node(term: Term, names: dict[Term, str], onnx_names: tuple[str, ...]) -> g.Node:
+    name = names[term]
+    inputs = tuple(names[read] for read in term.inputs)
+    origin = tuple(onnx_names[number] for number in term.origin)
+    match term:
+        case Patches():
+            return g.PatchEmbed(name, inputs, origin, _single(term.weight), _single(term.bias))
+        case Embed():
+            prefix, positions = _single(term.prefix), _single(term.positions)
+            return g.TokenEmbed(name, inputs, origin, prefix, positions)
+        case Norm():
+            gamma, beta = _single(term.gamma), _single(term.beta)
+            return g.LayerNorm(name, inputs, origin, gamma, beta, term.eps)
+        case Dense():
+            return g.Linear(name, inputs, origin, _single(term.weight), _single(term.bias))
+        case Attend():
+            return g.Attention(name, inputs, origin, term.heads, term.scale)
+        case Activate():
+            return g.Activation(name, inputs, origin, term.function)
+        case Sum():
+            return g.Add(name, inputs, origin)
+        case Rows():
+            return g.SelectToken(name, inputs, origin, term.rows[0])
+        case TokenMean():
+            return g.MeanPool(name, inputs, origin, term.rows[0], term.rows[-1] + 1)
+    raise AssertionError(f"{type(term).__name__} passed the verdict")

@@ -1,0 +1,82 @@
+"""Runs single ONNX nodes with ONNX's own reference implementation.
+
+Two uses share it. A node whose inputs are all constants is evaluated away. A node that only moves
+elements (Reshape, Transpose, Slice ...) is run on an array of element numbers, so that its
+meaning is ONNX's own and needs no second implementation here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+from .load import Array
+from .refusal import Refused
+
+# Without dynamic inputs, and yet not constants.
+RANDOM = frozenset(
+    {
+        "Bernoulli",
+        "Multinomial",
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+    }
+)
+
+
+def run_node(
+    node: onnx.NodeProto, inputs: Sequence[Array | None], opset: int
+) -> tuple[Array | None, ...]:
+    """The outputs of `node` on `inputs`; None stands for an omitted optional one.
+
+    Raises:
+        Refused: the node cannot be evaluated.
+    """
+    _check_pure(node)
+    feeds = {
+        name: value
+        for name, value in zip(node.input, inputs, strict=True)
+        if name and value is not None
+    }
+    try:
+        results = _evaluator(node, feeds, opset).run(None, feeds)
+    except Exception as error:  # the reference implementation raises whatever it stumbles over
+        raise Refused(
+            f"{node.op_type} cannot be evaluated ({type(error).__name__}: {error})",
+            "Simplify the model, for example with onnxsim, and check it in ONNX Runtime.",
+        ) from error
+    values = iter(results)
+    return tuple(np.asarray(next(values)) if name else None for name in node.output)
+
+
+def _check_pure(node: onnx.NodeProto) -> None:
+    if node.op_type in RANDOM:
+        raise Refused(f"{node.op_type} draws random numbers", "Export the model in inference mode.")
+    graphs = (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+    if any(attribute.type in graphs for attribute in node.attribute):
+        raise Refused(
+            f"{node.op_type} is control flow",
+            "Export with dynamo=True, or write the model without data-dependent branches.",
+        )
+
+
+def _evaluator(node: onnx.NodeProto, feeds: dict[str, Array], opset: int) -> ReferenceEvaluator:
+    inputs = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), None)
+        for name, value in feeds.items()
+    ]
+    outputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.UNDEFINED, None)
+        for name in node.output
+        if name
+    ]
+    graph = helper.make_graph([node], "node", inputs, outputs)
+    return ReferenceEvaluator(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid(node.domain, opset)])
+    )

@@ -1,0 +1,157 @@
+"""The importer's two entry points, and the account it gives of every ONNX node."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from ..errors import UnsupportedModelError
+from ..graph import Graph
+from .elementwise import ARITHMETIC
+from .emit import emit
+from .load import Source, load_source
+from .rewrite import rewrite
+from .trace import Trace, trace
+
+
+class Status(Enum):
+    """What became of an ONNX node."""
+
+    MAPPED = "mapped"
+    FOLDED = "folded"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Row:
+    """The account of one ONNX node.
+
+    Attributes:
+        name: of the ONNX node; made unique if the file's is not.
+        op_type: its operator, with the domain if that is not the default one.
+        status: mapped to an operator, folded (constant, layout, unused), or refused.
+        into: the graph nodes it became part of, or "constant", or "unused".
+        reason: why it is refused; empty otherwise.
+        remedy: what to do about it; empty otherwise.
+    """
+
+    name: str
+    op_type: str
+    status: Status
+    into: str
+    reason: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The account of a whole model: one row for each ONNX node, in the file's order.
+
+    `graph` is None if any row is refused.
+    """
+
+    path: Path
+    rows: tuple[Row, ...]
+    graph: Graph | None
+
+    @property
+    def supported(self) -> bool:
+        """Whether the model can be compiled."""
+        return self.graph is not None
+
+    def count(self, status: Status) -> int:
+        """The number of nodes with this status."""
+        return sum(row.status is status for row in self.rows)
+
+
+def inspect_model(path: str | os.PathLike[str]) -> Inspection:
+    """Accounts for every node of an ONNX model, supported or not.
+
+    Raises:
+        ModelFileError: missing, unreadable or not ONNX.
+        ModelValueError: a weight holds NaN or infinity.
+        UnsupportedModelError: the model does not take exactly one float32 image.
+    """
+    path = Path(path)
+    source = load_source(path)
+    traced = trace(source)
+    graph = emit(source, traced, rewrite(traced))
+    rows = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
+    rows += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
+    return Inspection(path, tuple(rows), graph)
+
+
+def import_model(path: str | os.PathLike[str]) -> Graph:
+    """Imports a Vision Transformer.
+
+    Raises:
+        UnsupportedModelError: at least one node cannot be mapped; names each, with the reason of
+            the first ones.
+        ModelFileError, ModelValueError: as `inspect_model`.
+    """
+    inspection = inspect_model(path)
+    if inspection.graph is None:
+        raise _unsupported(inspection)
+    return inspection.graph
+
+
+def _unsupported(inspection: Inspection) -> UnsupportedModelError:
+    refused = [row for row in inspection.rows if row.status is Status.REFUSED]
+    first = refused[0]
+    culprit = f"Node {first.name!r} ({first.op_type}) cannot be mapped: {first.reason}."
+    if len(refused) == 1:
+        return UnsupportedModelError(culprit, first.remedy)
+    others = ", ".join(repr(row.name) for row in refused[1:4])
+    more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
+    return UnsupportedModelError(
+        f"{culprit} Refused as well: {others}{more}.",
+        f"{first.remedy} `vitessera inspect {inspection.path}` explains each.",
+    )
+
+
+def _row(number: int, source: Source, traced: Trace, graph: Graph | None) -> Row:
+    node = source.nodes[number]
+    name = source.names[number]
+    op_type = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    if number in traced.refused:
+        verdict = traced.refused[number]
+        return Row(name, op_type, Status.REFUSED, "", verdict.reason, verdict.remedy)
+    if number in traced.unused:
+        return Row(name, op_type, Status.FOLDED, "unused")
+    if number in traced.constants:
+        return Row(name, op_type, Status.FOLDED, "constant")
+    into = _into(name, source, traced, number, graph)
+    computes = node.op_type in ARITHMETIC
+    return Row(name, op_type, Status.MAPPED if computes else Status.FOLDED, into)
+
+
+def _into(name: str, source: Source, traced: Trace, number: int, graph: Graph | None) -> str:
+    """The graph nodes that hold ONNX node `name`.
+
+    A node that repeats another's computation, or changes nothing, is found through the term whose
+    value it shows.
+    """
+    if graph is None:
+        return ""
+    found = _holders(graph, name)
+    if not found and number in traced.terms:
+        origin = traced.terms[number].origin
+        found = _holders(graph, source.names[origin[0]]) if origin else [graph.image.name]
+    return ", ".join(found)
+
+
+def _holders(graph: Graph, name: str) -> list[str]:
+    return [node.name for node in graph if name in node.origin]
+
+
+def _output_row(name: str, source: Source, traced: Trace) -> Row:
+    verdict = next(refusal for output, refusal in traced.bad_outputs if output == name)
+    producer: Iterable[int] = (
+        number for number, node in enumerate(source.nodes) if name in node.output
+    )
+    made_by = "".join(f" of {source.names[number]}" for number in producer)
+    reason = f"{verdict.reason}"
+    return Row(f"{name}{made_by}", "(output)", Status.REFUSED, "", reason, verdict.remedy)

@@ -1,0 +1,225 @@
+"""Reads an ONNX file into a `Source`: nodes with unique names, weights, and one image as input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx.inliner
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import numpy_helper
+
+from ..errors import ModelFileError, ModelValueError, UnsupportedModelError
+from ..graph import Image
+
+Array = npt.NDArray[np.generic]
+
+# The first version in which Squeeze, Softmax and Split mean what they mean today.
+OLDEST_OPSET = 13
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the importer reads.
+
+    Attributes:
+        image: the only input, its batch axis dropped.
+        opset: version of the default operator set.
+        nodes: the ONNX nodes in execution order.
+        names: a unique name for every node, in the same order.
+        weights: the initializers.
+        shapes: shape of every tensor that ONNX shape inference could settle.
+        outputs: tensor names, in the file's order.
+    """
+
+    image: Image
+    opset: int
+    nodes: tuple[onnx.NodeProto, ...]
+    names: tuple[str, ...]
+    weights: dict[str, Array]
+    shapes: dict[str, tuple[int, ...]]
+    outputs: tuple[str, ...]
+
+
+def load_source(path: Path) -> Source:
+    """Reads and checks `path`.
+
+    Raises:
+        ModelFileError: missing, unreadable, or not a valid ONNX model.
+        ModelValueError: a weight holds NaN or infinity.
+        UnsupportedModelError: the input is not one float32 image.
+    """
+    model = _inline(_read(path), path)
+    graph = model.graph
+    weights = _weights(graph)
+    image = _image(graph, weights)
+    return Source(
+        image=image,
+        opset=_opset(model, path),
+        nodes=tuple(graph.node),
+        names=_unique_names(graph.node),
+        weights=weights,
+        shapes=_inferred_shapes(model, image.name),
+        outputs=_outputs(graph, path),
+    )
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    if not path.is_file():
+        raise ModelFileError(f"{path} is not a file.", "Give the path of an .onnx file.")
+    if path.stat().st_size == 0:
+        raise ModelFileError(f"{path} is empty.", "Export the model again.")
+    try:
+        model = onnx.load(path, format="protobuf")
+        onnx.checker.check_model(model)
+    except DecodeError as error:
+        raise ModelFileError(
+            f"{path} is not an ONNX file, or it is truncated ({error}).",
+            "Export the model with torch.onnx.export, or copy the file again.",
+        ) from error
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelFileError(
+            f"{path} is not a valid ONNX model: {_first_line(error)}.",
+            "Export the model again; weights in a separate file must lie beside it.",
+        ) from error
+    return model
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    if not model.functions:
+        return model
+    try:
+        inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
+    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelFileError(
+            f"{path} holds local functions that cannot be inlined: {_first_line(error)}.",
+            "Export the model again with torch.onnx.export.",
+        ) from error
+    return inlined
+
+
+def _opset(model: onnx.ModelProto, path: Path) -> int:
+    versions = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    version = max(versions, default=0)
+    if version < OLDEST_OPSET:
+        raise UnsupportedModelError(
+            f"{path} uses ONNX operator set {version}.",
+            f"Export it with opset_version=17 or newer (at least {OLDEST_OPSET}).",
+        )
+    return version
+
+
+def _weights(graph: onnx.GraphProto) -> dict[str, Array]:
+    if graph.sparse_initializer:
+        raise UnsupportedModelError(
+            f"Initializer {graph.sparse_initializer[0].values.name!r} is sparse.",
+            "Export the model with dense weights.",
+        )
+    weights = {}
+    for tensor in graph.initializer:
+        weights[tensor.name] = numpy_helper.to_array(tensor)
+        check_finite(tensor.name, weights[tensor.name])
+    return weights
+
+
+def check_finite(name: str, values: Array) -> None:
+    """Raises ModelValueError if `values` holds NaN or infinity.
+
+    An attention mask of zeros and minus infinity passes: it is not broken, and is judged where it
+    is added.
+    """
+    if values.dtype.kind not in "fV":  # V: the dtypes that ml_dtypes adds, such as bfloat16
+        return
+    wide = values.astype(np.float64)
+    broken = ~np.isfinite(wide)
+    if not broken.any() or bool(np.all((wide == 0) | np.isneginf(wide))):
+        return
+    kind = "NaN" if np.isnan(wide).any() else "infinity"
+    raise ModelValueError(
+        f"Weight {name!r} holds {kind} ({int(broken.sum())} of {values.size} values).",
+        "Check that training converged and that the right checkpoint was exported.",
+    )
+
+
+def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> Image:
+    inputs = [value for value in graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        names = ", ".join(repr(value.name) for value in inputs) or "none"
+        raise UnsupportedModelError(
+            f"The model has {len(inputs)} inputs ({names}); an accelerator takes one image.",
+            "Export a model whose forward() takes one image tensor and nothing else.",
+        )
+    tensor = inputs[0].type.tensor_type
+    if tensor.elem_type != onnx.TensorProto.FLOAT:
+        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise UnsupportedModelError(
+            f"Input {inputs[0].name!r} is {kind}, not float32.", "Export the model in float32."
+        )
+    return _image_of_shape(inputs[0].name, tensor.shape)
+
+
+def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
+    remedy = "Export it with a fixed [1, channels, height, width]; only the batch may be dynamic."
+    if len(shape.dim) != 4:
+        raise UnsupportedModelError(f"Input {name!r} has {len(shape.dim)} axes, not 4.", remedy)
+    batch, *sides = shape.dim
+    if batch.HasField("dim_value") and batch.dim_value != 1:
+        raise UnsupportedModelError(
+            f"Input {name!r} has a fixed batch of {batch.dim_value}; a run takes one image.",
+            "Export the model again with batch 1 or with a dynamic batch axis.",
+        )
+    for axis, side in zip(("channels", "height", "width"), sides, strict=True):
+        if side.dim_value <= 0:
+            label = f"{side.dim_param!r}" if side.dim_param else "unnamed"
+            raise UnsupportedModelError(
+                f"Input {name!r}: the {axis} axis is dynamic ({label}).", remedy
+            )
+    channels, height, width = (side.dim_value for side in sides)
+    return Image(name, channels, height, width)
+
+
+def _outputs(graph: onnx.GraphProto, path: Path) -> tuple[str, ...]:
+    if not graph.output:
+        raise UnsupportedModelError(f"{path} has no output.", "Export a model that returns logits.")
+    return tuple(value.name for value in graph.output)
+
+
+def _unique_names(nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
+    names: list[str] = []
+    seen: set[str] = set()
+    for index, node in enumerate(nodes):
+        name = node.name or f"{node.op_type}_{index}"
+        if name in seen:
+            name = f"{name}#{index}"
+        seen.add(name)
+        names.append(name)
+    return tuple(names)
+
+
+def _inferred_shapes(model: onnx.ModelProto, image: str) -> dict[str, tuple[int, ...]]:
+    """Shapes at batch 1. They only serve to go on after a refused node, so gaps are fine."""
+    bound = onnx.ModelProto()
+    bound.CopyFrom(model)
+    for value in bound.graph.input:
+        if value.name == image:
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    del bound.graph.value_info[:]
+    try:
+        bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
+    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+        return {}
+    shapes = {}
+    for value in bound.graph.value_info:
+        dims = value.type.tensor_type.shape.dim
+        if dims and all(dim.dim_value > 0 for dim in dims):
+            shapes[value.name] = tuple(dim.dim_value for dim in dims)
+    return shapes

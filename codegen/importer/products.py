@@ -1,0 +1,284 @@
+"""ONNX nodes with weights or with two matrices: Conv, MatMul, Gemm, norms, softmax, Attention."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .call import Call, Constant, Tensor
+from .load import Array
+from .refusal import Refused
+from .term import (
+    Dense,
+    ImageInput,
+    Mix,
+    Norm,
+    Patches,
+    Real,
+    Scale,
+    Scores,
+    Shift,
+    Softmax,
+    Term,
+)
+from .view import Ids, View, head_channels, whole
+
+Results = tuple[Tensor | None, ...]
+
+
+def conv(call: Call) -> Results:
+    """The patch embedding: a convolution of the image whose stride is its kernel."""
+    view = call.view(0)
+    weight = call.constant(1, "weight")
+    assert weight is not None
+    _check_image(view)
+    _check_patches(call, view, weight)
+    out, _, patch_height, patch_width = weight.shape
+    rows, columns = view.ids.shape[2] // patch_height, view.ids.shape[3] // patch_width
+    bias = call.constant(2, "bias")
+    bias = np.zeros(out) if bias is None else bias
+    shape = (rows * columns, out)
+    patches = call.pool.intern(Patches((view.term,), shape, call.origin, weight, bias))
+    return (View(patches, whole(patches).ids.T.reshape(1, out, rows, columns)),)
+
+
+def _check_image(view: View) -> None:
+    core = view.term
+    while isinstance(core, Scale | Shift):
+        (core,) = core.inputs
+    in_order = np.array_equal(view.ids.ravel(), np.arange(view.ids.size))
+    if not isinstance(core, ImageInput) or view.ids.shape != (1, *core.shape) or not in_order:
+        raise Refused(
+            "it does not read the image as it comes",
+            "Only the patch embedding may be a Conv; write other ones as Linear.",
+        )
+
+
+def _check_patches(call: Call, view: View, weight: Real) -> None:
+    if weight.ndim != 4 or weight.shape[1] != view.ids.shape[1]:
+        raise Refused(
+            f"its weight {list(weight.shape)} does not fit the image {list(view.ids.shape)}",
+            "Export the model again.",
+        )
+    kernel = weight.shape[2:]
+    remedy = "The patch embedding must be Conv2d(kernel_size=p, stride=p) without padding."
+    stride = call.integers("strides", None) or (1,) * len(kernel)
+    if stride != kernel:
+        raise Refused(f"stride {list(stride)} is not kernel {list(kernel)}", remedy)
+    padding = call.integers("pads", None) or (0,)
+    if any(padding) or call.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise Refused("it pads the image", remedy)
+    if any(step != 1 for step in call.integers("dilations", None) or ()):
+        raise Refused("it is dilated", remedy)
+    if call.integer("group", 1) != 1:
+        raise Refused("it is grouped", remedy)
+    sides = view.ids.shape[2:]
+    if any(side % patch for side, patch in zip(sides, kernel, strict=True)):
+        raise Refused(
+            f"patches of {list(kernel)} do not tile the image of {list(sides)}",
+            "Export for an image size that is a multiple of the patch size.",
+        )
+
+
+def matmul(call: Call) -> Results:
+    """A linear layer (x @ constant) or one of the two products of attention."""
+    left, right = call.view(0), call.operand(1)
+    if isinstance(right, Constant):
+        return (_linear(call, _flat_weight(right.values), None),)
+    assert right is not None
+    return (_dynamic_product(call, left, right),)
+
+
+def gemm(call: Call) -> Results:
+    """A linear layer: alpha * x @ w + beta * c, w perhaps transposed."""
+    if call.integer("transA", 0):
+        raise Refused("it transposes its data (transA)", "Write x @ w with tokens as rows.")
+    weight = call.constant(1, "weight")
+    bias = call.constant(2, "bias")
+    assert weight is not None
+    weight = weight.T if call.integer("transB", 0) else weight
+    if bias is not None:
+        bias = bias * call.number_of("beta", 1.0)
+        if bias.ndim == 2 and bias.shape[0] != 1:
+            raise Refused("its bias differs between tokens", "Use a bias of one value a channel.")
+        bias = np.broadcast_to(bias.reshape(-1), (weight.shape[1],)).copy()
+    return (_linear(call, weight * call.number_of("alpha", 1.0), bias),)
+
+
+def _flat_weight(values: Array) -> Real:
+    if values.ndim < 2 or math.prod(values.shape[:-2]) != 1:
+        raise Refused(
+            f"its weight has shape {list(values.shape)}", "Use one weight matrix for all tokens."
+        )
+    return np.asarray(values, dtype=np.float64).reshape(values.shape[-2:])
+
+
+def _linear(call: Call, weight: Real, bias: Real | None) -> View:
+    matrix = call.matrix(0)
+    if weight.shape[0] != matrix.shape[1]:
+        raise Refused(
+            f"its weight takes {weight.shape[0]} channels, its data have {matrix.shape[1]}",
+            "Export the model again.",
+        )
+    out = weight.shape[1]
+    bias = np.zeros(out) if bias is None else bias
+    origin = call.origin_with((call.view(0), matrix))
+    dense = Dense((matrix,), (matrix.shape[0], out), origin, weight.T.copy(), bias)
+    return whole(call.pool.intern(dense), (*call.view(0).ids.shape[:-1], out))
+
+
+def _dynamic_product(call: Call, left: View, right: View) -> View:
+    if len(right.term.shape) == 3:
+        raise Refused(
+            "the attention probabilities are its second operand",
+            "Compute probabilities @ v, in this order.",
+        )
+    leading = np.broadcast_shapes(left.ids.shape[:-2], right.ids.shape[:-2])
+    left, right = _with_leading(left, leading), _with_leading(right, leading)
+    if len(left.term.shape) == 3:
+        return _mixed(call, left, right)
+    return _scored(call, left, right)
+
+
+def _with_leading(view: View, leading: tuple[int, ...]) -> View:
+    ids = np.broadcast_to(view.ids, (*leading, *view.ids.shape[-2:]))
+    return View(view.term, ids, view.layout)
+
+
+def _by_head(ids: Ids) -> Ids:
+    return ids.reshape(-1, *ids.shape[-2:])
+
+
+def _scored(call: Call, query: View, key: View) -> View:
+    """q @ k.T: the key's tokens must lie along its last axis."""
+    if len(key.term.shape) != 2 or len(query.term.shape) != 2:
+        raise Refused("it multiplies the image itself", "Embed the image into patches first.")
+    q = _head_major(call, query, "query (first operand)")
+    transposed = View(key.term, key.ids.swapaxes(-2, -1), key.layout)
+    k = _head_major(call, transposed, "transposed key (second operand)")
+    heads = math.prod(query.ids.shape[:-2])
+    shape = (heads, q.shape[0], k.shape[0])
+    origin = call.origin_with((query, q), (key, k))
+    term = call.pool.intern(Scores((q, k), shape, origin, heads))
+    return whole(term, (*query.ids.shape[:-1], key.ids.shape[-1]))
+
+
+def _head_major(call: Call, view: View, role: str) -> Term:
+    """[..., heads, tokens, d] as a term [tokens, heads * d]."""
+    channels = head_channels(_by_head(view.ids), view.term, role)
+    return call.pool.channels(view.term, channels, view.layout or call.origin)
+
+
+def _mixed(call: Call, probabilities: View, value: View) -> View:
+    """probabilities @ v."""
+    scores = probabilities.term
+    if not np.array_equal(probabilities.ids.ravel(), np.arange(math.prod(scores.shape))):
+        raise Refused(
+            "the attention probabilities are rearranged before they meet the values",
+            "Compute softmax(q @ k.transpose(-2, -1)) @ v.",
+        )
+    v = _head_major(call, value, "value (second operand)")
+    heads, queries, _ = scores.shape
+    depth = value.ids.shape[-1]
+    origin = call.origin_with((probabilities, scores), (value, v))
+    mix = call.pool.intern(Mix((scores, v), (queries, heads * depth), origin))
+    ids = whole(mix).ids.reshape(queries, heads, depth).swapaxes(0, 1)
+    return View(mix, ids.reshape(*probabilities.ids.shape[:-1], depth))
+
+
+def softmax(call: Call) -> Results:
+    """Softmax of attention scores over the keys."""
+    view = call.view(0)
+    if len(view.term.shape) != 3 or isinstance(view.term, ImageInput):
+        raise Refused(
+            "it is not applied to attention scores",
+            "Leave a softmax after the head to the host: it does not change the order.",
+        )
+    axis = call.integer("axis", -1)
+    keys = view.term.shape[2]
+    groups = np.moveaxis(view.ids, axis, -1)
+    aligned = groups.shape[-1] == keys and (groups % keys == np.arange(keys)).all()
+    if not aligned or (groups // keys != groups[..., :1] // keys).any():
+        raise Refused(
+            f"it normalises over axis {axis}, which is not the keys",
+            "Use softmax(dim=-1) on scores [batch, heads, queries, keys].",
+        )
+    term = call.pool.intern(Softmax((view.term,), view.term.shape, call.origin))
+    return (View(term, view.ids),)
+
+
+def layer_normalization(call: Call) -> Results:
+    """LayerNorm as one operator."""
+    view = call.view(0)
+    axis = call.integer("axis", -1) % view.ids.ndim
+    if math.prod(view.ids.shape[axis:]) != view.ids.shape[-1]:
+        raise Refused(
+            f"it normalises over axes {axis} to {view.ids.ndim - 1}",
+            "Normalise over the channels only, as nn.LayerNorm(channels) does.",
+        )
+    if any(call.node.output[1:]):
+        raise Refused("its mean or deviation is used elsewhere", "Use its first output only.")
+    matrix = call.matrix(0)
+    channels = matrix.shape[1]
+    gamma, beta = call.constant(1, "scale"), call.constant(2, "bias")
+    assert gamma is not None
+    norm = Norm(
+        (matrix,),
+        matrix.shape,
+        call.origin_with((view, matrix)),
+        np.broadcast_to(gamma.ravel(), (channels,)).copy(),
+        np.zeros(channels) if beta is None else np.broadcast_to(beta.ravel(), (channels,)).copy(),
+        call.number_of("epsilon", 1e-5),
+    )
+    return (whole(call.pool.intern(norm), view.ids.shape),)
+
+
+def attention(call: Call) -> Results:
+    """The Attention operator (opset 23), which scaled_dot_product_attention exports to."""
+    _check_attention(call)
+    query, key, value = (_heads_first(call, position) for position in range(3))
+    if query.ids.shape[1] != key.ids.shape[1] or key.ids.shape[1] != value.ids.shape[1]:
+        raise Refused(
+            f"{query.ids.shape[1]} query heads share {key.ids.shape[1]} key heads",
+            "Grouped-query attention is not supported; use as many key heads as query heads.",
+        )
+    scores = _dynamic_product(call, query, View(key.term, key.ids.swapaxes(-2, -1)))
+    scale = call.number_of("scale", query.ids.shape[-1] ** -0.5)
+    factor = np.full((1, 1, 1), scale)
+    scaled = call.pool.scale(scores.term, factor, call.origin)
+    probabilities = call.pool.intern(Softmax((scaled,), scaled.shape, call.origin))
+    mixed = _dynamic_product(call, View(probabilities, scores.ids), value)
+    if call.view(0).ids.ndim == 4:
+        return (mixed,)
+    batch, _, tokens, _ = mixed.ids.shape
+    return (View(mixed.term, mixed.ids.swapaxes(1, 2).reshape(batch, tokens, -1)),)
+
+
+def _check_attention(call: Call) -> None:
+    call.constant(3, "mask")  # refuses one that depends on the image
+    mask = call.operand(3)
+    if isinstance(mask, Constant) and _hides_keys(mask.values):
+        raise Refused("it has an attention mask", "Export the model without attention mask.")
+    if call.integer("is_causal", 0):
+        raise Refused("it is causal", "Vision Transformers attend to all tokens: is_causal=False.")
+    if call.number_of("softcap", 0.0):
+        raise Refused("it caps the scores (softcap)", "Export the model without softcap.")
+    if any(operand is not None for operand in call.inputs[4:]) or any(call.node.output[1:]):
+        raise Refused("it keeps a key/value cache or shows its scores", "Use its first output.")
+
+
+def _hides_keys(mask: Array) -> bool:
+    """A boolean mask says which keys count; any other is added to the scores."""
+    return not mask.all() if mask.dtype == np.bool_ else bool(np.any(mask))
+
+
+def _heads_first(call: Call, position: int) -> View:
+    """Query, key or value as [batch, heads, tokens, d], also if it comes as a matrix."""
+    view = call.view(position)
+    if view.ids.ndim == 4:
+        return view
+    heads = call.integer("q_num_heads" if position == 0 else "kv_num_heads", 1)
+    batch, tokens, channels = view.ids.shape
+    ids = view.ids.reshape(batch, tokens, heads, channels // heads).swapaxes(1, 2)
+    return View(view.term, ids, view.layout)

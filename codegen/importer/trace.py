@@ -1,0 +1,227 @@
+"""Follows the image through the ONNX nodes: constants are folded, layout becomes numbers.
+
+Every node gets one of three verdicts: its constants were folded, it became (part of) a term, or
+it was refused. After a refusal tracing goes on with an opaque result, so that one run reports
+everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+
+from . import elementwise, layout, products
+from .call import Call, Constant, Tensor, Unknown
+from .fold import run_node
+from .load import Source, check_finite
+from .refusal import Refused
+from .term import ImageInput, Opaque, Term, TermPool
+from .view import View, as_matrix, whole
+
+Handler = Callable[[Call], tuple[Tensor | None, ...]]
+
+# What may read the image's data. Anything else is refused.
+HANDLERS: dict[str, Handler] = {
+    **dict.fromkeys(layout.ARRANGING, layout.arrange),
+    "Add": elementwise.add,
+    "Attention": products.attention,
+    "Cast": layout.cast,
+    "Conv": products.conv,
+    "Div": elementwise.divide,
+    "Dropout": layout.keep,
+    "Erf": elementwise.erf,
+    "Gelu": elementwise.gelu,
+    "Gemm": products.gemm,
+    "LayerNormalization": products.layer_normalization,
+    "MatMul": products.matmul,
+    "Mul": elementwise.multiply,
+    "Neg": elementwise.negate,
+    "Pow": elementwise.power,
+    "Reciprocal": elementwise.reciprocal,
+    "ReduceMean": elementwise.reduce_mean,
+    "ReduceSum": elementwise.reduce_sum,
+    "Relu": elementwise.relu,
+    "Softmax": products.softmax,
+    "Sqrt": elementwise.square_root,
+    "Sub": elementwise.subtract,
+    "Tanh": elementwise.tanh,
+}
+
+
+@dataclass
+class Trace:
+    """What tracing found out.
+
+    Attributes:
+        roots: (ONNX output name, term), only of outputs that could be traced.
+        constants: numbers of the nodes that were evaluated.
+        unused: numbers of the nodes that no output depends on.
+        terms: the term that each other node's first result shows.
+        refused: verdicts by node number.
+        bad_outputs: verdicts on ONNX outputs that no node is to blame for.
+    """
+
+    pool: TermPool = field(default_factory=TermPool)
+    roots: list[tuple[str, Term]] = field(default_factory=list)
+    constants: set[int] = field(default_factory=set)
+    unused: set[int] = field(default_factory=set)
+    terms: dict[int, Term] = field(default_factory=dict)
+    refused: dict[int, Refused] = field(default_factory=dict)
+    bad_outputs: list[tuple[str, Refused]] = field(default_factory=list)
+
+
+def trace(source: Source) -> Trace:
+    """Traces every node that an output depends on."""
+    result = Trace()
+    image = source.image
+    shape = (image.channels, image.height, image.width)
+    term = result.pool.intern(ImageInput((), shape, ()))
+    tensors: dict[str, Tensor] = {name: Constant(array) for name, array in source.weights.items()}
+    tensors[image.name] = whole(term, (1, *shape))
+    live = _live_nodes(source)
+    result.unused = set(range(len(source.nodes))) - live
+    last_reader = _last_readers(source)
+    for number in sorted(live):
+        _trace_node(source, number, tensors, result)
+        for name in source.nodes[number].input:
+            if last_reader.get(name) == number:
+                tensors.pop(name, None)  # arrangements of attention scores are large
+    for name in source.outputs:
+        _trace_output(name, tensors[name], result)
+    return result
+
+
+def _live_nodes(source: Source) -> set[int]:
+    producer = {
+        name: number for number, node in enumerate(source.nodes) for name in node.output if name
+    }
+    live: set[int] = set()
+    wanted = [name for name in source.outputs if name in producer]
+    while wanted:
+        number = producer[wanted.pop()]
+        if number not in live:
+            live.add(number)
+            wanted.extend(name for name in _reads(source.nodes[number]) if name in producer)
+    return live
+
+
+def _reads(node: onnx.NodeProto) -> set[str]:
+    """Everything a node reads, in its subgraphs too."""
+    names = set(node.input)
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                names |= _reads(inner)
+    return names
+
+
+def _last_readers(source: Source) -> dict[str, int]:
+    last = {name: n for n, node in enumerate(source.nodes) for name in _reads(node)}
+    return {name: number for name, number in last.items() if name not in source.outputs}
+
+
+def _trace_node(source: Source, number: int, tensors: dict[str, Tensor], result: Trace) -> None:
+    node = source.nodes[number]
+    operands = [tensors[name] if name else None for name in node.input]
+    try:
+        outputs = _outcome(source, number, operands, result)
+    except Refused as refusal:
+        result.refused[number] = refusal
+        outputs = tuple(_opaque(source, name, number, result) for name in node.output)
+    named = zip(node.output, outputs, strict=False)
+    tensors.update((name, output) for name, output in named if name and output is not None)
+    first = outputs[0] if outputs else None
+    if isinstance(first, View):
+        result.terms[number] = first.term
+
+
+def _outcome(
+    source: Source, number: int, operands: list[Tensor | None], result: Trace
+) -> tuple[Tensor | None, ...]:
+    node = source.nodes[number]
+    known: list[Constant | View | None] = []
+    for operand in operands:
+        if isinstance(operand, Unknown):
+            raise Refused(
+                f"it reads the result of {operand.source!r}, which is refused",
+                "Solve that first.",
+            )
+        known.append(operand)
+    if not any(isinstance(operand, View) for operand in known):
+        result.constants.add(number)
+        return _folded(source, node, known)
+    if node.op_type in ("Shape", "Size"):
+        result.constants.add(number)
+        return _folded(source, node, [_shown(operand) for operand in known])
+    return _handled(Call(node, number, source.opset, tuple(known), result.pool))
+
+
+def _shown(operand: Constant | View | None) -> Constant | None:
+    """An operand of which only the shape matters."""
+    return Constant(operand.ids) if isinstance(operand, View) else operand
+
+
+def _folded(
+    source: Source,
+    node: onnx.NodeProto,
+    operands: list[Constant | View | None] | list[Constant | None],
+) -> tuple[Tensor | None, ...]:
+    values = [operand.values if isinstance(operand, Constant) else None for operand in operands]
+    results = run_node(node, values, source.opset)
+    if node.op_type == "Constant":
+        check_finite(node.output[0], np.asarray(results[0]))
+    return tuple(None if result is None else Constant(result) for result in results)
+
+
+def _handled(call: Call) -> tuple[Tensor | None, ...]:
+    node = call.node
+    handler = HANDLERS.get(node.op_type)
+    if handler is None or node.domain not in ("", "ai.onnx"):
+        full_name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        raise Refused(
+            f"operator {full_name} is not supported on activations",
+            REMEDIES.get(node.op_type, "Write this part of the model with supported operators."),
+        )
+    try:
+        return handler(call)
+    except (ValueError, IndexError) as error:
+        # How numpy says that shapes contradict each other, which onnx.checker does not look at.
+        raise Refused(
+            f"its operands do not fit together ({error})", "Check the model in ONNX Runtime."
+        ) from error
+
+
+REMEDIES = {
+    "BatchNormalization": "Use LayerNorm, or fold it into the layer before it.",
+    "Sigmoid": "Use GELU or ReLU as activation.",
+    "Where": "Attention masks are not supported; export the model without mask.",
+    "If": "Export with dynamo=True, or write the model without data-dependent branches.",
+    "Loop": "Export with dynamo=True, or write the model without data-dependent loops.",
+    "MaxPool": "Use a patch embedding (strided Conv2d) and mean or class-token pooling.",
+    "Einsum": "Write it with matmul and transpose.",
+}
+
+
+def _opaque(source: Source, name: str, number: int, result: Trace) -> Tensor:
+    shape = source.shapes.get(name)
+    if not shape:
+        return Unknown(source.names[number])
+    rows = int(np.prod(shape[:-1]))
+    term = result.pool.intern(Opaque((), (rows, shape[-1]), (number,), name))
+    return whole(term, shape)
+
+
+def _trace_output(name: str, tensor: Tensor, result: Trace) -> None:
+    try:
+        if not isinstance(tensor, View):
+            raise Refused("it does not depend on the image", "Export a model that returns logits.")
+        matrix = as_matrix(tensor, result.pool, tensor.layout or tensor.term.origin)
+        result.roots.append((name, matrix))
+    except Refused as refusal:
+        if isinstance(tensor, View) and tensor.layout:
+            result.refused.setdefault(tensor.layout[0], refusal)
+        elif not isinstance(tensor, Unknown):
+            result.bad_outputs.append((name, refusal))

@@ -1,0 +1,126 @@
+"""Views: an ONNX tensor as an arrangement of the elements of a term.
+
+`ids` has the tensor's shape; its entries number the elements of `term` in row-major order. So a
+reshape, transpose, slice or split is exact whatever its order, and what an operator needs of its
+operand's layout is a question about integers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .load import Array
+from .refusal import Refused
+from .term import Real, Term, TermPool
+
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A tensor that depends on the image.
+
+    Attributes:
+        term: where its elements come from.
+        ids: [tensor shape], element numbers of `term`.
+        layout: numbers of the ONNX nodes that only arranged it.
+    """
+
+    term: Term
+    ids: Ids
+    layout: tuple[int, ...] = ()
+
+
+def whole(term: Term, shape: tuple[int, ...] | None = None) -> View:
+    """All of `term`, in order, as a tensor of `shape`."""
+    return View(term, np.arange(math.prod(term.shape)).reshape(shape or term.shape))
+
+
+def as_matrix(view: View, pool: TermPool, origin: tuple[int, ...]) -> Term:
+    """The term [tokens, channels] that a tensor [..., tokens, channels] is.
+
+    A selection of tokens or channels stands for the nodes that arranged the view, or else for
+    `origin`.
+
+    Raises:
+        Refused: the rows are not tokens or the columns are not channels.
+    """
+    origin = view.layout or origin
+    if len(view.term.shape) != 2 or view.ids.ndim == 0:
+        raise Refused(
+            f"its operand is {_describe(view.term.shape)}, not [tokens, channels]",
+            "Embed the image into patches with a Conv2d before anything else.",
+        )
+    ids = view.ids.reshape(-1, view.ids.shape[-1])
+    tokens, channels = np.divmod(ids, view.term.shape[1])
+    if (tokens != tokens[:, :1]).any() or (channels != channels[:1]).any():
+        raise Refused(
+            "its operand does not hold one token in each row of the last axis "
+            f"(tensor shape {list(view.ids.shape)})",
+            "Transpose it so that channels come last, as in [batch, tokens, channels].",
+        )
+    rows = pool.rows(view.term, tuple(tokens[:, 0].tolist()), origin)
+    return pool.channels(rows, tuple(channels[0].tolist()), origin)
+
+
+def _describe(shape: tuple[int, ...]) -> str:
+    return "the image or the attention scores" if len(shape) == 3 else f"of shape {list(shape)}"
+
+
+def head_channels(ids: Ids, term: Term, role: str) -> tuple[int, ...]:
+    """Channels of a [heads, tokens, d] arrangement, head-major.
+
+    Raises:
+        Refused: some head does not hold every token, in order, with the same channels.
+    """
+    tokens = ids.shape[1]
+    at_token, channels = np.divmod(ids, term.shape[1])
+    if tokens != term.shape[0] or (at_token != np.arange(tokens)[:, None]).any():
+        raise Refused(
+            f"the {role} does not hold the tokens along the axis where attention needs them",
+            "Compute softmax(q @ k.transpose(-2, -1)) @ v on [batch, heads, tokens, d].",
+        )
+    if (channels != channels[:, :1]).any():
+        raise Refused(
+            f"the {role} takes other channels for other tokens",
+            "Split channels into heads the same way for every token.",
+        )
+    return tuple(channels[:, 0].ravel().tolist())
+
+
+def constant_of(values: Array, view: View, fill: float) -> Real:
+    """`values`, which broadcast to the tensor, as a constant that broadcasts to the term.
+
+    Elements of the term that the tensor does not show are free; they take `fill` or whatever
+    makes the constant simplest (a scalar, one value a channel, one value a token).
+
+    Raises:
+        Refused: two places of the tensor show one element and need different values.
+    """
+    rank = len(view.term.shape)
+    if values.size == 1:
+        return np.full((1,) * rank, float(values.reshape(())), dtype=np.float64)
+    flat = np.broadcast_to(values, view.ids.shape).astype(np.float64).ravel()
+    full = np.full(math.prod(view.term.shape), np.nan)
+    full[view.ids.ravel()] = flat
+    if not np.array_equal(full[view.ids.ravel()], flat):
+        raise Refused(
+            "its constant differs between copies of one element", "Avoid Expand before it."
+        )
+    return _compact(full.reshape(view.term.shape), fill)
+
+
+def _compact(full: Real, fill: float) -> Real:
+    """The smallest array that broadcasts to `full`, where NaN stands for "any value"."""
+    rank = full.ndim
+    every = tuple(range(rank))
+    for axes in (every, *((tuple(a for a in every if a != kept)) for kept in (rank - 1, 0))):
+        low = np.fmin.reduce(full, axis=axes, keepdims=True)
+        high = np.fmax.reduce(full, axis=axes, keepdims=True)
+        if ((low == high) | np.isnan(low)).all():
+            return np.where(np.isnan(low), fill, low)
+    return np.where(np.isnan(full), fill, full)
