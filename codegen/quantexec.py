@@ -1,0 +1,182 @@
+"""Executes a QuantGraph in integers, a whole matrix at a time.
+
+Follows numerics.py to the letter, so that the instruction-level interpreter and the hardware give
+the same numbers on the true rows. Much faster than either: used for accuracy and error reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from . import numerics
+from .numerics import INT8_MAX, INT16_MAX, IntArray, SoftmaxState
+from .preprocess import check_images, patches
+from .quantgraph import (
+    Attention,
+    Constant,
+    Norm,
+    PatchInput,
+    Pool,
+    Product,
+    QuantGraph,
+    QuantNode,
+    Requantization,
+    SelectToken,
+)
+
+Integers = npt.NDArray[np.integer]
+
+LANES = 8
+ROWS_PER_BATCH = 4096  # tokens executed at once by `predict`
+FLOAT32_EXACT = 2**24  # integers below are exact in float32
+
+
+def execute(
+    quantgraph: QuantGraph, images: npt.NDArray[np.generic], lanes: int = LANES
+) -> dict[str, Integers]:
+    """Every value, as int8 or int16 [images, tokens, channels].
+
+    Args:
+        quantgraph: what to execute.
+        images: float [n, C, H, W].
+        lanes: scores that the softmax takes at a time (HardwareConfig.lanes). Its running maximum
+            depends on it, and with the maximum the last bit of a probability.
+
+    Raises:
+        CalibrationError: the images have the wrong shape, dtype or values.
+    """
+    checked = check_images(images, quantgraph.image, "Input images")
+    values: dict[str, Integers] = {}
+    for node in quantgraph:
+        if isinstance(node, PatchInput):
+            result: Integers = np.stack([patches(node, image) for image in checked])
+        else:
+            operands = [values[name].astype(np.int64) for name in node.inputs]
+            result = _run(node, operands, len(checked), lanes)
+        values[node.name] = result.astype(np.int8 if node.value.bits == 8 else np.int16)
+    return values
+
+
+def predict(
+    quantgraph: QuantGraph, images: npt.NDArray[np.generic], lanes: int = LANES
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The network's outputs in real values, [images, tokens, channels] by their ONNX names."""
+    batch = max(1, ROWS_PER_BATCH // max(node.value.tokens for node in quantgraph))
+    starts = range(0, max(len(images), 1), batch)
+    runs = [execute(quantgraph, images[start : start + batch], lanes) for start in starts]
+    return {
+        label: np.concatenate([quantgraph[name].value.dequantize(run[name]) for run in runs])
+        for label, name in quantgraph.outputs
+    }
+
+
+def _run(node: QuantNode, operands: list[IntArray], images: int, lanes: int) -> Integers:
+    match node:
+        case Constant(data=data):
+            return np.broadcast_to(data, (images, *data.shape))
+        case Product(weight=weight):
+            accumulator = _matmul(operands[0], weight.astype(np.int64).T)
+            return _epilogue(node, accumulator, node.requantization, *operands[1:])
+        case Norm():
+            gamma, beta = node.gamma.astype(np.int64), node.beta.astype(np.int64)
+            return numerics.layer_norm(operands[0], gamma, beta, node.constants)
+        case SelectToken(index=index):
+            return operands[0][:, index : index + 1]
+        case Pool(start=start, stop=stop):
+            total = operands[0][:, start:stop].sum(axis=1, keepdims=True)
+            return _epilogue(node, total, node.requantization)
+        case Attention():
+            return _attention(node, operands, lanes)
+        case _:
+            raise AssertionError(f"{type(node).__name__} cannot be executed")
+
+
+def _matmul(left: IntArray, right: IntArray) -> IntArray:
+    """The exact product of int8 matrices, by floating-point BLAS."""
+    exact = left.shape[-1] * INT8_MAX * INT8_MAX < FLOAT32_EXACT
+    dtype = np.float32 if exact else np.float64
+    product: IntArray = np.matmul(left.astype(dtype), right.astype(dtype)).astype(np.int64)
+    return product
+
+
+def _limit(node: QuantNode) -> int:
+    return INT8_MAX if node.value.bits == 8 else INT16_MAX
+
+
+def _requantize(accumulator: IntArray, constants: Requantization) -> IntArray:
+    return numerics.requantize(
+        accumulator,
+        constants.bias.astype(np.int64),
+        constants.multiplier.astype(np.int64),
+        constants.shift.astype(np.int64),
+        constants.pre_shift,
+    )
+
+
+def _epilogue(
+    node: QuantNode, accumulator: IntArray, constants: Requantization, *residual: IntArray
+) -> IntArray:
+    active = numerics.activate(_requantize(accumulator, constants), constants.function)
+    scaled = numerics.rescale(active, constants.scale, constants.scale_shift) + constants.offset
+    return numerics.saturate(sum(residual, scaled), _limit(node))
+
+
+# --- Attention -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Beat:
+    """The probabilities of some keys, with the maximum they are relative to."""
+
+    values: IntArray  # [..., queries, keys]
+    maximum: IntArray  # [..., queries]
+
+
+def _attention(node: Attention, operands: list[IntArray], lanes: int) -> IntArray:
+    query, key, value = (_heads(operand, node.heads) for operand in operands)
+    scores = _requantize(_matmul(query, key.swapaxes(-1, -2)), node.scores)
+    scores = numerics.saturate(scores, INT16_MAX)
+    probabilities, total = _softmax(scores, lanes)
+    mixed = _requantize(_join(_matmul(probabilities, value)), node.mix)
+    mantissa, exponent = numerics.reciprocal(total)
+    rows = mixed.shape[:2]
+    width = mixed.shape[2] // node.heads
+    by_head = mixed.reshape(*rows, node.heads, width)
+    shift = exponent.transpose(0, 2, 1)[..., None] + node.mix.scale_shift
+    scaled = numerics.rescale(by_head, mantissa.transpose(0, 2, 1)[..., None], shift)
+    return numerics.saturate(scaled.reshape(mixed.shape) + node.mix.offset, _limit(node))
+
+
+def _heads(x: IntArray, heads: int) -> IntArray:
+    """[n, tokens, channels] → [n, heads, tokens, channels of a head]."""
+    images, tokens, _ = x.shape
+    by_head: IntArray = x.reshape(images, tokens, heads, -1).transpose(0, 2, 1, 3)
+    return by_head
+
+
+def _join(x: IntArray) -> IntArray:
+    images, _, tokens, _ = x.shape
+    joined: IntArray = x.transpose(0, 2, 1, 3).reshape(images, tokens, -1)
+    return joined
+
+
+def _softmax(scores: IntArray, lanes: int) -> tuple[IntArray, IntArray]:
+    """(probabilities relative to each row's final maximum, their sums)."""
+    state = SoftmaxState.start(scores.shape[:-1])
+    beats = []
+    for part in _beats(scores, lanes):
+        state, values = numerics.softmax_beat(state, part, np.ones(part.shape[-1], np.bool_))
+        beats.append(_Beat(values, state.maximum))
+    settled = [
+        numerics.settle(beat.values, (state.maximum - beat.maximum)[..., None]) for beat in beats
+    ]
+    return np.concatenate(settled, axis=-1), state.total
+
+
+def _beats(scores: IntArray, lanes: int) -> Iterator[IntArray]:
+    for start in range(0, scores.shape[-1], lanes):
+        yield scores[..., start : start + lanes]

@@ -1,0 +1,58 @@
+"""Post-training quantisation: a float Graph and calibration images give a QuantGraph.
+
+In processing order:
+
+    hoist       select the class token as early as possible
+    forms       the number format of each value; refuses what cannot be lowered
+    calibrate   runs the calibration images in float, gathers statistics
+    scales      the scale of each value
+    constants   integer constants from real ones
+    lower       the quantised nodes
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ..graph import Graph
+from ..preprocess import Float32Array, check_images
+from ..quantgraph import QuantGraph
+from .calibrate import measure
+from .forms import assign_forms
+from .hoist import hoist_selections
+from .lower import Lowering
+from .scales import Evidence, choose_scales
+
+__all__ = ["default_calibration", "hoist_selections", "quantize"]
+
+
+def quantize(graph: Graph, calibration: npt.NDArray[np.generic]) -> QuantGraph:
+    """Quantises `graph`; no retraining.
+
+    Args:
+        graph: as the importer gives it.
+        calibration: images [n, C, H, W], float32 or float64, normalised as in training. Some
+            dozens are enough; they decide the scales, so they should look like the real ones.
+
+    Raises:
+        CalibrationError: the images have the wrong shape, dtype or values.
+        UnsupportedModelError: an operator that has no lowering where it stands.
+    """
+    images = check_images(calibration, graph.image, "Calibration images")
+    hoisted = hoist_selections(graph)
+    forms = assign_forms(hoisted)
+    evidence = Evidence(hoisted, forms, measure(hoisted, images))
+    lowering = Lowering(evidence, choose_scales(evidence, images))
+    return QuantGraph(hoisted.image, tuple(lowering.nodes()), hoisted.outputs)
+
+
+def default_calibration(graph: Graph, count: int = 16, seed: int = 0) -> Float32Array:
+    """Standard-normal images [count, C, H, W], for want of real ones.
+
+    A fallback that costs accuracy: noise reaches neither the ranges nor the outliers of real
+    images. Real images, even a few, are always better.
+    """
+    image = graph.image
+    shape = (count, image.channels, image.height, image.width)
+    return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)

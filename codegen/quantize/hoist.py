@@ -1,0 +1,73 @@
+"""Moves SelectToken towards the start of the network, so that less is computed.
+
+Selecting a token commutes exactly with every row-wise operator. A class-token network thus runs
+the last block's MLP, the last LayerNorm and the head on one row instead of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from ..graph import Activation, Add, Graph, LayerNorm, Linear, Node, SelectToken
+
+ROW_WISE = (LayerNorm, Linear, Activation, Add)
+
+
+@dataclass(frozen=True)
+class _Move:
+    """`select` reads `operator` and is its only reader."""
+
+    select: SelectToken
+    operator: Node
+
+
+def hoist_selections(graph: Graph) -> Graph:
+    """The same network with each SelectToken as early as row-wise operators allow."""
+    while (move := _next_move(graph)) is not None:
+        graph = _apply(graph, move)
+    return graph
+
+
+def _next_move(graph: Graph) -> _Move | None:
+    outputs = {value for _, value in graph.outputs}
+    for select in graph:
+        if not isinstance(select, SelectToken):
+            continue
+        operator = graph[select.inputs[0]]
+        alone = graph.consumers(operator.name) == (select,) and operator.name not in outputs
+        if isinstance(operator, ROW_WISE) and alone:
+            return _Move(select, operator)
+    return None
+
+
+def _apply(graph: Graph, move: _Move) -> Graph:
+    """Selects the operator's inputs instead of its result, which takes the selection's place."""
+    nodes = tuple(_rewritten(graph, move))
+    outputs = tuple(
+        (label, move.operator.name if value == move.select.name else value)
+        for label, value in graph.outputs
+    )
+    return Graph(graph.image, nodes, outputs)
+
+
+def _rewritten(graph: Graph, move: _Move) -> Iterator[Node]:
+    index, origin = move.select.index, move.select.origin
+    selected = {value: f"{value}.token{index}" for value in move.operator.inputs}
+    present = {node.name for node in graph}
+    for node in graph:
+        if node is move.select:
+            continue
+        if node is move.operator:
+            yield replace(node, inputs=tuple(selected[value] for value in node.inputs))
+        else:
+            yield _reading(node, move.select.name, move.operator.name)
+        # Right behind its producer a selection precedes every reader it may get later.
+        if node.name in selected and selected[node.name] not in present:
+            yield SelectToken(selected[node.name], (node.name,), origin, index)
+
+
+def _reading(node: Node, old: str, new: str) -> Node:
+    if old not in node.inputs:
+        return node
+    return replace(node, inputs=tuple(new if value == old else value for value in node.inputs))

@@ -1,0 +1,233 @@
+"""Writes the quantised nodes: every operator with its integer constants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import quantgraph as q
+from ..graph import (
+    Activation,
+    Add,
+    Attention,
+    Function,
+    LayerNorm,
+    Linear,
+    MeanPool,
+    Node,
+    PatchEmbed,
+    SelectToken,
+    TokenEmbed,
+)
+from ..numerics import INT8_MAX, INT16_MAX, SCORE_FRACTION_BITS
+from .calibrate import FloatArray
+from .constants import (
+    IntegerNorm,
+    IntegerWeights,
+    accumulator_bound,
+    epilogue,
+    fixed_point,
+    integer_norm,
+    integer_weights,
+    mix_epilogue,
+    plain_norm,
+    pre_shift,
+    score_epilogue,
+)
+from .forms import Form, branch, unsupported
+from .scales import Evidence, Scale, copy_name, int8_readers, patches_name
+
+ACTIVATION_MAX = 2047.0  # what the activation's fixed-point format holds
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """The network with everything that was decided about it."""
+
+    evidence: Evidence
+    scales: dict[str, Scale]
+
+    def nodes(self) -> Iterator[q.QuantNode]:
+        """The quantised nodes, in execution order."""
+        for node in self.evidence.graph:
+            yield from self._lower(node)
+            residual = self.evidence.forms[node.name] is Form.RESIDUAL
+            if residual and int8_readers(self.evidence, node.name):
+                yield self._copy(node)
+
+    def _lower(self, node: Node) -> Iterator[q.QuantNode]:
+        fused = self.evidence.forms[node.name] is Form.FUSED
+        match node:
+            case TokenEmbed():
+                yield from self._embedding(node)
+            case Linear() | Activation() if not fused:
+                yield self._product(node, node.name, None)
+            case Add():
+                yield self._residual_product(node)
+            case LayerNorm():
+                yield self._norm(node)
+            case Attention():
+                yield self._attention(node)
+            case SelectToken():
+                value = self._value(node.name)
+                yield q.SelectToken(node.name, node.inputs, (node.name,), value, node.index)
+            case MeanPool():
+                yield self._pool(node)
+            case _:
+                pass  # part of the node that reads it
+
+    def _value(self, name: str, of: str | None = None) -> q.Value:
+        """The description of value `name`; its size is that of graph value `of`."""
+        tokens, _ = self.evidence.graph.shapes()[of or name]
+        scale = self.scales[name]
+        int8 = of is not None or self.evidence.forms[name] is Form.INT8
+        return q.Value(tokens, len(scale.step), 8 if int8 else 16, scale.step, scale.offset)
+
+    def _operand(self, name: str) -> str:
+        """The int8 value to read for `name`."""
+        residual = self.evidence.forms[name] is Form.RESIDUAL
+        return copy_name(name) if residual else name
+
+    def _residual_step(self, name: str) -> float:
+        return float(self.scales[name].step[0])
+
+    # --- Embedding -------------------------------------------------------------------------------
+
+    def _embedding(self, node: TokenEmbed) -> Iterator[q.QuantNode]:
+        """The patches' product lands on a constant: prefix, positions and the product's bias."""
+        embed = self.evidence.graph[node.inputs[0]]
+        assert isinstance(embed, PatchEmbed)
+        patches, constant = patches_name(embed), f"{node.name}.constant"
+        out, _, height, width = embed.weight.shape
+        yield q.PatchInput(
+            patches,
+            (),
+            (embed.name,),
+            self._value(patches, of=node.name),
+            height,
+            width,
+            len(node.prefix),
+        )
+        value = self._value(node.name)
+        yield q.Constant(constant, (), (node.name,), value, self._constant(node, embed))
+        operand = self.scales[patches]
+        weights = integer_weights(
+            embed.weight.reshape(out, -1).astype(np.float64),
+            np.zeros(out),
+            operand,
+            np.ones(len(operand.step)),
+        )
+        yield q.Product(
+            node.name,
+            (patches, constant),
+            (embed.name, node.name),
+            value,
+            weights.weight,
+            epilogue(weights, self.scales[node.name], None, embed.name),
+        )
+
+    def _constant(self, node: TokenEmbed, embed: PatchEmbed) -> q.Int16Array:
+        rows = node.positions.astype(np.float64)
+        prefix = len(node.prefix)
+        rows[:prefix] += node.prefix
+        rows[prefix:] += embed.bias
+        integers = np.rint(rows / self.scales[node.name].step)
+        return np.clip(integers, -INT16_MAX, INT16_MAX).astype(np.int16)
+
+    # --- Products --------------------------------------------------------------------------------
+
+    def _product(self, node: Linear | Activation, result: str, residual: str | None) -> q.Product:
+        """`node` (with the Linear before it, if it is an activation) into value `result`."""
+        linear, function = self._parts(node)
+        operand = self._operand(linear.inputs[0])
+        weights = self._weights(linear, self.scales[operand])
+        covered = dict.fromkeys((linear.name, node.name, result))
+        return q.Product(
+            result,
+            (operand,) if residual is None else (operand, residual),
+            tuple(covered),
+            self._value(result),
+            weights.weight,
+            epilogue(weights, self.scales[result], function, linear.name),
+        )
+
+    def _residual_product(self, node: Add) -> q.Product:
+        name = branch(self.evidence.graph, node)
+        (residual,) = (value for value in node.inputs if value != name)
+        product = self.evidence.graph[name or ""]
+        assert isinstance(product, Linear | Activation)
+        return self._product(product, node.name, residual)
+
+    def _parts(self, node: Linear | Activation) -> tuple[Linear, Function | None]:
+        if isinstance(node, Linear):
+            return node, None
+        linear = self.evidence.graph[node.inputs[0]]
+        assert isinstance(linear, Linear)
+        reached = self.evidence.statistics[linear.name].range
+        if reached > ACTIVATION_MAX:
+            raise unsupported(
+                node,
+                f"its input reaches {reached:.0f}, its fixed-point format {ACTIVATION_MAX:.0f}",
+                "Check that the calibration images are normalised as in training.",
+            )
+        return linear, node.function
+
+    def _weights(self, linear: Linear, operand: Scale) -> IntegerWeights:
+        mean_square = self.evidence.statistics[linear.inputs[0]].mean_square
+        weight, bias = linear.weight.astype(np.float64), linear.bias.astype(np.float64)
+        return integer_weights(weight, bias, operand, mean_square)
+
+    # --- Attention, LayerNorm, pooling -----------------------------------------------------------
+
+    def _attention(self, node: Attention) -> q.Attention:
+        inputs = tuple(self._operand(name) for name in node.inputs)
+        query, key, value = (self.scales[name] for name in inputs)
+        keys, _ = self.evidence.graph.shapes()[node.inputs[1]]
+        contracted = len(query.step) // node.heads
+        # The scales of queries and keys were chosen so that this is the same in each channel.
+        ratio = node.scale * math.log2(math.e) * float(query.step[0] * key.step[0])
+        limit = INT8_MAX * INT8_MAX
+        return q.Attention(
+            node.name,
+            inputs,
+            (node.name,),
+            self._value(node.name),
+            node.heads,
+            score_epilogue(ratio * 2**SCORE_FRACTION_BITS, contracted * limit, node.name),
+            mix_epilogue(value, self.scales[node.name], keys * limit, node.name),
+        )
+
+    def _norm(self, node: LayerNorm) -> q.Norm:
+        gamma, beta = node.gamma.astype(np.float64), node.beta.astype(np.float64)
+        step = self._residual_step(node.inputs[0])
+        integers = integer_norm(gamma, beta, node.eps, step, self.scales[node.name])
+        return _norm_node(node.name, node.inputs, self._value(node.name), integers)
+
+    def _copy(self, node: Node) -> q.Norm:
+        name = copy_name(node.name)
+        integers = plain_norm(self._residual_step(node.name), self.scales[name])
+        return _norm_node(name, (node.name,), self._value(name, of=node.name), integers)
+
+    def _pool(self, node: MeanPool) -> q.Pool:
+        operand = self._operand(node.inputs[0])
+        source, result = self.scales[operand], self.scales[node.name]
+        tokens = node.stop - node.start
+        bias = np.full(len(source.step), -source.offset * tokens, np.int64)
+        ones = np.full((len(bias), tokens), 1, np.int8)
+        shift = pre_shift(accumulator_bound(IntegerWeights(ones, bias, source.step)), node.name)
+        ratio: FloatArray = source.step / (tokens * result.step) * 2.0**shift
+        first = fixed_point(ratio, node.name)
+        requantization = q.Requantization(
+            bias.astype(np.int32), first.multiplier, first.shift, shift, offset=result.offset
+        )
+        value = self._value(node.name)
+        return q.Pool(
+            node.name, (operand,), (node.name,), value, node.start, node.stop, requantization
+        )
+
+
+def _norm_node(name: str, inputs: tuple[str, ...], value: q.Value, integers: IntegerNorm) -> q.Norm:
+    return q.Norm(name, inputs, (name,), value, integers.gamma, integers.beta, integers.constants)

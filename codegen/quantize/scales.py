@@ -1,0 +1,288 @@
+"""Chooses the scale of every value.
+
+int16 values need no care: their range with headroom. For an int8 value the candidates are compared
+by the mean square error that their rounding and clipping cause in what is computed from the value,
+each channel weighted by how strongly its readers use it. Errors of different channels are taken
+as uncorrelated, which leaves sums over channels and no matrix product.
+
+Where the hardware gives each channel its own scale for nothing, it is used:
+
+- a value read only by products: the scales fold into their weights (RepQ-ViT, arXiv 2212.08254).
+  How far large and small channels are evened out is a compromise between activations and weights
+  (the exponent of SmoothQuant, arXiv 2211.10438), and searched for;
+- attention values: `mix` has a multiplier for each channel;
+- queries and keys: their scales only need the same product in each channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..graph import (
+    Activation,
+    Attention,
+    Graph,
+    LayerNorm,
+    Linear,
+    MeanPool,
+    Node,
+    PatchEmbed,
+    SelectToken,
+)
+from ..numerics import INT8_MAX, INT16_MAX
+from ..preprocess import Float32Array
+from .calibrate import FloatArray, Statistics
+from .forms import Form, readers
+
+HEADROOM = 1.25  # of int16 values over what calibration showed
+EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # 0: one scale; 1: each channel's range fills int8
+CLIPPING = tuple(0.92**i for i in range(16))  # share of the observed range, down to 0.29
+# Channels that stay this far below the largest share its scale: they could be dead.
+SMALLEST_RANGE = 2.0**-10
+# LayerNorm's gamma over the scale, and beta over it, at most: keeps gamma's 16 bits for the others.
+LARGEST_GAIN = 4096.0
+# Below this, LayerNorm's eps in integer units would outgrow the variance's 56 bits.
+LARGEST_EPS_ROOT = 2.0**25
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Real value of one unit of each channel, and the integer that stands for real zero."""
+
+    step: FloatArray  # [channels]
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the choice rests on."""
+
+    graph: Graph
+    forms: dict[str, Form]
+    statistics: dict[str, Statistics]
+
+
+def patches_name(node: PatchEmbed) -> str:
+    """Name of the int8 patch matrix that `node` multiplies."""
+    return f"{node.name}.patches"
+
+
+def copy_name(name: str) -> str:
+    """Name of the int8 copy of a residual value."""
+    return f"{name}.int8"
+
+
+def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
+    """The scale of every value that has one, of the patches and of the int8 copies."""
+    graph, shapes = evidence.graph, evidence.graph.shapes()
+    residual = _residual_step(evidence)
+    scales: dict[str, Scale] = {}
+    for node in graph:
+        channels = shapes[node.name][1]
+        match evidence.forms[node.name]:
+            case Form.FUSED if isinstance(node, PatchEmbed):
+                scales[patches_name(node)] = _patch_scale(node, images)
+            case Form.FUSED:
+                pass
+            case Form.RESIDUAL:
+                scales[node.name] = Scale(np.full(channels, residual))
+                if int8_readers(evidence, node.name):
+                    scales[copy_name(node.name)] = _folded(evidence, node, np.zeros(channels))
+            case Form.OUTPUT:
+                step = HEADROOM * _positive(evidence.statistics[node.name].range) / INT16_MAX
+                scales[node.name] = Scale(np.full(channels, step))
+            case Form.INT8 if isinstance(node, SelectToken):
+                scales[node.name] = scales[node.inputs[0]]
+            case Form.INT8:
+                scales[node.name] = _int8_scale(evidence, node)
+    return scales
+
+
+def int8_readers(evidence: Evidence, name: str) -> list[Node]:
+    """The operators that need an int8 copy of residual value `name`, not through SelectToken."""
+    consumers = evidence.graph.consumers(name)
+    return [node for node in consumers if isinstance(node, Linear | Attention | MeanPool)]
+
+
+def _positive(number: float) -> float:
+    """Any scale suits a value that is always zero."""
+    return number if number > 0.0 else 1.0
+
+
+def _residual_step(evidence: Evidence) -> float:
+    ranges = [
+        evidence.statistics[name].range
+        for name, form in evidence.forms.items()
+        if form is Form.RESIDUAL
+    ]
+    smallest = [
+        np.sqrt(node.eps) * len(node.gamma) / LARGEST_EPS_ROOT
+        for node in evidence.graph
+        if isinstance(node, LayerNorm)
+    ]
+    step = HEADROOM * _positive(max(ranges, default=0.0)) / INT16_MAX
+    return float(max([step, *smallest]))
+
+
+def _patch_scale(node: PatchEmbed, images: Float32Array) -> Scale:
+    step = _positive(float(np.abs(images).max())) / INT8_MAX
+    return Scale(np.full(node.weight[0].size, step))
+
+
+# --- int8 values ---------------------------------------------------------------------------------
+
+
+def _int8_scale(evidence: Evidence, node: Node) -> Scale:
+    if isinstance(node, Activation):
+        return _lopsided(evidence, node.name)
+    uses = [use for use, _ in readers(evidence.graph, node.name)]
+    if all(isinstance(use, Linear | MeanPool) for use in uses):
+        return _folded(evidence, node, _smallest_step(node))
+    if _only_as(evidence, node.name, 2):
+        return _each_channel(evidence.statistics[node.name])
+    partner = _partner(evidence, node.name)
+    if partner is not None:
+        return _balanced(evidence.statistics[node.name], evidence.statistics[partner])
+    return _one_step(evidence, node.name)
+
+
+def _only_as(evidence: Evidence, name: str, position: int) -> bool:
+    """Whether attention reads the value as input number `position`, and nothing else reads it."""
+    return all(
+        isinstance(use, Attention)
+        and [p for p, v in enumerate(use.inputs) if v == alias] == [position]
+        for use, alias in readers(evidence.graph, name)
+    )
+
+
+def _partner(evidence: Evidence, name: str) -> str | None:
+    """The keys of queries `name` or the queries of keys `name`, if the two meet only each other."""
+    uses = list(readers(evidence.graph, name))
+    attention, alias = uses[0]
+    if len(uses) != 1 or not isinstance(attention, Attention) or alias != name:
+        return None
+    query, key, _ = attention.inputs
+    names = {0: query, 1: key}
+    free = all(
+        _only_as(evidence, value, position) and len(evidence.graph.consumers(value)) == 1
+        for position, value in names.items()
+    )
+    products = all(isinstance(evidence.graph[value], Linear) for value in names.values())
+    return (key if name == query else query) if free and products else None
+
+
+def _smallest_step(node: Node) -> FloatArray:
+    """Bounds LayerNorm's integer gain, so that one odd channel cannot take the others' bits."""
+    if isinstance(node, LayerNorm):
+        largest: FloatArray = np.maximum(np.abs(node.gamma), np.abs(node.beta)).astype(np.float64)
+        return largest / LARGEST_GAIN
+    return np.zeros(1)
+
+
+def _ranges(observed: FloatArray) -> FloatArray:
+    largest = _positive(float(observed.max()))
+    return np.maximum(observed, largest * SMALLEST_RANGE)
+
+
+def _one_step(evidence: Evidence, name: str) -> Scale:
+    statistics = evidence.statistics[name]
+    step = np.full(len(statistics.low), _positive(statistics.range) / INT8_MAX)
+    return _clipped(statistics, step, np.ones(len(step)))
+
+
+def _each_channel(statistics: Statistics) -> Scale:
+    step = _ranges(statistics.channel_range) / INT8_MAX
+    candidates = [step * factor for factor in CLIPPING]
+    errors = np.array([_rounding_error(statistics.sample, c) for c in candidates])
+    best = errors.argmin(axis=0)
+    return Scale(np.array(candidates)[best, np.arange(len(step))])
+
+
+def _balanced(statistics: Statistics, partner: Statistics) -> Scale:
+    """Queries and keys: step times the partner's step is the same in each channel."""
+    own, other = _ranges(statistics.channel_range), _ranges(partner.channel_range)
+    step = np.sqrt(own / other * (own * other).max()) / INT8_MAX
+    return _clipped(statistics, step, partner.mean_square)
+
+
+def _lopsided(evidence: Evidence, name: str) -> Scale:
+    """An activation function's result: one step, -127 stands for the least value."""
+    statistics = evidence.statistics[name]
+    importance = _importance(evidence, name)
+    low, high = float(statistics.low.min()), float(statistics.high.max())
+    candidates = [_spread(low, high * factor) for factor in CLIPPING]
+    errors = [
+        _rounding_error(statistics.sample, scale.step, scale.offset) @ importance
+        for scale in candidates
+    ]
+    best = candidates[int(np.argmin(errors))]
+    return Scale(np.full(len(importance), best.step[0]), best.offset)
+
+
+def _spread(low: float, high: float) -> Scale:
+    step = _positive(high - low) / (2 * INT8_MAX)
+    return Scale(np.array([step]), round(-INT8_MAX - low / step))
+
+
+def _folded(evidence: Evidence, node: Node, smallest: FloatArray) -> Scale:
+    """A value that products read: the steps even out the channels as far as it pays."""
+    statistics = evidence.statistics[node.name]
+    importance = _importance(evidence, node.name)
+    ranges = _ranges(statistics.channel_range)
+    largest = float(ranges.max())
+    candidates = [
+        np.maximum((ranges / largest) ** exponent * largest / INT8_MAX, smallest)
+        for exponent in EXPONENTS
+    ]
+    errors = [
+        _rounding_error(statistics.sample, step) @ importance
+        + sum(
+            _weight_error(weight, step, statistics.mean_square)
+            for weight in _weights(evidence, node.name)
+        )
+        for step in candidates
+    ]
+    best = candidates[int(np.argmin(errors))]
+    clipped = _clipped(statistics, best, importance)
+    return Scale(np.maximum(clipped.step, smallest))
+
+
+def _clipped(statistics: Statistics, step: FloatArray, importance: FloatArray) -> Scale:
+    """`step` times the best common factor."""
+    errors = [_rounding_error(statistics.sample, step * f) @ importance for f in CLIPPING]
+    return Scale(step * CLIPPING[int(np.argmin(errors))])
+
+
+# --- Errors --------------------------------------------------------------------------------------
+
+
+def _rounding_error(sample: FloatArray, step: FloatArray, offset: int = 0) -> FloatArray:
+    """Mean square error of each channel when `sample` goes through int8."""
+    integers = np.clip(np.rint(sample / step) + offset, -INT8_MAX, INT8_MAX)
+    error: FloatArray = np.square((integers - offset) * step - sample).mean(axis=0)
+    return error
+
+
+def _weight_error(weight: FloatArray, step: FloatArray, mean_square: FloatArray) -> float:
+    """Mean square error, summed over outputs, that int8 weights cause when `step` is folded in."""
+    folded = weight * step
+    unit = np.abs(folded).max(axis=1, keepdims=True) / INT8_MAX
+    unit = np.where(unit > 0.0, unit, 1.0)
+    error = np.square((np.rint(folded / unit) * unit - folded) / step)
+    return float(error.sum(axis=0) @ mean_square)
+
+
+def _weights(evidence: Evidence, name: str) -> Iterator[FloatArray]:
+    for node, _ in readers(evidence.graph, name):
+        if isinstance(node, Linear):
+            yield node.weight.astype(np.float64)
+
+
+def _importance(evidence: Evidence, name: str) -> FloatArray:
+    """How strongly the readers use each channel: the squared norm of its weights."""
+    channels = len(evidence.statistics[name].low)
+    parts = [np.square(weight).sum(axis=0) for weight in _weights(evidence, name)]
+    return np.sum(parts, axis=0) if parts else np.ones(channels)
