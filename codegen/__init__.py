@@ -1,1 +1,1 @@
-"""TODO."""
+"""From ONNX to the build directory: import, quantise, schedule, emit."""

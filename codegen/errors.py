@@ -20,6 +20,10 @@ class VitesseraError(Exception):
         self.culprit = culprit
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[VitesseraError], tuple[str, str]]:
+        """Errors cross process boundaries: pickle by what the constructor takes."""
+        return type(self), (self.culprit, self.remedy)
+
 
 class ModelFileError(VitesseraError):
     """The model file is missing, unreadable or not ONNX."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""What runs beside the accelerator; depends on nothing else of vitessera."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The simulated accelerator: Verilator and cocotb around the generated RTL."""

@@ -1,0 +1,311 @@
+"""Compiles the DSLX kernels of hls/ to Verilog modules with XLS.
+
+Each kernel is one proc in a file of its own: `hls/tile_engine.x` holds proc `TileEngine` and
+becomes module `tile_engine`. What varies between accelerators comes from two generated modules
+that kernels import: `config.x` (sizes, tables) and `isa.x` (instruction decoders).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from enum import IntEnum
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from . import isa, numerics
+from .cache import cached_text
+from .config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
+from .errors import ToolError
+from .graph import Function
+
+FETCH_DEPTH = 32  # instructions that the fetch FIFO holds
+MAX_BURST = 16  # beats; what AXI3 ports (Zynq-7000) take
+SOURCE = resources.files("vitessera.hls")
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A DSLX proc and how deep its pipeline is.
+
+    Attributes:
+        name: file, module and (in CamelCase) proc.
+        stages: pipeline stages; enough that no stage holds more than about one multiplication.
+    """
+
+    name: str
+    stages: int
+
+    @property
+    def proc(self) -> str:
+        """Name of the proc in DSLX."""
+        return "".join(part.capitalize() for part in self.name.split("_"))
+
+
+# In the order in which data passes through them.
+KERNELS: tuple[Kernel, ...] = (
+    Kernel("instruction_fetch", 2),
+    Kernel("axi_read_request", 2),
+    Kernel("axi_read_data", 1),
+    Kernel("dispatch", 2),
+    Kernel("load_request", 2),
+    Kernel("load_fill", 2),
+    Kernel("operand_walk", 2),
+    Kernel("left_operand", 2),
+    Kernel("tile_engine", 4),
+    Kernel("tile_drain", 1),
+    Kernel("epilogue_walk", 2),
+    Kernel("epilogue", 9),
+    Kernel("operand_pack", 2),
+    Kernel("softmax", 7),
+    Kernel("probability_pack", 2),
+    Kernel("norm_walk", 2),
+    Kernel("norm_stats", 7),
+    Kernel("norm_result_walk", 2),
+    Kernel("norm_scale", 6),
+    Kernel("store_request", 2),
+    Kernel("store_pack", 1),
+    Kernel("axi_write", 2),
+)
+
+
+def kernel(name: str) -> Kernel:
+    """The kernel called `name`."""
+    return next(entry for entry in KERNELS if entry.name == name)
+
+
+def template(name: str, **values: object) -> str:
+    """Renders hls/<name>; a missing value is an error."""
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return environment.from_string(SOURCE.joinpath(name).read_text()).render(**values)
+
+
+def config_module(config: HardwareConfig) -> str:
+    """The text of config.x."""
+    return template("config.x.j2", constants=tuple(_constants(config)), tables=tuple(_tables()))
+
+
+def _constants(config: HardwareConfig) -> Iterator[tuple[str, str, int]]:
+    yield "TILE", "u32", config.tile
+    yield "DEPTH", "u32", config.depth
+    yield "LANES", "u32", config.lanes
+    yield "BUS_BITS", "u32", config.bus_bits
+    yield "BEATS_PER_ROW", "u32", config.beats_per_row
+    yield "BEATS_PER_TILE", "u32", config.beats_per_tile
+    yield "WORDS_PER_TILE", "u32", config.words_per_tile
+    yield "ADDRESS_BITS", "u32", ADDRESS_BITS
+    yield "INSTRUCTION_BITS", "u32", INSTRUCTION_BITS
+    yield "INSTRUCTION_BEATS", "u32", INSTRUCTION_BITS // config.bus_bits
+    yield "FETCH_DEPTH", "u32", FETCH_DEPTH
+    yield "MAX_BURST", "u32", MAX_BURST
+    for memory in Memory:
+        yield f"{memory.name}_BITS", "u32", config.word_bits(memory)
+        yield f"{memory.name}_BEATS", "u32", config.beats_per_word(memory)
+    yield "SCORE_MAX", "s16", numerics.SCORE_MAX
+    yield "MAXIMUM_MIN", "s8", numerics.MAXIMUM_MIN
+
+
+def _tables() -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    for function in (Function.GELU_ERF, Function.GELU_TANH):
+        table = numerics.DELTA_TABLES[function]
+        yield f"{function.name}_BASE", "u10", table.base
+        yield f"{function.name}_FALL", "s9", table.fall
+    yield "EXP2_TABLE", "u11", numerics.EXP2_TABLE
+    yield "RECIPROCAL_BASE", "u16", numerics.RECIPROCAL_BASE
+    yield "RECIPROCAL_FALL", "u10", numerics.RECIPROCAL_FALL
+    yield "RSQRT_BASE", "u16", numerics.RSQRT_BASE
+    yield "RSQRT_FALL", "u11", numerics.RSQRT_FALL
+
+
+def isa_module() -> str:
+    """The text of isa.x."""
+    kinds = [
+        {
+            "name": kind.__name__,
+            "opcode": kind.OPCODE,
+            "bits": isa.fields(kind)[-1].low + isa.fields(kind)[-1].width,
+            "fields": [_field(field) for field in isa.fields(kind)],
+        }
+        for kind in isa.INSTRUCTIONS
+    ]
+    return template(
+        "isa.x.j2",
+        kinds=kinds,
+        enums=[_enum(*entry) for entry in _enums().items()],
+        opcode_bits=isa.OPCODE_BITS,
+        instruction_bits=INSTRUCTION_BITS,
+    )
+
+
+def _field(field: isa.Field) -> dict[str, object]:
+    codes = len(field.enum) if field.enum else 0
+    return {
+        "name": field.name,
+        "low": field.low,
+        "width": field.width,
+        "signed": field.signed,
+        "doc": field.doc,
+        # Enumerations are dense from zero; a field that has no undefined code needs no check.
+        "limit": codes if codes < 2**field.width else 0,
+    }
+
+
+def _enums() -> dict[type[IntEnum], int]:
+    fields = (field for kind in isa.INSTRUCTIONS for field in isa.fields(kind))
+    return {field.enum: field.width for field in fields if field.enum}
+
+
+def _enum(enum: type[IntEnum], width: int) -> dict[str, object]:
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", enum.__name__).upper()
+    return {"name": name, "width": width, "members": list(enum)}
+
+
+def sources(config: HardwareConfig) -> dict[str, str]:
+    """Every DSLX file of the accelerator, generated modules included: file name → text."""
+    written = {
+        entry.name: entry.read_text() for entry in SOURCE.iterdir() if entry.name.endswith(".x")
+    }
+    return {
+        "config.x": config_module(config),
+        "isa.x": isa_module(),
+        **dict(sorted(written.items())),
+    }
+
+
+def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None) -> dict[str, str]:
+    """Verilog of the kernels: module name → text, one module each.
+
+    Results are cached by the content of every source and option, so that a second compilation
+    of the same configuration takes no time.
+
+    Args:
+        config: what the generated config.x is rendered from.
+        names: the kernels wanted; all by default.
+
+    Raises:
+        ToolError: XLS is not installed, or refuses a kernel.
+    """
+    texts = sources(config)
+    wanted = KERNELS if names is None else tuple(kernel(name) for name in names)
+    with ProcessPoolExecutor(max_workers=min(len(wanted), os.cpu_count() or 1)) as pool:
+        results = pool.map(_compile_cached, wanted, [texts] * len(wanted))
+        return {entry.name: text for entry, text in zip(wanted, results, strict=True)}
+
+
+def _imports(name: str, texts: dict[str, str]) -> dict[str, str]:
+    """The file and everything it imports, so that the cache key covers no more than it must."""
+    found: dict[str, str] = {}
+    pending = [f"{name}.x"]
+    while pending:
+        file = pending.pop()
+        if file in texts and file not in found:
+            found[file] = texts[file]
+            pending += [f"{match}.x" for match in re.findall(r"^import (\w+);", texts[file], re.M)]
+    return found
+
+
+def _compile_cached(entry: Kernel, texts: dict[str, str]) -> str:
+    needed = _imports(entry.name, texts)
+    digest = hashlib.sha256(repr((entry, sorted(needed.items()), _xls_version())).encode())
+    return cached_text(f"{entry.name}-{digest.hexdigest()[:24]}.v", lambda: _compile(entry, needed))
+
+
+def _xls_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("xls-python")
+    except PackageNotFoundError as error:
+        raise ToolError(
+            "The HLS compiler XLS is not installed.", "Run: pip install 'vitessera[compile]'."
+        ) from error
+
+
+def _compile(entry: Kernel, texts: dict[str, str]) -> str:
+    import xls
+    from xls import c_api
+
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts.items():
+            Path(folder, name).write_text(text)
+        try:
+            ir = xls.convert_dslx_to_ir(
+                texts[f"{entry.name}.x"],
+                str(Path(folder, f"{entry.name}.x")),
+                entry.name,
+                c_api.DSLX_STDLIB_PATH,
+                [folder],
+            )
+            optimized = xls.optimize_ir(ir, f"__{entry.name}__{entry.proc}_0_next")
+            package = xls.Package.parse_ir(optimized)
+            result = package.schedule_and_codegen(
+                with_delay_model=True,
+                scheduling_options_textproto=(
+                    f'delay_model: "unit", pipeline_stages: {entry.stages}, '
+                    "worst_case_throughput: 1, multi_proc: true"
+                ),
+                codegen_flags_textproto=(
+                    f'generator: GENERATOR_KIND_PIPELINE, module_name: "{entry.name}", '
+                    'reset: "rst", use_system_verilog: false, '
+                    "flop_inputs: false, flop_outputs: false, "
+                    'streaming_channel_data_suffix: "_data", '
+                    'streaming_channel_valid_suffix: "_vld", '
+                    'streaming_channel_ready_suffix: "_rdy"'
+                ),
+            )
+        except Exception as error:  # the wheel raises bare RuntimeError and ValueError alike
+            raise ToolError(
+                f"XLS refuses kernel {entry.name}: {error}",
+                f"See hls/{entry.name}.x; if the file is unchanged, please report it.",
+            ) from error
+    return str(result.get_verilog_text())
+
+
+@dataclass(frozen=True)
+class Port:
+    """One stream of a compiled kernel.
+
+    Attributes:
+        channel: its name in DSLX.
+        sends: True when the kernel is the producer.
+        width: data bits; 0 for a stream of ().
+    """
+
+    channel: str
+    sends: bool
+    width: int
+
+
+def ports(module: str, verilog: str) -> tuple[Port, ...]:
+    """The streams of a compiled kernel, read from its port list."""
+    found = re.findall(r"^\s+(input|output) wire (?:\[(\d+):0\] )?(\w+),?$", verilog, re.M)
+    widths = {name: int(high or 0) + 1 for _, high, name in found}
+    sends = {name: direction == "output" for direction, _, name in found if name.endswith("_vld")}
+    prefix = f"{module}__"
+    return tuple(
+        Port(
+            channel=valid.removeprefix(prefix).removesuffix("_vld"),
+            sends=producer,
+            width=widths.get(valid.removesuffix("_vld") + "_data", 0),
+        )
+        for valid, producer in sends.items()
+    )
+
+
+def clog2(value: int) -> int:
+    """Bits that count to `value` - 1."""
+    return max(1, math.ceil(math.log2(value)))

