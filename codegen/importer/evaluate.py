@@ -77,21 +77,31 @@ def _run(node: Node, operands: list[FloatArray]) -> FloatArray:
         case Activation(function=function):
             return FUNCTIONS[function](x)
         case Add():
-            return np.add(x, operands[1])
+            return _sum(x, operands[1])
         case SelectToken(index=index):
             return x[:, index : index + 1]
         case MeanPool(start=start, stop=stop):
-            return np.mean(x[:, start:stop], axis=1, keepdims=True)
+            return _mean_pool(x[:, start:stop])
     raise AssertionError(f"no float semantics for {type(node).__name__}")
 
 
+def _sum(x: FloatArray, y: FloatArray) -> FloatArray:
+    total: FloatArray = x + y
+    return total
+
+
+def _mean_pool(x: FloatArray) -> FloatArray:
+    mean: FloatArray = x.mean(axis=1, keepdims=True)
+    return mean
+
+
 def _linear(x: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
-    return np.add(x @ weight.T, bias)
+    return _sum(x @ weight.T, bias)
 
 
 def _token_embed(node: TokenEmbed, x: FloatArray) -> FloatArray:
     front = np.broadcast_to(node.prefix, (len(x), *node.prefix.shape))
-    return np.add(np.concatenate([front, x], axis=1), node.positions)
+    return _sum(np.concatenate([front, x], axis=1), node.positions)
 
 
 def _patch_embed(node: PatchEmbed, images: FloatArray) -> FloatArray:
@@ -107,7 +117,7 @@ def _layer_norm(node: LayerNorm, x: FloatArray) -> FloatArray:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
     normal = centred / np.sqrt(variance + np.float32(node.eps))
-    return np.add(normal * node.gamma, node.beta)
+    return _sum(normal * node.gamma, node.beta)
 
 
 def _attention(
@@ -118,7 +128,8 @@ def _attention(
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ v
     batch, heads, tokens, depth = mixed.shape
-    return mixed.swapaxes(1, 2).reshape(batch, tokens, heads * depth)
+    joined: FloatArray = mixed.swapaxes(1, 2).reshape(batch, tokens, heads * depth)
+    return joined
 
 
 def _split_heads(x: FloatArray, heads: int) -> FloatArray:
@@ -178,16 +189,19 @@ def erf(x: FloatArray) -> FloatArray:
 
 
 def _gelu_erf(x: FloatArray) -> FloatArray:
-    return np.multiply(np.float32(0.5) * x, 1 + erf(x * np.float32(math.sqrt(0.5))))
+    activated: FloatArray = np.float32(0.5) * x * (1 + erf(x * np.float32(math.sqrt(0.5))))
+    return activated
 
 
 def _gelu_tanh(x: FloatArray) -> FloatArray:
     inner = np.float32(math.sqrt(2 / math.pi)) * (x + np.float32(0.044715) * x * x * x)
-    return np.multiply(np.float32(0.5) * x, 1 + np.tanh(inner))
+    activated: FloatArray = np.float32(0.5) * x * (1 + np.tanh(inner))
+    return activated
 
 
 def _relu(x: FloatArray) -> FloatArray:
-    return np.maximum(x, 0)
+    activated: FloatArray = np.maximum(x, 0)
+    return activated
 
 
 FUNCTIONS: dict[Function, Callable[[FloatArray], FloatArray]] = {

@@ -84,7 +84,8 @@ def _read(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise ModelFileError(
             f"{path} is not a valid ONNX model: {_first_line(error)}.",
-            "Export the model again; weights in a separate file must lie beside it.",
+            "Export it again with an operator set the exporter writes itself (opset_version=18 or "
+            "20 in torch); weights in a separate file must lie beside it.",
         ) from error
     return model
 

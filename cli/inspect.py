@@ -1,0 +1,102 @@
+"""`vitessera inspect`: what becomes of every node of an ONNX model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vitessera.codegen.errors import OutputError
+from vitessera.codegen.importer import Inspection, Row, Status, inspect_model
+
+if TYPE_CHECKING:
+    SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
+
+STYLES = {Status.MAPPED: "green", Status.FOLDED: "dim", Status.REFUSED: "bold red"}
+
+# Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
+PIPE_WIDTH = 4096
+
+
+def add_parser(subparsers: SubParsers) -> None:
+    """Adds the subcommand."""
+    parser = subparsers.add_parser(
+        "inspect",
+        help="say what becomes of every node of an ONNX model",
+        description="Lists every ONNX node: mapped to an operator, folded, or refused and why. "
+        "Exits with 0 if the model can be compiled, with 2 if not.",
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the account as JSON too")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the account; 0 if the model is supported, 2 otherwise.
+
+    Raises:
+        VitesseraError: the model cannot be read, or the JSON file cannot be written.
+    """
+    inspection = inspect_model(args.model)
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    console.print(_table(inspection))
+    console.print(summary(inspection), highlight=False)
+    if args.json is not None:
+        _write_json(inspection, args.json)
+    return 0 if inspection.supported else 2
+
+
+def summary(inspection: Inspection) -> str:
+    """One line: the number of nodes of each status, and the verdict."""
+    counts = ", ".join(f"{inspection.count(status)} {status.value}" for status in Status)
+    if inspection.graph is None:
+        return f"{len(inspection.rows)} nodes: {counts}. Not supported."
+    operators = len(inspection.graph.nodes)
+    return f"{len(inspection.rows)} nodes: {counts}. Supported: {operators} operators."
+
+
+def _table(inspection: Inspection) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("node", "operator", "status", "into / why not"):
+        table.add_column(heading, overflow="fold")
+    for row in inspection.rows:
+        # Text, not str: a name may hold brackets, which rich reads as markup.
+        cells = (row.name, row.op_type, row.status.value, _account(row))
+        table.add_row(*(Text(cell) for cell in cells), style=STYLES[row.status])
+    return table
+
+
+def _account(row: Row) -> str:
+    return f"{row.reason}. {row.remedy}" if row.status is Status.REFUSED else row.into
+
+
+def _write_json(inspection: Inspection, path: Path) -> None:
+    account = {
+        "model": str(inspection.path),
+        "supported": inspection.supported,
+        "nodes": [_record(row) for row in inspection.rows],
+    }
+    try:
+        path.write_text(json.dumps(account, indent=2) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written ({error.strerror}).", "Give a path in a writable folder."
+        ) from error
+
+
+def _record(row: Row) -> dict[str, str]:
+    return {
+        "name": row.name,
+        "op_type": row.op_type,
+        "status": row.status.value,
+        "into": row.into,
+        "reason": row.reason,
+        "remedy": row.remedy,
+    }
