@@ -182,9 +182,11 @@ def _smallest_step(node: Node) -> FloatArray:
     return np.zeros(1)
 
 
-def _ranges(observed: FloatArray) -> FloatArray:
+def _ranges(statistics: Statistics) -> FloatArray:
+    """The range of each channel; the fewer rows were seen, the less the channels may differ."""
+    observed = statistics.channel_range
     largest = _positive(float(observed.max()))
-    return np.maximum(observed, largest * SMALLEST_RANGE)
+    return np.maximum(observed, largest * max(SMALLEST_RANGE, 1.0 / statistics.evidence**2))
 
 
 def _one_step(evidence: Evidence, name: str) -> Scale:
@@ -194,7 +196,9 @@ def _one_step(evidence: Evidence, name: str) -> Scale:
 
 
 def _each_channel(statistics: Statistics) -> Scale:
-    step = _ranges(statistics.channel_range) / INT8_MAX
+    step = _ranges(statistics) / INT8_MAX
+    if not statistics.is_ample:
+        return Scale(step)
     candidates = [step * factor for factor in CLIPPING]
     errors = np.array([_rounding_error(statistics.sample, c) for c in candidates])
     best = errors.argmin(axis=0)
@@ -203,16 +207,16 @@ def _each_channel(statistics: Statistics) -> Scale:
 
 def _balanced(statistics: Statistics, partner: Statistics) -> Scale:
     """Queries and keys: step times the partner's step is the same in each channel."""
-    own, other = _ranges(statistics.channel_range), _ranges(partner.channel_range)
+    own, other = _ranges(statistics), _ranges(partner)
     step = np.sqrt(own / other * (own * other).max()) / INT8_MAX
-    return _clipped(statistics, step, partner.mean_square)
+    return _clipped(statistics, step, partner.mean_square) if statistics.is_ample else Scale(step)
 
 
 def _lopsided(evidence: Evidence, name: str) -> Scale:
     """An activation function's result: one step, -127 stands for the least value."""
     statistics = evidence.statistics[name]
     importance = _importance(evidence, name)
-    low, high = float(statistics.low.min()), float(statistics.high.max())
+    low, high = min(0.0, statistics.low.min()), max(0.0, statistics.high.max())
     candidates = [_spread(low, high * factor) for factor in CLIPPING]
     errors = [
         _rounding_error(statistics.sample, scale.step, scale.offset) @ importance
@@ -231,7 +235,7 @@ def _folded(evidence: Evidence, node: Node, smallest: FloatArray) -> Scale:
     """A value that products read: the steps even out the channels as far as it pays."""
     statistics = evidence.statistics[node.name]
     importance = _importance(evidence, node.name)
-    ranges = _ranges(statistics.channel_range)
+    ranges = _ranges(statistics)
     largest = float(ranges.max())
     candidates = [
         np.maximum((ranges / largest) ** exponent * largest / INT8_MAX, smallest)
@@ -246,6 +250,8 @@ def _folded(evidence: Evidence, node: Node, smallest: FloatArray) -> Scale:
         for step in candidates
     ]
     best = candidates[int(np.argmin(errors))]
+    if not statistics.is_ample:
+        return Scale(best)
     clipped = _clipped(statistics, best, importance)
     return Scale(np.maximum(clipped.step, smallest))
 
