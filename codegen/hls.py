@@ -21,7 +21,7 @@ from pathlib import Path
 
 import jinja2
 
-from . import isa, numerics
+from . import isa, numerics, registers
 from .cache import cached_text
 from .config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
 from .errors import ToolError
@@ -73,7 +73,9 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("norm_scale", 6),
     Kernel("store_request", 2),
     Kernel("store_pack", 1),
-    Kernel("axi_write", 2),
+    Kernel("axi_write_request", 2),
+    Kernel("axi_write_data", 1),
+    Kernel("axi_write_response", 1),
 )
 
 
@@ -115,6 +117,7 @@ def _constants(config: HardwareConfig) -> Iterator[tuple[str, str, int]]:
     for memory in Memory:
         yield f"{memory.name}_BITS", "u32", config.word_bits(memory)
         yield f"{memory.name}_BEATS", "u32", config.beats_per_word(memory)
+    yield from registers.dslx_errors()
     yield "SCORE_MAX", "s16", numerics.SCORE_MAX
     yield "MAXIMUM_MIN", "s8", numerics.MAXIMUM_MIN
 
