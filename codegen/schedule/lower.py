@@ -1,0 +1,803 @@
+"""From the quantised network to stages of operations.
+
+Every node becomes instructions whose addresses count from tensors; memory.py gives the tensors
+their places and synchronize.py the instructions their semaphores.
+
+**Row groups.** Work on rows is cut into a few groups of row tiles, so that LayerNorm of one group
+runs beside the product of the next, and the next layer starts when its first group is there.
+
+**Column chunks.** A product's weights come through a double buffer in chunks of whole column
+tiles. Each chunk meets all row groups before the next one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import isa
+from ..config import HardwareConfig, Memory
+from ..errors import CapacityError, UnsupportedModelError
+from ..graph import Function
+from ..packing import (
+    pack_norm,
+    pack_operand,
+    pack_parameters,
+    pack_residual,
+    round_up,
+    to_dram,
+)
+from ..program import Layer
+from ..quantgraph import (
+    Attention,
+    Constant,
+    Norm,
+    PatchInput,
+    Pool,
+    Product,
+    QuantGraph,
+    QuantNode,
+    Requantization,
+    SelectToken,
+)
+from .layout import Channels, Grid, Place, channel_layouts, demands
+from .stages import Operation, Stage, Tensor
+
+CODES: dict[Function | None, isa.ActivationCode] = {
+    None: isa.ActivationCode.NONE,
+    Function.GELU_ERF: isa.ActivationCode.GELU_ERF,
+    Function.GELU_TANH: isa.ActivationCode.GELU_TANH,
+    Function.RELU: isa.ActivationCode.RELU,
+}
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Choices that change the speed of a schedule, never its result.
+
+    Attributes:
+        row_groups: into how many groups rows are cut at most.
+        first_chunks: into how many chunks the product of the input is cut at least: nothing else
+            hides the loads of the first.
+        resident: load all of every product's operands before it starts, and run it as one
+            instruction; for benchmarks of the engine.
+    """
+
+    row_groups: int = 4
+    first_chunks: int = 4
+    resident: bool = False
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Words that one column chunk may take: weights in right, parameters in parameter memory."""
+
+    right: int
+    parameter: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a value stands.
+
+    Attributes:
+        tensor: the block of words.
+        start: word of the tensor that its first row tile begins at.
+        grid: how words follow each other.
+        row: row of the first row tile that is the value's first.
+        tokens: true rows.
+        channels: see Channels.
+    """
+
+    tensor: Tensor
+    start: int
+    grid: Grid
+    row: int
+    tokens: int
+    channels: Channels
+
+    def word(self, row_tile: int, column_tile: int = 0) -> int:
+        """First word of a tile, counted from the tensor's start."""
+        grid = self.grid
+        return self.start + row_tile * grid.row_stride + column_tile * grid.column_stride
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A value that can be observed once `operation` is done."""
+
+    name: str
+    placement: Placement
+    operation: Operation
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What lower() makes of a network."""
+
+    stages: tuple[Stage, ...]
+    weights: bytes
+    input: PatchInput
+    input_size: int
+    outputs: tuple[tuple[str, Placement, int], ...]  # name in the ONNX file, where, first byte
+    layers: tuple[Layer, ...]
+    values: tuple[Stored, ...]
+
+
+@dataclass
+class _Image:
+    """The weights buffer while it is being filled; equal blocks are kept once."""
+
+    config: HardwareConfig
+    data: bytearray = field(default_factory=bytearray)
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    def add(self, key: str, words: npt.NDArray[Any], memory: Memory) -> int:
+        """First byte of `words`; a known `key` is not added again."""
+        if key not in self.offsets:
+            self.offsets[key] = len(self.data)
+            self.data += to_dram(words, memory, self.config)
+        return self.offsets[key]
+
+
+def split(count: int, pieces: int) -> list[range]:
+    """`count` cut into `pieces` ranges of nearly equal length, none empty."""
+    pieces = max(1, min(pieces, count))
+    bounds = [count * i // pieces for i in range(pieces + 1)]
+    return [range(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+
+def lower(graph: QuantGraph, config: HardwareConfig, tuning: Tuning, budget: Budget) -> Lowered:
+    """The stages of `graph`.
+
+    Raises:
+        UnsupportedModelError: a combination of nodes that has no instructions.
+        CapacityError: not even one column tile of a product fits.
+    """
+    return _Lowering(graph, config, tuning, budget).run()
+
+
+class _Lowering:
+    """Walks over the nodes and collects stages."""
+
+    def __init__(
+        self, graph: QuantGraph, config: HardwareConfig, tuning: Tuning, budget: Budget
+    ) -> None:
+        self._graph = graph
+        self._config = config
+        self._tuning = tuning
+        self._budget = budget
+        self._demands = demands(graph)
+        self._channels = channel_layouts(graph, config)
+        self._image = _Image(config)
+        self._stages: list[Stage] = []
+        self._placements: dict[tuple[str, Place], Placement] = {}
+        self._overwritten: dict[tuple[str, Place], str] = {}  # and by which node
+        self._streams = {Memory.RIGHT: 0, Memory.PARAMETER: 0}
+        self._values: dict[str, Stored] = {}
+        self._outputs: list[tuple[str, Placement, int]] = []
+        self._copies = 0
+        self._input_size = 0
+
+    def run(self) -> Lowered:
+        """Lowers all nodes in order."""
+        inputs = [node for node in self._graph if isinstance(node, PatchInput)]
+        if len(inputs) != 1:
+            raise UnsupportedModelError(
+                f"The network has {len(inputs)} inputs.", "It must have exactly one."
+            )
+        for node in self._graph:
+            self._lower(node)
+            self._store_outputs(node)
+        return Lowered(
+            stages=tuple(self._stages),
+            weights=bytes(self._image.data),
+            input=inputs[0],
+            input_size=self._input_size,
+            outputs=self._ordered_outputs(),
+            layers=tuple(_layer(node, self._graph) for node in self._graph),
+            values=tuple(self._values.values()),
+        )
+
+    def _lower(self, node: QuantNode) -> None:
+        for place in self._demands[node.name]:
+            match node:
+                case PatchInput():
+                    self._patch_input(node, place)
+                case Constant():
+                    pass  # loaded where it is read: what is added to it destroys it
+                case Product():
+                    self._product(node, place)
+                case Attention():
+                    self._attention(node, place)
+                case Norm():
+                    self._norm(node, place)
+                case SelectToken():
+                    self._select(node, place)
+                case Pool():
+                    self._pool(node, place)
+                case _:
+                    raise UnsupportedModelError(
+                        f"{node.name} is a {type(node).__name__}, which the scheduler does not "
+                        "know.",
+                        "Please report the model.",
+                    )
+
+    # --- Values and their places
+
+    def _grid(self, place: Place, tokens: int, channels: int) -> Grid:
+        tile = self._config.tile
+        return Grid(place, round_up(tokens, tile) // tile, channels // tile, self._config)
+
+    def _new(self, node: QuantNode, place: Place, tokens: int, row: int = 0) -> Placement:
+        """A new block of words for the value of `node`."""
+        channels = self._channels[node.name]
+        grid = self._grid(place, tokens, channels.padded)
+        suffix = "" if place is self._demands[node.name][0] else f" ({place.value})"
+        tensor = Tensor(node.name + suffix, place.memory, grid.words)
+        return Placement(tensor, 0, grid, row, node.value.tokens, channels)
+
+    def _define(self, node: QuantNode, place: Place, where: Placement, last: Operation) -> None:
+        self._placements[node.name, place] = where
+        self._values.setdefault(node.name, Stored(node.name, where, last))
+
+    def _read(self, name: str, place: Place, reader: str) -> Placement:
+        """Where `reader` finds the value `name`."""
+        source = self._graph[name]
+        if isinstance(source, Constant) and (name, place) not in self._placements:
+            self._placements[name, place] = self._constant(source)
+        writer = self._overwritten.get((name, place))
+        if writer is not None:
+            raise UnsupportedModelError(
+                f"{reader} reads {name} after {writer} has added to it in place.",
+                f"Only one result may be added to {name}, after all other readers.",
+            )
+        return self._placements[name, place]
+
+    def _groups(self, grid: Grid) -> list[range]:
+        """Row tiles in groups; see Tuning."""
+        return split(grid.row_tiles, 1 if self._tuning.resident else self._tuning.row_groups)
+
+    # --- Loads
+
+    def _load(
+        self,
+        tensor: Tensor,
+        layer: str,
+        region: isa.Region,
+        offset: int,
+        words: range,
+        group: int = -1,
+    ) -> Operation:
+        """LOAD of some words of a tensor whose first word lies at byte `offset`."""
+        stride = self._config.dram_bytes_per_word(tensor.memory)
+        load = isa.Load(
+            target=isa.LoadTarget[tensor.memory.name],
+            region=region,
+            address=words.start,
+            words=len(words),
+            offset=offset + words.start * stride,
+        )
+        return Operation(load, (("address", tensor),), layer, group)
+
+    def _load_all(self, tensor: Tensor, layer: str, offset: int) -> Operation:
+        return self._load(tensor, layer, isa.Region.WEIGHTS, offset, range(tensor.words))
+
+    def _load_groups(
+        self, where: Placement, layer: str, region: isa.Region, offset: int
+    ) -> list[Operation]:
+        """One LOAD for each row group."""
+        stride = where.grid.row_stride
+        return [
+            self._load(
+                where.tensor,
+                layer,
+                region,
+                offset,
+                range(rows.start * stride, rows.stop * stride),
+                group,
+            )
+            for group, rows in enumerate(self._groups(where.grid))
+        ]
+
+    def _patch_input(self, node: PatchInput, place: Place) -> None:
+        if place.transposed or place is Place.RESIDUAL:
+            raise UnsupportedModelError(
+                f"The patches {node.name} are used as {place.value}.",
+                "They can only be an operand that is not transposed.",
+            )
+        where = self._new(node, place, node.value.tokens)
+        loads = self._load_groups(where, node.name, isa.Region.INPUT, 0)
+        self._input_size = where.grid.words * self._config.dram_bytes_per_word(place.memory)
+        self._stages.append(Stage(loads=loads))
+        self._define(node, place, where, loads[-1])
+
+    def _constant(self, node: Constant) -> Placement:
+        """Loads a copy of the constant."""
+        where = self._new(node, Place.RESIDUAL, node.value.tokens)
+        if self._copies:
+            tensor = Tensor(f"{node.name}#{self._copies}", where.tensor.memory, where.tensor.words)
+            where = Placement(tensor, 0, where.grid, 0, where.tokens, where.channels)
+        self._copies += 1
+        words = pack_residual(node.data, self._config)
+        offset = self._image.add(node.name, words, Memory.RESIDUAL)
+        loads = self._load_groups(where, node.name, isa.Region.WEIGHTS, offset)
+        self._stages.append(Stage(loads=loads))
+        return where
+
+    # --- Products
+
+    def _product(self, node: Product, place: Place) -> None:
+        left = self._read(node.inputs[0], Place.LEFT_ROWS, node.name)
+        target = self._product_target(node, place, left)
+        weight = self._padded_weight(node)
+        steps = left.channels.padded // self._config.depth
+        offset = self._image.add(
+            f"{node.name}/weight", pack_operand(weight, self._config), Memory.RIGHT
+        )
+        parameters = self._parameters(node.name, node.requantization, target.channels)
+        chunks = self._chunks(node, target, steps)
+        for columns in chunks:
+            tensor = self._stream(f"{node.name}/weight", Memory.RIGHT, len(columns) * steps)
+            start = offset + columns.start * steps * self._config.dram_bytes_per_word(Memory.RIGHT)
+            loads = [self._load_all(tensor, node.name, start)]
+            body = self._product_chunk(
+                node, left, (tensor, steps), target, columns, (parameters, loads)
+            )
+            self._stages.append(Stage(loads, body, anchor=True))
+        self._define(node, place, target, self._stages[-1].body[-1])
+
+    def _product_target(self, node: Product, place: Place, left: Placement) -> Placement:
+        if place is not Place.RESIDUAL or len(node.inputs) < 2:
+            self._check_padding(node, place)
+            return self._new(node, place, left.grid.row_tiles * self._config.tile, left.row)
+        base = self._read(node.inputs[1], Place.RESIDUAL, node.name)
+        if (base.row, base.grid.row_tiles) != (left.row, left.grid.row_tiles):
+            raise UnsupportedModelError(
+                f"{node.name} adds row {base.row} of {node.inputs[1]} to row {left.row} of a "
+                "product: they stand at different places in their tiles.",
+                "Select the same token on both sides.",
+            )
+        if isinstance(self._graph[node.inputs[1]], Constant):
+            del self._placements[node.inputs[1], Place.RESIDUAL]  # another reader loads its own
+        for key, where in self._placements.items():
+            if where.tensor == base.tensor:
+                self._overwritten[key] = node.name
+        return base
+
+    def _check_padding(self, node: Product, place: Place) -> None:
+        """LayerNorm sums over padding channels, which must be zero."""
+        padded = self._channels[node.name].padded != node.value.channels
+        normed = any(isinstance(reader, Norm) for reader in self._graph.consumers(node.name))
+        if place is Place.RESIDUAL and node.requantization.offset and padded and normed:
+            raise UnsupportedModelError(
+                f"{node.name} has an offset, and LayerNorm reads its padding channels.",
+                "Give int16 values no offset.",
+            )
+
+    def _padded_weight(self, node: Product) -> npt.NDArray[np.int8]:
+        rows, columns = self._channels[node.name], self._channels[node.inputs[0]]
+        padded = columns.spread(rows.spread(node.weight, 0), 1)
+        return np.asarray(padded, np.int8)
+
+    def _parameters(self, layer: str, step: Requantization, channels: Channels) -> int:
+        """Puts parameter words of all channels into the weights buffer; the first byte."""
+        bias, multiplier, shift = (
+            channels.spread(np.broadcast_to(values, channels.count))
+            for values in (step.bias, step.multiplier, step.shift)
+        )
+        words = pack_parameters(bias, multiplier, shift, self._config)
+        return self._image.add(f"{layer}/parameters", words, Memory.PARAMETER)
+
+    def _chunks(self, node: QuantNode, target: Placement, steps: int) -> list[range]:
+        """Column tiles of `target` in chunks that fit the double buffers."""
+        columns = target.grid.column_tiles
+        fits = self._budget.parameter // self._config.beats_per_row
+        self._check_chunk(node, Memory.PARAMETER, self._config.beats_per_row, fits)
+        if steps:
+            fits = min(fits, self._budget.right // steps)
+            self._check_chunk(node, Memory.RIGHT, steps, fits)
+        first = isinstance(self._graph[node.inputs[0]], PatchInput)
+        at_least = self._tuning.first_chunks if first and not self._tuning.resident else 1
+        return split(columns, max(-(-columns // fits), at_least))
+
+    def _check_chunk(self, node: QuantNode, memory: Memory, words: int, fits: int) -> None:
+        if fits < 1:
+            budget = self._budget.right if memory is Memory.RIGHT else self._budget.parameter
+            raise CapacityError(
+                f"The {memory.value} memory has {self._config.words(memory)} words, of which "
+                f"{budget} are left for one half of the double buffer; one column tile of "
+                f"{node.name} takes {words}.",
+                f"Raise {memory.value}_words by at least {2 * (words - budget)}.",
+            )
+
+    def _stream(self, name: str, memory: Memory, words: int) -> Tensor:
+        turn = self._streams[memory]
+        self._streams[memory] += 1
+        return Tensor(f"{name}[{turn}]", memory, words, turn)
+
+    def _product_chunk(
+        self,
+        node: Product | Pool,
+        left: Placement,
+        right: tuple[Tensor, int],
+        target: Placement,
+        columns: range,
+        parameters: tuple[int, list[Operation]],
+    ) -> list[Operation]:
+        """COMPUTE and EPILOGUE of some column tiles, for each row group.
+
+        Args:
+            node: what they belong to.
+            left: left operand.
+            right: tensor of the right operand, words from one column tile to the next.
+            target: where results go.
+            columns: column tiles of the target.
+            parameters: first byte of the node's parameters in the weights buffer; the list that
+                their load is added to.
+        """
+        beats = self._config.beats_per_row
+        offset, loads = parameters
+        tensor = self._stream(f"{node.name}/parameters", Memory.PARAMETER, len(columns) * beats)
+        stride = self._config.dram_bytes_per_word(Memory.PARAMETER)
+        loads.append(self._load_all(tensor, node.name, offset + columns.start * beats * stride))
+        body = []
+        for rows in self._groups(left.grid):
+            compute = isa.Compute(
+                outer=len(rows),
+                inner=len(columns),
+                depth=left.grid.column_tiles * self._config.words_per_tile,
+                left_base=left.word(rows.start),
+                left_outer=left.grid.row_stride,
+                left_step=1,
+                right_base=0 if right[0].stream is not None else columns.start * right[1],
+                right_inner=right[1],
+                right_step=1,
+            )
+            operands = (("left_base", left.tensor), ("right_base", right[0]))
+            body.append(Operation(compute, operands, node.name))
+            epilogue = self._epilogue(node.requantization, target, rows, columns)
+            accumulate = int(isinstance(node, Product) and len(node.inputs) > 1)
+            body.append(self._epilogue_operation(node.name, epilogue, target, tensor, accumulate))
+        return body
+
+    def _epilogue(
+        self, step: Requantization, target: Placement, rows: range, columns: range
+    ) -> dict[str, int]:
+        """Fields of the EPILOGUE that writes a block of tiles of `target`."""
+        grid = target.grid
+        writes_to = {Place.LEFT_ROWS: "LEFT", Place.RESIDUAL: "RESIDUAL"}.get(grid.place, "RIGHT")
+        return {
+            "outer": len(rows),
+            "inner": len(columns),
+            "target": isa.EpilogueTarget[writes_to],
+            "transpose": int(grid.place.transposed),
+            "address": target.word(rows.start, columns.start),
+            "outer_stride": grid.row_stride,
+            "inner_stride": grid.column_stride,
+            "parameter_inner": self._config.beats_per_row,
+            **_rescaling(step),
+        }
+
+    @staticmethod
+    def _epilogue_operation(
+        layer: str, fields: dict[str, int], target: Placement, parameters: Tensor, accumulate: int
+    ) -> Operation:
+        operands = (("address", target.tensor), ("parameter", parameters))
+        return Operation(isa.Epilogue(**fields, accumulate=accumulate), operands, layer)
+
+    # --- Pooling and selection
+
+    def _pool(self, node: Pool, place: Place) -> None:
+        """A product of a row of ones and zeros with the transposed tokens."""
+        right = self._read(node.inputs[0], Place.RIGHT_COLUMNS, node.name)
+        tokens = right.grid.row_tiles * self._config.tile
+        ones = np.zeros((1, tokens), np.int8)
+        ones[0, right.row + node.start : right.row + node.stop] = 1
+        offset = self._image.add(f"{node.name}/ones", pack_operand(ones, self._config), Memory.LEFT)
+        grid = self._grid(Place.LEFT_ROWS, 1, tokens)
+        tensor = Tensor(f"{node.name}/ones", Memory.LEFT, grid.words)
+        left = Placement(tensor, 0, grid, 0, 1, Channels(tokens, 1, self._config.tile))
+        target = self._new(node, place, 1)
+        parameters = self._parameters(node.name, node.requantization, target.channels)
+        self._stages.append(Stage(loads=[self._load_all(tensor, node.name, offset)]))
+        for columns in self._chunks(node, target, 0):
+            loads: list[Operation] = []
+            body = self._product_chunk(
+                node,
+                left,
+                (right.tensor, right.grid.column_stride),
+                target,
+                columns,
+                (parameters, loads),
+            )
+            self._stages.append(Stage(loads, body, anchor=True))
+        self._define(node, place, target, self._stages[-1].body[-1])
+
+    def _select(self, node: SelectToken, place: Place) -> None:
+        """A view: the row stays where it is."""
+        source = self._read(node.inputs[0], place, node.name)
+        row_tile, row = divmod(source.row + node.index, self._config.tile)
+        if place is not Place.LEFT_ROWS and place is not Place.RESIDUAL:
+            raise UnsupportedModelError(
+                f"{node.name} selects a token of {node.inputs[0]} as {place.value}.",
+                "A selected token can only be a query, the rows of a product, or residual.",
+            )
+        grid = self._grid(place, 1, source.channels.padded)
+        view = Placement(source.tensor, source.word(row_tile), grid, row, 1, source.channels)
+        self._placements[node.name, place] = view
+
+    # --- LayerNorm
+
+    def _norm(self, node: Norm, place: Place) -> None:
+        source = self._read(node.inputs[0], Place.RESIDUAL, node.name)
+        target = self._new(node, place, source.grid.row_tiles * self._config.tile, source.row)
+        self._check_norm_buffer(node, source.grid.column_tiles)
+        offset = self._image.add(
+            f"{node.name}/norm",
+            pack_norm(
+                source.channels.spread(node.gamma), source.channels.spread(node.beta), self._config
+            ),
+            Memory.NORM,
+        )
+        words = source.grid.column_tiles * self._config.beats_per_row
+        tensor = Tensor(f"{node.name}/norm ({place.value})", Memory.NORM, words)
+        load = self._load_all(tensor, node.name, offset)
+        body = [
+            self._norm_operation(node, source, target, tensor, rows)
+            for rows in self._groups(source.grid)
+        ]
+        self._place_norm(node, Stage([load], body))
+        self._define(node, place, target, body[-1])
+
+    def _check_norm_buffer(self, node: Norm, column_tiles: int) -> None:
+        words = column_tiles * self._config.beats_per_tile
+        if words > self._config.norm_buffer_words:
+            raise CapacityError(
+                f"A row tile of {node.name} takes {words} words, the norm buffer has "
+                f"{self._config.norm_buffer_words}.",
+                f"Raise norm_buffer_words to {words}.",
+            )
+
+    @staticmethod
+    def _norm_operation(
+        node: Norm, source: Placement, target: Placement, parameters: Tensor, rows: range
+    ) -> Operation:
+        constants = node.constants
+        norm = isa.Norm(
+            outer=len(rows),
+            inner=source.grid.column_tiles,
+            target=isa.NormTarget[target.tensor.memory.name],
+            transpose=int(target.grid.place.transposed),
+            plain=int(constants.plain),
+            base=source.word(rows.start),
+            base_outer=source.grid.row_stride,
+            address=target.word(rows.start),
+            outer_stride=target.grid.row_stride,
+            inner_stride=target.grid.column_stride,
+            channels=constants.channels,
+            inverse=constants.inverse,
+            eps_mantissa=constants.eps_mantissa,
+            eps_exponent=constants.eps_exponent,
+            shift=constants.shift,
+        )
+        operands = (
+            ("base", source.tensor),
+            ("address", target.tensor),
+            ("parameter", parameters),
+        )
+        return Operation(norm, operands, node.name)
+
+    def _place_norm(self, node: Norm, stage: Stage) -> None:
+        """Appends `stage`, row group by row group among the product that makes its input."""
+        product = self._stages[-1] if self._stages else Stage()
+        epilogues = [
+            index
+            for index, operation in enumerate(product.body)
+            if operation.layer == node.inputs[0] and isinstance(operation.instruction, isa.Epilogue)
+        ]
+        if len(epilogues) != len(stage.body) or not product.anchor:
+            self._stages.append(stage)
+            return
+        product.loads += stage.loads
+        for index, operation in reversed(list(zip(epilogues, stage.body, strict=True))):
+            product.body.insert(index + 1, operation)
+
+    # --- Attention
+
+    def _attention(self, node: Attention, place: Place) -> None:
+        stage = Stage()
+        query = self._read(node.inputs[0], Place.LEFT_ROWS, node.name)
+        target = self._new(node, place, query.grid.row_tiles * self._config.tile, query.row)
+        heads = _Heads(
+            node=node,
+            config=self._config,
+            query=query,
+            key=self._read(node.inputs[1], Place.RIGHT_ROWS, node.name),
+            value=self._read(node.inputs[2], Place.RIGHT_COLUMNS, node.name),
+            target=target,
+            score_parameters=self._attention_parameters(node, "scores", node.scores, stage),
+            mix_parameters=self._attention_parameters(node, "mix", node.mix, stage),
+        )
+        heads.check(self._graph)
+        stage.body = list(heads.operations(self._epilogue(node.mix, target, range(1), range(1))))
+        self._stages.append(stage)
+        self._define(node, place, target, stage.body[-1])
+
+    def _attention_parameters(
+        self, node: Attention, name: str, step: Requantization, stage: Stage
+    ) -> Tensor:
+        scores = name == "scores"
+        tile = self._config.tile
+        channels = Channels(tile, 1, tile) if scores else self._channels[node.inputs[2]]
+        offset = self._parameters(f"{node.name}/{name}", step, channels)
+        words = channels.padded // self._config.lanes
+        tensor = Tensor(f"{node.name}/{name} parameters", Memory.PARAMETER, words)
+        stage.loads.append(self._load_all(tensor, node.name, offset))
+        return tensor
+
+    # --- Outputs
+
+    def _store_outputs(self, node: QuantNode) -> None:
+        """Stores a result as soon as it is there: later layers may add to it in place."""
+        for name, value in self._graph.outputs:
+            if value != node.name:
+                continue
+            where = self._read(value, Place.RESIDUAL, f"output {name}")
+            stride = self._config.dram_bytes_per_word(Memory.RESIDUAL)
+            start = sum(placement.grid.words for _, placement, _ in self._outputs) * stride
+            store = isa.Store(
+                region=isa.Region.OUTPUT,
+                address=where.start,
+                words=where.grid.words,
+                offset=start,
+            )
+            operation = Operation(store, (("address", where.tensor),), node.name)
+            self._stages.append(Stage(body=[operation]))
+            self._outputs.append((name, where, start))
+
+    def _ordered_outputs(self) -> tuple[tuple[str, Placement, int], ...]:
+        order = [name for name, _ in self._graph.outputs]
+        return tuple(sorted(self._outputs, key=lambda output: order.index(output[0])))
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """The operations of one attention.
+
+    A block is T queries of one head. Scores of block b + 1 are computed before values are mixed
+    by block b: that hides the latency of softmax. Probabilities have two slots, in turn.
+    """
+
+    node: Attention
+    config: HardwareConfig
+    query: Placement
+    key: Placement
+    value: Placement
+    target: Placement
+    score_parameters: Tensor
+    mix_parameters: Tensor
+
+    def check(self, graph: QuantGraph) -> None:
+        """UnsupportedModelError for operands that have no instructions."""
+        if self.key.row or self.value.row or self.key.tokens != self.value.tokens:
+            raise UnsupportedModelError(
+                f"{self.node.name} does not read keys and values of the same tokens from the "
+                "first on.",
+                "Please report the model.",
+            )
+        offsets = [graph[name].value.offset for name in self.node.inputs[:2]]
+        if all(offsets) and self.query.channels.heads > 1:
+            raise UnsupportedModelError(
+                f"Queries and keys of {self.node.name} have offsets {offsets}, and heads are "
+                "padded.",
+                "Give one of them offset zero, or choose a tile side that divides the channels "
+                "of a head.",
+            )
+
+    def operations(self, mix: dict[str, int]) -> Iterator[Operation]:
+        """All blocks in order; `mix` holds the fields of the second product's epilogue."""
+        blocks = [(head, rows) for head in range(self.node.heads) for rows in self._row_tiles()]
+        words = self.key.grid.row_tiles * self.config.words_per_tile
+        slots = [
+            Tensor(f"{self.node.name}/probabilities{slot}", Memory.PROBABILITY, words)
+            for slot in range(min(2, len(blocks)))
+        ]
+        yield from self._scores(*blocks[0], slots[0])
+        for index, block in enumerate(blocks):
+            following = index + 1
+            if following < len(blocks):
+                yield from self._scores(*blocks[following], slots[following % 2])
+            yield from self._mix(*block, slots[index % 2], mix)
+
+    def _row_tiles(self) -> Sequence[int]:
+        return range(self.query.grid.row_tiles)
+
+    def _head_tiles(self, where: Placement) -> int:
+        """Column tiles of one head."""
+        return where.grid.column_tiles // self.node.heads
+
+    def _scores(self, head: int, block: int, slot: Tensor) -> Iterator[Operation]:
+        query, key, config = self.query, self.key, self.config
+        tiles = self._head_tiles(query)
+        compute = isa.Compute(
+            outer=1,
+            inner=key.grid.row_tiles,
+            depth=tiles * config.words_per_tile,
+            left_base=query.word(block, head * tiles),
+            left_step=1,
+            right_base=key.word(0, head * tiles),
+            right_inner=key.grid.row_stride,
+            right_step=1,
+        )
+        yield Operation(
+            compute, (("left_base", query.tensor), ("right_base", key.tensor)), self.node.name
+        )
+        epilogue = isa.Epilogue(
+            outer=1,
+            inner=key.grid.row_tiles,
+            target=isa.EpilogueTarget.SOFTMAX,
+            inner_stride=config.words_per_tile,
+            keys=key.tokens,
+            **_rescaling(self.node.scores),
+        )
+        operands = (("address", slot), ("parameter", self.score_parameters))
+        yield Operation(epilogue, operands, self.node.name)
+
+    def _mix(
+        self, head: int, block: int, slot: Tensor, fields: dict[str, int]
+    ) -> Iterator[Operation]:
+        value, config = self.value, self.config
+        tiles = self._head_tiles(value)
+        compute = isa.Compute(
+            left_source=isa.LeftSource.PROBABILITY,
+            outer=1,
+            inner=tiles,
+            depth=-(-value.tokens // config.depth),
+            left_step=1,
+            right_base=value.word(0, head * tiles),
+            right_inner=value.grid.column_stride,
+            right_step=1,
+        )
+        yield Operation(
+            compute, (("left_base", slot), ("right_base", value.tensor)), self.node.name
+        )
+        placed = {
+            "inner": tiles,
+            "row_scale": 1,
+            "address": self.target.word(block, head * tiles),
+            "parameter": head * tiles * config.beats_per_row,
+        }
+        operands = (("address", self.target.tensor), ("parameter", self.mix_parameters))
+        yield Operation(isa.Epilogue(**fields | placed), operands, self.node.name)
+
+
+def _rescaling(step: Requantization) -> dict[str, int]:
+    """Fields of EPILOGUE that hold a requantisation's common constants."""
+    return {
+        "function": CODES[step.function],
+        "pre_shift": step.pre_shift,
+        "scale": step.scale,
+        "scale_shift": step.scale_shift,
+        "offset": step.offset,
+    }
+
+
+def _layer(node: QuantNode, graph: QuantGraph) -> Layer:
+    tokens, channels = node.value.tokens, node.value.channels
+    match node:
+        case Product():
+            macs = tokens * int(node.weight.size)
+        case Attention():
+            query, key = (graph[name].value for name in node.inputs[:2])
+            macs = tokens * key.tokens * (query.channels + channels)
+        case Pool():
+            macs = (node.stop - node.start) * channels
+        case _:
+            macs = 0
+    return Layer(node.name, type(node).__name__, macs)

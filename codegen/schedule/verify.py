@@ -1,0 +1,264 @@
+"""A proof that a finished program cannot race, deadlock or overflow a semaphore.
+
+It knows nothing of how the program was made. It replays the semaphores on unordered units and
+derives what must have happened before what:
+
+- a unit issues its instructions in order, a source completes its own in order;
+- an instruction completes after it was issued;
+- the k-th semaphore that a source raises for a unit is the k-th that the unit takes.
+
+Then each pair of conflicting accesses must be ordered: a writer done before a later reader issues,
+and the other way round. That compute and epilogue stream into each other is used only to look for
+deadlocks, where it makes things harder, not to order accesses.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from .. import isa
+from ..assembler import print_instruction
+from ..config import HardwareConfig, Memory
+from ..errors import ProgramError
+from .accesses import accesses
+
+UNITS = len(isa.Unit)
+# A clock counts issued instructions of each unit, then completed ones of each source.
+Clock = npt.NDArray[np.int64]
+Pair = tuple[isa.Source, isa.Unit]
+COUNTER_MAX = (1 << isa.SEMAPHORE_BITS) - 1
+
+
+@dataclass(frozen=True)
+class _Events:
+    """What is known when each instruction is issued, and when it is done."""
+
+    issued: list[Clock]
+    done: list[Clock]
+
+
+def verify(instructions: Sequence[isa.Instruction], config: HardwareConfig) -> None:
+    """ProgramError unless the program is safe under every timing."""
+    _check_end(instructions)
+    _check_pairs(instructions)
+    _check_balance(instructions)
+    events = _Replay(instructions).run()
+    _check_counters(instructions, events)
+    _check_conflicts(instructions, config, events)
+    _check_stores(instructions, events)
+
+
+def _error(index: int, instruction: isa.Instruction, reason: str) -> ProgramError:
+    return ProgramError(
+        f"Instruction {index} {reason}: {print_instruction(instruction)}.",
+        "The program is damaged or the scheduler is wrong; please report it.",
+    )
+
+
+def _check_end(instructions: Sequence[isa.Instruction]) -> None:
+    ends = [i for i, instruction in enumerate(instructions) if isinstance(instruction, isa.End)]
+    if ends != [len(instructions) - 1]:
+        raise ProgramError(
+            f"The program has END at {ends}, not once as its last instruction.",
+            "Compile the model again.",
+        )
+
+
+def _tile_streams(
+    instructions: Sequence[isa.Instruction],
+) -> tuple[list[int], list[int]]:
+    """Indices of the computes, and of the epilogues."""
+    computes = [i for i, entry in enumerate(instructions) if isinstance(entry, isa.Compute)]
+    epilogues = [i for i, entry in enumerate(instructions) if isinstance(entry, isa.Epilogue)]
+    return computes, epilogues
+
+
+def _check_pairs(instructions: Sequence[isa.Instruction]) -> None:
+    computes, epilogues = _tile_streams(instructions)
+    if len(computes) != len(epilogues):
+        raise ProgramError(
+            f"The program has {len(computes)} computes and {len(epilogues)} epilogues.",
+            "Every compute needs one epilogue; compile the model again.",
+        )
+    for index, other in zip(epilogues, computes, strict=True):
+        epilogue, compute = instructions[index], instructions[other]
+        assert isinstance(epilogue, isa.Epilogue)
+        assert isinstance(compute, isa.Compute)
+        if (epilogue.outer, epilogue.inner) != (compute.outer, compute.inner):
+            raise _error(index, epilogue, f"has other loop counts than compute {other}")
+
+
+def _pairs_of_waits(instruction: isa.Instruction) -> list[Pair]:
+    return [(source, instruction.UNIT) for source in isa.Source if instruction.wait >> source & 1]
+
+
+def _pairs_of_signals(instruction: isa.Instruction) -> list[Pair]:
+    return [(instruction.source, unit) for unit in isa.Unit if instruction.signal >> unit & 1]
+
+
+def _check_balance(instructions: Sequence[isa.Instruction]) -> None:
+    counts: dict[Pair, int] = defaultdict(int)
+    for instruction in instructions:
+        for pair in _pairs_of_waits(instruction):
+            counts[pair] -= 1
+        for pair in _pairs_of_signals(instruction):
+            counts[pair] += 1
+    for (source, unit), count in counts.items():
+        if count:
+            raise ProgramError(
+                f"Semaphore {source.name.lower()} → {unit.name.lower()} is raised {count} times "
+                "more than it is taken.",
+                "The program is damaged or the scheduler is wrong; please report it.",
+            )
+
+
+class _Replay:
+    """Issues and completes instructions as soon as their semaphores allow, collecting clocks."""
+
+    def __init__(self, instructions: Sequence[isa.Instruction]) -> None:
+        self._instructions = instructions
+        empty = np.zeros(UNITS + len(isa.Source), np.int64)
+        self._events = _Events([empty] * len(instructions), [empty] * len(instructions))
+        self._issued = [False] * len(instructions)
+        self._raised: dict[Pair, list[Clock]] = defaultdict(list)
+        self._taken: dict[Pair, int] = defaultdict(int)
+        self._unit_clock = dict.fromkeys(isa.Unit, empty)
+        self._source_clock = dict.fromkeys(isa.Source, empty)
+        computes, epilogues = _tile_streams(instructions)
+        # Neither can finish without the other: tiles stream from one into the other.
+        self._partner = dict(zip(computes, epilogues, strict=True))
+        self._partner |= dict(zip(epilogues, computes, strict=True))
+
+    def run(self) -> _Events:
+        """The events; ProgramError when units block each other for ever."""
+        to_issue, to_complete = self._queues()
+        moved = True
+        while moved:
+            moved = False
+            for queue in to_issue.values():
+                while queue and self._issue(queue[-1]):
+                    queue.pop()
+                    moved = True
+            for queue in to_complete.values():
+                while queue and self._complete(queue[-1]):
+                    queue.pop()
+                    moved = True
+        stuck = [queue[-1] for queue in (*to_issue.values(), *to_complete.values()) if queue]
+        if stuck:
+            index = min(stuck)
+            raise _error(index, self._instructions[index], "can never finish: a deadlock")
+        return self._events
+
+    def _queues(self) -> tuple[dict[isa.Unit, list[int]], dict[isa.Source, list[int]]]:
+        """Indices of each unit's and each source's instructions, the next one last."""
+        units: dict[isa.Unit, list[int]] = {unit: [] for unit in isa.Unit}
+        sources: dict[isa.Source, list[int]] = {source: [] for source in isa.Source}
+        for index in reversed(range(len(self._instructions))):
+            instruction = self._instructions[index]
+            units[instruction.UNIT].append(index)
+            if not isinstance(instruction, isa.End):
+                sources[instruction.source].append(index)
+        return units, sources
+
+    def _issue(self, index: int) -> bool:
+        instruction = self._instructions[index]
+        pairs = _pairs_of_waits(instruction)
+        if any(len(self._raised[pair]) <= self._taken[pair] for pair in pairs):
+            return False
+        clock = self._unit_clock[instruction.UNIT].copy()
+        for pair in pairs:
+            clock = np.maximum(clock, self._raised[pair][self._taken[pair]])
+            self._taken[pair] += 1
+        self._events.issued[index] = clock
+        after = clock.copy()
+        after[instruction.UNIT] += 1
+        self._unit_clock[instruction.UNIT] = after
+        self._issued[index] = True
+        return True
+
+    def _complete(self, index: int) -> bool:
+        partner = self._partner.get(index, index)
+        if not (self._issued[index] and self._issued[partner]):
+            return False
+        instruction = self._instructions[index]
+        clock = np.maximum(self._events.issued[index], self._source_clock[instruction.source])
+        clock[instruction.UNIT] = max(
+            clock[instruction.UNIT], self._events.issued[index][instruction.UNIT] + 1
+        )
+        clock[UNITS + instruction.source] += 1
+        self._source_clock[instruction.source] = clock
+        self._events.done[index] = clock
+        for pair in _pairs_of_signals(instruction):
+            self._raised[pair].append(clock)
+        return True
+
+
+def _check_counters(instructions: Sequence[isa.Instruction], events: _Events) -> None:
+    """At no time may a counter stand above its width."""
+    taken: dict[Pair, list[int]] = {(s, u): [0] for s in isa.Source for u in isa.Unit}
+    for instruction in instructions:
+        for source in isa.Source:
+            counts = taken[source, instruction.UNIT]
+            counts.append(counts[-1] + (instruction.wait >> source & 1))
+    raised: dict[Pair, int] = defaultdict(int)
+    for index, instruction in enumerate(instructions):
+        for pair in _pairs_of_signals(instruction):
+            raised[pair] += 1
+            certainly_issued = int(events.done[index][pair[1]])
+            outstanding = raised[pair] - taken[pair][certainly_issued]
+            if outstanding > COUNTER_MAX:
+                raise _error(index, instruction, f"can raise a semaphore to {outstanding}")
+
+
+def _check_conflicts(
+    instructions: Sequence[isa.Instruction], config: HardwareConfig, events: _Events
+) -> None:
+    shape = {memory: (len(isa.Source), config.words(memory)) for memory in Memory}
+    reads = {memory: np.zeros(shape[memory], np.int64) for memory in Memory}
+    writes = {memory: np.zeros(shape[memory], np.int64) for memory in Memory}
+    for index, instruction in enumerate(instructions[:-1]):
+        known = events.issued[index][UNITS:, None]
+        own = np.arange(len(isa.Source)) == instruction.source
+        touched = accesses(instruction, config)
+        for access in touched:
+            if access.addresses[-1] >= config.words(access.memory):
+                raise _error(index, instruction, f"leaves the {access.memory.value} memory")
+            unsafe = writes[access.memory][:, access.addresses] > known
+            if access.write:
+                unsafe |= reads[access.memory][:, access.addresses] > known
+                unsafe[own] = False  # one source's accesses keep their order
+            if unsafe.any():
+                raise _race(index, instruction, access.memory, unsafe, access.addresses)
+        position = int(events.done[index][UNITS + instruction.source])
+        for access in touched:
+            table = writes if access.write else reads
+            table[access.memory][instruction.source, access.addresses] = position
+
+
+def _race(
+    index: int,
+    instruction: isa.Instruction,
+    memory: Memory,
+    unsafe: npt.NDArray[np.bool_],
+    addresses: npt.NDArray[np.int64],
+) -> ProgramError:
+    source, word = (int(axis[0]) for axis in np.nonzero(unsafe))
+    return _error(
+        index,
+        instruction,
+        f"races with {isa.Source(source).name.lower()} for {memory.value} word {addresses[word]}",
+    )
+
+
+def _check_stores(instructions: Sequence[isa.Instruction], events: _Events) -> None:
+    stores = sum(isinstance(instruction, isa.Store) for instruction in instructions)
+    if events.issued[-1][UNITS + isa.Source.STORE] < stores:
+        raise ProgramError(
+            "END does not wait for the last store.",
+            "The program is damaged or the scheduler is wrong; please report it.",
+        )
