@@ -6,13 +6,15 @@ costs nothing.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
@@ -86,16 +88,24 @@ def environment() -> dict[str, str]:
 def build(design: Design) -> Path:
     """Folder of the simulation binary, built unless the cache has it."""
     folder = cache_folder() / f"sim-{design.top}-{design.digest()}"
-    if (folder / design.top).is_file():
+    binary = folder / design.top
+    if binary.is_file():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        _verilate(design, Path(scratch))
-        made = Path(scratch, "build")
-        # Another process may have been faster; its result is as good as ours.
-        if not folder.exists():
-            made.replace(folder)
+    with _locked(folder.with_suffix(".lock")):
+        if not binary.is_file():  # another process may have been faster
+            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+                _verilate(design, Path(scratch))
+                Path(scratch, "build").replace(folder)
     return folder
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Keeps other processes from building the same design at the same time."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _verilate(design: Design, scratch: Path) -> None:
