@@ -12,7 +12,6 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
 from vitessera.codegen.errors import OutputError
 from vitessera.codegen.importer import Inspection, Row, Status, inspect_model
 
@@ -91,7 +90,7 @@ def _write_json(inspection: Inspection, path: Path) -> None:
         ) from error
 
 
-def _record(row: Row) -> dict[str, str]:
+def _record(row: Row) -> dict[str, str | bool]:
     return {
         "name": row.name,
         "op_type": row.op_type,
@@ -99,4 +98,5 @@ def _record(row: Row) -> dict[str, str]:
         "into": row.into,
         "reason": row.reason,
         "remedy": row.remedy,
+        "consequence": row.consequence,
     }

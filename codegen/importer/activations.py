@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator
 
 from ..graph import Function
+from .refusal import Refused
 from .term import (
     Activate,
     Erf,
@@ -61,7 +62,24 @@ def gelu_rule(term: Term, pool: TermPool) -> Term | None:
     return None
 
 
-def explain(term: Erf | Tanh) -> str:
+def not_gelu_rule(term: Term, pool: TermPool) -> Term | None:  # noqa: ARG001 (a rule's signature)
+    """Refuses an erf or tanh that is not part of a GELU, while its constants are still there."""
+    if isinstance(term, Erf | Tanh):
+        raise Refused(_explain(term), "Use nn.GELU(), or nn.GELU(approximate='tanh').")
+    return None
+
+
+def argument_of(bent: Erf | Tanh) -> Iterator[Term]:
+    """The arithmetic inside an erf or tanh."""
+    return (term for term in _descendants(bent.inputs[0]) if _is_arithmetic(term))
+
+
+def within_activation(term: Term) -> Term | None:
+    """The erf or tanh that arithmetic leads to from `term`, if any."""
+    return next((t for t in _descendants(term) if isinstance(t, Erf | Tanh)), None)
+
+
+def _explain(term: Erf | Tanh) -> str:
     """Why the expression around `term` is not GELU."""
     name = "erf" if isinstance(term, Erf) else "tanh"
     if _argument(term) is not None:
@@ -71,7 +89,7 @@ def explain(term: Erf | Tanh) -> str:
         while isinstance(core, Scale) and core.factor.size == 1:
             factor *= float(core.factor.item())
             (core,) = core.inputs
-        return f"erf's argument is {factor:.9g}·x, not x/√2 = {math.sqrt(0.5):.9g}·x"
+        return f"erf's argument is {factor:.7g}·x, not x/√2 = {math.sqrt(0.5):.7g}·x"
     return "tanh's argument is not √(2/π)·(x + 0.044715·x³)"
 
 

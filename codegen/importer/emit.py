@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from .. import graph as g
-from .activations import explain
+from .activations import argument_of, within_activation
 from .load import Source
-from .refusal import Refused
+from .refusal import Refused, follows_from
 from .term import (
     Activate,
     Attend,
@@ -23,7 +23,6 @@ from .term import (
     ImageInput,
     Mix,
     Norm,
-    Opaque,
     Patches,
     Prefix,
     Product,
@@ -66,7 +65,7 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     Reciprocal: ("it divides by a result, and not as part of a LayerNorm", NORM_REMEDY),
     Root: ("a square root that is not part of a LayerNorm", NORM_REMEDY),
     Rows: (
-        "it keeps several tokens of a longer sequence",
+        "it keeps, repeats or reorders several tokens of a sequence",
         "Select one token, or average a contiguous range of tokens.",
     ),
     Scale: (
@@ -88,10 +87,8 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     Those terms get a verdict in `trace.refused`.
     """
     order = topological(roots)
-    for term in order:
-        refusal = _verdict(term)
-        if refusal is not None:
-            trace.refused.setdefault(term.origin[0], refusal)
+    for term, refusal in _verdicts(order, source.names):
+        trace.refused.setdefault(term.origin[0], refusal)
     if trace.refused or trace.bad_outputs:
         return None
     names = _names(order, roots, source.image.name)
@@ -102,12 +99,36 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     return g.Graph(source.image, nodes, tuple(outputs))
 
 
+def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term, Refused]]:
+    """The terms that the graph cannot hold, and why.
+
+    What surrounds an unrecognised activation or attention is refused as its consequence.
+    """
+    blamed: dict[Term, Term] = {}
+    for term in order:
+        if isinstance(term, Mix):
+            blamed.update((part, term) for part in _attention_parts(term))
+        elif isinstance(term, Erf | Tanh):
+            blamed.update((part, term) for part in argument_of(term))
+    for term in order:
+        cause = within_activation(term) or blamed.get(term)
+        verdict = _verdict(term)
+        if verdict is not None and cause is not None and cause is not term:
+            verdict = follows_from(names[cause.origin[0]])
+        if verdict is not None:
+            yield term, verdict
+
+
+def _attention_parts(mix: Mix) -> Iterator[Term]:
+    """From the probabilities up to the scores."""
+    part = mix.inputs[0]
+    while len(part.shape) == 3 and part.inputs:
+        yield part
+        part = part.inputs[0]
+
+
 def _verdict(term: Term) -> Refused | None:
     match term:
-        case Opaque():
-            return None  # refused already
-        case Erf() | Tanh():
-            return Refused(explain(term), "Use nn.GELU(), or nn.GELU(approximate='tanh').")
         case Rows(rows=rows) if len(rows) == 1:
             return None
         case TokenMean(rows=rows) if rows != tuple(range(rows[0], rows[-1] + 1)):

@@ -13,6 +13,7 @@ from ..graph import Graph
 from .elementwise import ARITHMETIC
 from .emit import emit
 from .load import Source, load_source
+from .refusal import Refused
 from .rewrite import rewrite
 from .trace import Trace, trace
 
@@ -36,6 +37,7 @@ class Row:
         into: the graph nodes it became part of, or "constant", or "unused".
         reason: why it is refused; empty otherwise.
         remedy: what to do about it; empty otherwise.
+        consequence: whether it is refused only because another node is.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Row:
     into: str
     reason: str = ""
     remedy: str = ""
+    consequence: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def import_model(path: str | os.PathLike[str]) -> Graph:
 
 def _unsupported(inspection: Inspection) -> UnsupportedModelError:
     refused = [row for row in inspection.rows if row.status is Status.REFUSED]
+    refused.sort(key=lambda row: row.consequence)
     first = refused[0]
     culprit = f"Node {first.name!r} ({first.op_type}) cannot be mapped: {first.reason}."
     if len(refused) == 1:
@@ -118,7 +122,7 @@ def _row(number: int, source: Source, traced: Trace, graph: Graph | None) -> Row
     op_type = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
     if number in traced.refused:
         verdict = traced.refused[number]
-        return Row(name, op_type, Status.REFUSED, "", verdict.reason, verdict.remedy)
+        return _refused(name, op_type, verdict)
     if number in traced.unused:
         return Row(name, op_type, Status.FOLDED, "unused")
     if number in traced.constants:
@@ -126,6 +130,11 @@ def _row(number: int, source: Source, traced: Trace, graph: Graph | None) -> Row
     into = _into(name, source, traced, number, graph)
     computes = node.op_type in ARITHMETIC
     return Row(name, op_type, Status.MAPPED if computes else Status.FOLDED, into)
+
+
+def _refused(name: str, op_type: str, verdict: Refused) -> Row:
+    reason, remedy = verdict.reason, verdict.remedy
+    return Row(name, op_type, Status.REFUSED, "", reason, remedy, verdict.consequence)
 
 
 def _into(name: str, source: Source, traced: Trace, number: int, graph: Graph | None) -> str:
@@ -153,5 +162,4 @@ def _output_row(name: str, source: Source, traced: Trace) -> Row:
         number for number, node in enumerate(source.nodes) if name in node.output
     )
     made_by = "".join(f" of {source.names[number]}" for number in producer)
-    reason = f"{verdict.reason}"
-    return Row(f"{name}{made_by}", "(output)", Status.REFUSED, "", reason, verdict.remedy)
+    return _refused(f"{name}{made_by}", "(output)", verdict)

@@ -82,15 +82,16 @@ def attention_rule(term: Term, pool: TermPool) -> Term | None:
     probabilities, value = term.inputs
     if not isinstance(probabilities, Softmax):
         raise Refused(
-            "it multiplies attention scores by values without a softmax, or changes the softmax's "
-            "result",
+            "values are multiplied by something that is not the plain softmax of the scores",
             "Compute softmax(q @ k.transpose(-2, -1) * scale) @ v.",
+            origin=probabilities.origin,
         )
     scores, scale, origin = _peeled(probabilities.inputs[0], pool)
     if not isinstance(scores, Scores):
         raise Refused(
-            "its scores are not a scaled product of query and key",
-            "Multiply the scores by constants only, before the softmax.",
+            "what it does to the attention scores is not a product with one constant",
+            "Multiply the scores by one number only, before the softmax.",
+            origin=scores.origin,
         )
     query, query_scale, query_origin = _peeled(scores.inputs[0], pool)
     key, key_scale, key_origin = _peeled(scores.inputs[1], pool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from . import absorb
-from .activations import gelu_rule
+from .activations import gelu_rule, not_gelu_rule
 from .patterns import attention_rule, norm_rule
 from .refusal import Refused
 from .term import Term, TermPool, topological
@@ -16,6 +16,7 @@ Rule = Callable[[Term, TermPool], Term | None]
 # Recognition comes first: absorbing constants would take the spelled-out patterns apart.
 PASSES: tuple[tuple[Rule, ...], ...] = (
     (gelu_rule, norm_rule, attention_rule),
+    (not_gelu_rule,),
     (
         absorb.scale_rule,
         absorb.shift_rule,
@@ -54,7 +55,8 @@ def _simplified(term: Term, rules: Sequence[Rule], trace: Trace, new: dict[Term,
         try:
             result = next((made for rule in rules if (made := rule(term, trace.pool))), None)
         except Refused as refusal:
-            trace.refused.setdefault(term.origin[0], refusal)
+            number = (refusal.origin or term.origin)[0]
+            trace.refused.setdefault(number, refusal)
             return term
         if result is None:
             return term

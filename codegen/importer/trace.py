@@ -17,7 +17,7 @@ from . import elementwise, layout, products
 from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
-from .refusal import Refused
+from .refusal import Refused, follows_from
 from .term import ImageInput, Opaque, Term, TermPool
 from .view import View, as_matrix, whole
 
@@ -145,10 +145,7 @@ def _outcome(
     known: list[Constant | View | None] = []
     for operand in operands:
         if isinstance(operand, Unknown):
-            raise Refused(
-                f"it reads the result of {operand.source!r}, which is refused",
-                "Solve that first.",
-            )
+            raise follows_from(operand.source)
         known.append(operand)
     if not any(isinstance(operand, View) for operand in known):
         result.constants.add(number)
@@ -156,7 +153,20 @@ def _outcome(
     if node.op_type in ("Shape", "Size"):
         result.constants.add(number)
         return _folded(source, node, [_shown(operand) for operand in known])
-    return _handled(Call(node, number, source.opset, tuple(known), result.pool))
+    try:
+        return _handled(Call(node, number, source.opset, tuple(known), result.pool))
+    except Refused as refusal:
+        raise _first_cause(refusal, known, source) from refusal
+
+
+def _first_cause(
+    refusal: Refused, operands: list[Constant | View | None], source: Source
+) -> Refused:
+    """The refusal, unless a refused operand is behind it."""
+    for operand in operands:
+        if isinstance(operand, View) and isinstance(operand.term, Opaque):
+            return follows_from(source.names[operand.term.origin[0]])
+    return refusal
 
 
 def _shown(operand: Constant | View | None) -> Constant | None:

@@ -1,0 +1,409 @@
+"""Wrong inputs, each with what its message must name. Nothing but our own errors may escape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx_builder import (
+    DEPTH,
+    DIM,
+    HEADS,
+    IMAGE,
+    TOKENS,
+    Net,
+    Recipe,
+    Step,
+    build,
+    heads,
+    same,
+    tokens_last,
+)
+from vitessera.codegen.errors import (
+    ModelFileError,
+    ModelValueError,
+    UnsupportedModelError,
+    VitesseraError,
+)
+from vitessera.codegen.importer import Status, import_model, inspect_model
+
+
+def op(op_type: str, *constants: object, **attrs: object) -> Step:
+    """A step of one node, called `culprit`."""
+
+    def step(net: Net, x: str) -> str:
+        return net.op(op_type, x, *(net.const(c) for c in constants), name="culprit", **attrs)
+
+    return step
+
+
+def patch(**attrs: object) -> Step:
+    def step(net: Net, x: str) -> str:
+        weight = net.weight(DIM, 2 // int(attrs.get("group", 1)), 2, 2)
+        return net.op("Conv", x, weight, name="culprit", **{"strides": [2, 2], **attrs})
+
+    return step
+
+
+def batch_norm(net: Net, x: str) -> str:
+    values = [net.const(np.ones(DIM)) for _ in range(4)]
+    return net.op("BatchNormalization", x, *values, name="culprit")
+
+
+def max_pool(net: Net, x: str) -> str:
+    return net.op("MaxPool", x, name="culprit", kernel_shape=[1, 1])
+
+
+def one_by_one(net: Net, x: str) -> str:
+    return net.op("Conv", x, net.weight(DIM, DIM, 1, 1), name="culprit")
+
+
+def after_patches(step: Step) -> Step:
+    """Puts a step on [1, channels, rows, columns]."""
+    return lambda net, x: tokens_last(net, step(net, x))
+
+
+def named_mix(net: Net, p: str, v: str) -> str:
+    return net.op("MatMul", p, v, name="culprit")
+
+
+def doubled_probabilities(net: Net, x: str) -> str:
+    return net.op("Mul", net.op("Softmax", x, axis=-1), net.const(2.0), name="culprit")
+
+
+def heads_by_reshape_alone(net: Net, x: str) -> str:
+    return net.op("Reshape", x, net.ints(1, HEADS, TOKENS, DEPTH))
+
+
+def reversed_tokens(net: Net, x: str) -> str:
+    back = net.op("Slice", x, net.ints(-1), net.ints(-99), net.ints(1), net.ints(-1))
+    return heads(net, back)
+
+
+def causal(net: Net, x: str) -> str:
+    mask = np.triu(np.full((TOKENS, TOKENS), -np.inf), 1)
+    return net.op("Add", x, net.const(mask), name="culprit")
+
+
+def data_dependent_scale(net: Net, x: str) -> str:
+    pooled = net.op("ReduceMean", "image", keepdims=1, name="culprit")
+    return net.op("Mul", x, pooled)
+
+
+def scale_by_token(net: Net, x: str) -> str:
+    return net.op("Mul", x, net.const(np.ones((TOKENS, 1)) * [[1], [2], [3], [4]]), name="culprit")
+
+
+def swapped(net: Net, p: str, v: str) -> str:
+    return net.op("MatMul", net.op("Transpose", v, perm=[0, 1, 3, 2]), p, name="culprit")
+
+
+def turned_probabilities(net: Net, x: str) -> str:
+    return net.op("Transpose", net.op("Softmax", x, axis=-1), perm=[0, 1, 3, 2])
+
+
+def erf_gelu(inner: float, half: float) -> Step:
+    def step(net: Net, x: str) -> str:
+        bent = net.op("Erf", net.op("Mul", x, net.const(inner)), name="culprit")
+        product = net.op("Mul", x, net.op("Add", bent, net.const(1.0)))
+        return net.op("Mul", product, net.const(half))
+
+    return step
+
+
+def tanh_gelu(cubic: float) -> Step:
+    def step(net: Net, x: str) -> str:
+        cube = net.op("Mul", net.op("Pow", x, net.const(3.0)), net.const(cubic))
+        inner = net.op("Mul", net.op("Add", x, cube), net.const(np.sqrt(2 / np.pi)))
+        bent = net.op("Tanh", inner, name="culprit")
+        product = net.op("Mul", x, net.op("Add", bent, net.const(1.0)))
+        return net.op("Mul", product, net.const(0.5))
+
+    return step
+
+
+def norm_with_eps_outside(net: Net, x: str) -> str:
+    mean = net.op("ReduceMean", x, net.ints(-1), name=f"culprit_{len(net.nodes)}")
+    centred = net.op("Sub", x, mean)
+    variance = net.op("ReduceMean", net.op("Mul", centred, centred), net.ints(-1))
+    deviation = net.op("Add", net.op("Sqrt", variance), net.const(1e-5))
+    return net.op("Div", centred, deviation)
+
+
+def norm_of_other_mean(net: Net, x: str) -> str:
+    mean = net.op("ReduceMean", x, net.ints(1))
+    centred = net.op("Sub", x, mean, name=f"culprit_{len(net.nodes)}")
+    variance = net.op("ReduceMean", net.op("Mul", centred, centred), net.ints(-1))
+    deviation = net.op("Sqrt", net.op("Add", variance, net.const(1e-5)))
+    return net.op("Div", centred, deviation)
+
+
+def norm_over_two_axes(net: Net, x: str) -> str:
+    ones = net.const(np.ones((TOKENS, DIM)))
+    return net.op("LayerNormalization", x, ones, axis=1, name=f"culprit_{len(net.nodes)}")
+
+
+def norm_over_tokens(net: Net, x: str) -> str:
+    turned = net.op("Transpose", x, perm=[0, 2, 1])
+    normal = net.op("LayerNormalization", turned, net.const(np.ones(TOKENS)), axis=-1)
+    net.nodes[-1].name = f"culprit_{len(net.nodes)}"
+    return net.op("Transpose", normal, perm=[0, 2, 1])
+
+
+def flipped_residual(net: Net, x: str, y: str) -> str:
+    back = net.op("Slice", y, net.ints(-1), net.ints(-99), net.ints(1), net.ints(-1))
+    net.nodes[-1].name = "culprit"
+    return net.op("Add", x, back)
+
+
+def turned_output(net: Net, x: str) -> str:
+    turned = net.op("Transpose", x, perm=[0, 2, 1])
+    return net.op("MatMul", turned, net.weight(TOKENS, 3), name="culprit")
+
+
+def class_token_last(net: Net, x: str) -> str:
+    tokens = tokens_last(net, x)
+    kept = net.op("Slice", tokens, net.ints(0), net.ints(3), net.ints(1))
+    return net.op("Concat", kept, net.weight(1, 1, DIM), axis=1, name="culprit")
+
+
+def two_tokens(net: Net, x: str) -> str:
+    return net.op("Slice", x, net.ints(0), net.ints(2), net.ints(1), name="culprit")
+
+
+def every_other_token(net: Net, x: str) -> str:
+    kept = net.op("Slice", x, net.ints(0), net.ints(4), net.ints(1), net.ints(2))
+    return net.op("ReduceMean", kept, net.ints(1), keepdims=0, name="culprit")
+
+
+def gate(net: Net, x: str) -> str:
+    return net.op("Mul", x, net.linear(x, DIM, DIM), name="culprit")
+
+
+def positions_late(net: Net, x: str) -> str:
+    return net.op("Add", x, net.weight(1, TOKENS, DIM), name="culprit")
+
+
+def weight_on_the_left(net: Net, x: str) -> str:
+    return net.op("MatMul", net.weight(TOKENS, TOKENS), x, name="culprit")
+
+
+def weights_of_another_size(net: Net, x: str) -> str:
+    return net.op("MatMul", x, net.weight(DIM + 1, DIM), name="culprit")
+
+
+def random_noise(net: Net, x: str) -> str:
+    noise = net.op("RandomNormal", shape=[1], name="culprit")
+    return net.op("Add", x, noise)
+
+
+def training_dropout(net: Net, x: str) -> str:
+    training = net.const(True, np.bool_)
+    return net.op("Dropout", x, net.const(0.5), training, name="culprit")
+
+
+def microsoft(net: Net, x: str) -> str:
+    return net.op("FastGelu", x, name="culprit", domain="com.microsoft")
+
+
+def where(net: Net, x: str) -> str:
+    mask = net.const(np.tri(TOKENS), np.bool_)
+    return net.op("Where", mask, x, net.const(-1e9), name="culprit")
+
+
+# What is wrong, and a piece of the reason. The node at fault is called `culprit...`.
+CASES: dict[str, tuple[Recipe, str]] = {
+    "batch norm": (Recipe(arrange=after_patches(batch_norm)), "BatchNormalization is not supp"),
+    "max pool": (Recipe(arrange=after_patches(max_pool)), "MaxPool is not supported"),
+    "padded patches": (Recipe(patches=patch(pads=[1, 1, 1, 1])), "pads the image"),
+    "same padding": (Recipe(patches=patch(auto_pad="SAME_UPPER")), "pads the image"),
+    "overlapping patches": (Recipe(patches=patch(strides=[1, 1])), "stride [1, 1] is not kernel"),
+    "dilated patches": (Recipe(patches=patch(dilations=[2, 2])), "dilated"),
+    "grouped patches": (Recipe(patches=patch(group=2)), "does not fit the image"),
+    "a convolution later": (Recipe(arrange=after_patches(one_by_one)), "does not read the image"),
+    "softmax over queries": (Recipe(probabilities=op("Softmax", axis=2)), "not the keys"),
+    "softmax over heads": (Recipe(probabilities=op("Softmax", axis=1)), "not the keys"),
+    "no softmax": (Recipe(probabilities=same, scores=op("Mul", 0.5)), "not the plain softmax"),
+    "scaled probabilities": (
+        Recipe(probabilities=doubled_probabilities),
+        "not the plain softmax",
+    ),
+    "turned probabilities": (
+        Recipe(probabilities=turned_probabilities, mixed=named_mix),
+        "rearranged before they meet",
+    ),
+    "softmax of the logits": (Recipe(finish=op("Softmax", axis=-1)), "not applied to attention"),
+    "key not transposed": (Recipe(key_turned=same, product="culprit"), "does not hold the tokens"),
+    "heads split without transpose": (
+        Recipe(query=heads_by_reshape_alone, product="culprit"),
+        "tokens",
+    ),
+    "tokens reversed": (
+        Recipe(query=reversed_tokens, product="culprit"),
+        "does not hold the tokens",
+    ),
+    "values first": (Recipe(mixed=swapped), "second operand"),
+    "causal mask": (Recipe(scores=causal), "mask or bias"),
+    "where mask": (Recipe(scores=where), "Where is not supported"),
+    "data-dependent scale": (Recipe(scores=data_dependent_scale), "averages something other"),
+    "scale by query": (Recipe(scores=scale_by_token), "not a product with one constant"),
+    "erf with another factor": (Recipe(activation=erf_gelu(0.7, 0.5)), "erf's argument is 0.7"),
+    "gelu with another half": (Recipe(activation=erf_gelu(np.sqrt(0.5), 0.51)), "surrounds it"),
+    "tanh with another cubic": (Recipe(activation=tanh_gelu(0.0447)), "tanh's argument is not"),
+    "tanh alone": (Recipe(activation=op("Tanh")), "tanh's argument is not"),
+    "erf alone": (Recipe(activation=op("Erf")), "erf's argument is 1"),
+    "sigmoid": (Recipe(activation=op("Sigmoid")), "Sigmoid is not supported"),
+    "square": (Recipe(activation=op("Pow", 2.0)), "multiplies two results"),
+    "fourth power": (Recipe(activation=op("Pow", 4.0)), "exponent is 4"),
+    "square root": (Recipe(activation=op("Sqrt")), "not part of a LayerNorm"),
+    "gate": (Recipe(after=gate), "multiplies two results"),
+    "fast gelu": (Recipe(activation=microsoft), "com.microsoft::FastGelu"),
+    "norm over two axes": (Recipe(norm=norm_over_two_axes), "over axes 1 to 2"),
+    "norm over tokens": (Recipe(norm=norm_over_tokens), "one token in each row"),
+    "eps outside the root": (Recipe(norm=norm_with_eps_outside), "LayerNorm"),
+    "norm around another mean": (Recipe(norm=norm_of_other_mean), "repeats"),
+    "residual of flipped tokens": (Recipe(residual=flipped_residual), "several tokens"),
+    "class token last": (Recipe(arrange=class_token_last), "constant tokens before"),
+    "several tokens kept": (Recipe(pool=two_tokens), "several tokens"),
+    "mean with gaps": (Recipe(pool=every_other_token), "with gaps"),
+    "mean over both axes": (Recipe(pool=op("ReduceMean", keepdims=1)), "neither all channels"),
+    "positions late": (Recipe(after=positions_late), "adds a constant"),
+    "weight on the left": (Recipe(after=weight_on_the_left), "constant where the image's data"),
+    "weight of another size": (Recipe(after=weights_of_another_size), "takes 9 channels"),
+    "channels last forgotten": (Recipe(finish=turned_output, pool=same), "one token in each row"),
+    "half precision": (Recipe(after=op("Cast", to=TensorProto.FLOAT16)), "to FLOAT16"),
+    "random noise": (Recipe(after=random_noise), "random numbers"),
+    "training dropout": (Recipe(after=training_dropout), "training mode"),
+    "division by zero": (Recipe(after=op("Div", 0.0)), "divides by zero"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused_by_name_with_reason_and_remedy(case: str, tmp_path: Path) -> None:
+    recipe, reason = CASES[case]
+    net, output = build(recipe)
+    path = net.save(tmp_path / "model.onnx", output)
+    with pytest.raises(UnsupportedModelError) as caught:
+        import_model(path)
+    assert "Node 'culprit" in caught.value.culprit
+    assert caught.value.remedy
+    inspection = inspect_model(path)
+    assert inspection.graph is None
+    assert len(inspection.rows) == len(net.nodes)
+    refused = [row for row in inspection.rows if row.status is Status.REFUSED]
+    assert all(row.reason and row.remedy for row in refused)
+    assert any(reason in row.reason for row in refused if row.name.startswith("culprit")), refused
+
+
+def test_the_recipe_without_a_mistake_is_accepted(tmp_path: Path) -> None:
+    net, output = build(Recipe())
+    assert import_model(net.save(tmp_path / "model.onnx", output)).nodes
+
+
+def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
+    net, output = build(Recipe(activation=sigmoid, pool=two_tokens))
+    path = net.save(tmp_path / "model.onnx", output)
+    refused = {r.op_type for r in inspect_model(path).rows if r.status is Status.REFUSED}
+    assert {"Sigmoid", "Slice"} <= refused
+    with pytest.raises(UnsupportedModelError, match="vitessera inspect"):
+        import_model(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"this is text, not a model\n", b"\x00" * 64])
+def test_files_that_are_not_models(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError, match=r"model\.onnx.*[Ee]xport"):
+        import_model(path)
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    for path in (tmp_path / "none.onnx", tmp_path):
+        with pytest.raises(ModelFileError, match="Give the path"):
+            import_model(path)
+
+
+def test_missing_external_data(tmp_path: Path) -> None:
+    net, output = build(Recipe())
+    path = tmp_path / "model.onnx"
+    model = net.model(output)
+    onnx.save(model, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    assert import_model(path).nodes
+    (tmp_path / "w.bin").unlink()
+    with pytest.raises(ModelFileError, match="beside it"):
+        import_model(path)
+
+
+def test_broken_bytes_raise_only_our_errors(tmp_path: Path) -> None:
+    net, output = build(Recipe())
+    whole = net.model(output).SerializeToString()
+    path = tmp_path / "model.onnx"
+    random = np.random.default_rng(0)
+    for position in random.integers(0, len(whole), 120).tolist():
+        flipped = bytes([whole[position] ^ (1 << int(random.integers(8)))])
+        for damaged in (whole[:position], whole[:position] + flipped + whole[position + 1 :]):
+            path.write_bytes(damaged)
+            try:
+                inspect_model(path)
+            except VitesseraError as error:
+                assert error.remedy
+
+
+@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
+def test_weights_that_are_not_finite(value: float, word: str, tmp_path: Path) -> None:
+    net, output = build(Recipe())
+    weights = np.zeros((DIM, DIM))
+    weights[1, 2] = value
+    net.op("Identity", net.const(weights, name="bad_weight"))
+    with pytest.raises(ModelValueError, match=f"'bad_weight' holds {word}.*Check"):
+        import_model(net.save(tmp_path / "model.onnx", output))
+
+
+def sigmoid(net: Net, x: str) -> str:
+    return net.op("Sigmoid", x)
+
+
+def tensor(name: str, shape: tuple[int | str | None, ...], kind: int = TensorProto.FLOAT) -> object:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([], "0 inputs .none."),
+        ([tensor("image", IMAGE), tensor("mask", (1, 4))], "2 inputs .'image', 'mask'."),
+        ([tensor("image", (4, *IMAGE[1:]))], "fixed batch of 4.*dynamic batch axis"),
+        ([tensor("image", (1, 2, "rows", 4))], "height axis is dynamic .'rows'."),
+        ([tensor("image", (1, 2, 4, None))], "width axis is dynamic"),
+        ([tensor("image", (1, 4, 4))], "3 axes, not 4"),
+        ([tensor("image", IMAGE, TensorProto.FLOAT16)], "is FLOAT16, not float32"),
+    ],
+)
+def test_inputs_that_are_not_one_image(
+    inputs: list[onnx.ValueInfoProto], message: str, tmp_path: Path
+) -> None:
+    net, output = build(Recipe())
+    if not inputs:
+        net.const(np.zeros(IMAGE), name="image")
+    path = tmp_path / "model.onnx"
+    onnx.save(net.model(output, inputs), path)
+    with pytest.raises(UnsupportedModelError, match=message):
+        import_model(path)
+
+
+def test_output_that_is_constant(tmp_path: Path) -> None:
+    net, _ = build(Recipe())
+    output = net.op("Identity", net.weight(1, 3))
+    path = net.save(tmp_path / "model.onnx", output)
+    with pytest.raises(UnsupportedModelError, match="does not depend on the image"):
+        import_model(path)
+
+
+def test_old_operator_set(tmp_path: Path) -> None:
+    net = Net(opset=11)
+    output = net.op("Relu", "image")
+    with pytest.raises(UnsupportedModelError, match=r"operator set 11.*opset_version=17"):
+        import_model(net.save(tmp_path / "model.onnx", output))
