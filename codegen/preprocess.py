@@ -28,7 +28,8 @@ def check_images(images: npt.NDArray[np.generic], image: Image, what: str) -> Fl
         CalibrationError: wrong rank, shape or dtype, no image at all, NaN or infinity.
     """
     _check_layout(images, image, what)
-    converted = images.astype(np.float32)
+    with np.errstate(over="ignore"):  # becomes infinity, which is refused below
+        converted = images.astype(np.float32)
     finite = np.isfinite(converted).all(axis=(1, 2, 3))
     if not finite.all():
         raise CalibrationError(

@@ -5,8 +5,8 @@ In processing order:
     hoist       select the class token as early as possible
     forms       the number format of each value; refuses what cannot be lowered
     calibrate   runs the calibration images in float, gathers statistics
-    scales      the scale of each value
     constants   integer constants from real ones
+    scales      the scale of each value
     lower       the quantised nodes
 """
 

@@ -23,7 +23,6 @@ from ..numerics import (
 )
 from ..quantgraph import Requantization
 from .calibrate import FloatArray
-from .scales import Scale
 
 IntArray = npt.NDArray[np.int64]
 
@@ -40,6 +39,14 @@ WEIGHT_CLIPPING = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
 
 
 @dataclass(frozen=True)
+class Scale:
+    """Real value of one unit of each channel, and the integer that stands for real zero."""
+
+    step: FloatArray  # [channels]
+    offset: int = 0
+
+
+@dataclass(frozen=True)
 class FixedPoint:
     """ratio ≈ multiplier / 2^shift, multiplier in [2^15, 2^16)."""
 
@@ -53,14 +60,15 @@ def fixed_point(ratio: FloatArray, culprit: str) -> FixedPoint:
     Raises:
         UnsupportedModelError: a ratio outside 2^-48 ... 2^16; `culprit` names the node.
     """
-    mantissa, exponent = np.frexp(ratio)
+    inside = (ratio >= 2.0 ** (MULTIPLIER_BITS - 1 - SHIFT_MAX)) & (ratio < 2.0**MULTIPLIER_BITS)
+    mantissa, exponent = np.frexp(np.where(inside, ratio, 1.0))
     multiplier = np.rint(mantissa * 2.0**MULTIPLIER_BITS).astype(np.int64)
     shift = MULTIPLIER_BITS - exponent.astype(np.int64)
     full = multiplier == 1 << MULTIPLIER_BITS
     multiplier, shift = np.where(full, multiplier >> 1, multiplier), shift - full
-    wrong = (ratio <= 0.0) | (shift < 0) | (shift > SHIFT_MAX)
-    if wrong.any():
-        channel = int(np.argmax(wrong))
+    inside &= shift >= 0  # the largest ratios may round up
+    if not inside.all():
+        channel = int(np.argmin(inside))
         raise UnsupportedModelError(
             f"Node {culprit}: channel {channel} has to be scaled by {ratio[channel]:.3g}, outside "
             "the range 2^-48 to 2^16 of the hardware's multipliers.",
@@ -209,29 +217,48 @@ def integer_norm(
 ) -> IntegerNorm:
     """LayerNorm of the residual stream to `result`."""
     channels = len(gamma)
-    # The hardware scales by a power of two in place of the channel count: gamma makes up for it.
-    rest = channels / 2 ** (channels.bit_length() - 1)
-    gain = gamma * rest / 2.0**NORMALIZED_FRACTION_BITS / result.step
-    shift = _norm_shift(gain, beta / result.step)
     mantissa, exponent = _eps(eps * (channels / residual_step) ** 2)
-    constants = NormConstants(
-        channels, round(2**INVERSE_BITS / channels), mantissa, exponent, shift
-    )
-    return _integer_norm(gain, beta / result.step, constants)
+    shift = _norm_shift(norm_gain(gamma) / result.step, beta / result.step)
+    inverse = round(2**INVERSE_BITS / channels)
+    constants = NormConstants(channels, inverse, mantissa, exponent, shift)
+    return _integer_norm(norm_gain(gamma), beta, result, constants)
 
 
 def plain_norm(residual_step: float, result: Scale) -> IntegerNorm:
     """The copy of the residual stream to int8 `result`."""
     channels = len(result.step)
-    gain, beta = residual_step / result.step, np.zeros(channels)
-    inverse, shift = round(2**INVERSE_BITS / channels), _norm_shift(gain, beta)
-    return _integer_norm(gain, beta, NormConstants(channels, inverse, 0, 0, shift, plain=True))
+    gain, beta = np.full(channels, residual_step), np.zeros(channels)
+    inverse, shift = round(2**INVERSE_BITS / channels), _norm_shift(gain / result.step, beta)
+    constants = NormConstants(channels, inverse, 0, 0, shift, plain=True)
+    return _integer_norm(gain, beta, result, constants)
 
 
-def _integer_norm(gain: FloatArray, beta: FloatArray, constants: NormConstants) -> IntegerNorm:
+def norm_gain(gamma: FloatArray) -> FloatArray:
+    """Real value that LayerNorm gives for one unit of its normalised integers."""
+    # The hardware scales by a power of two in place of the channel count: gamma makes up for it.
+    rest = len(gamma) / 2 ** (len(gamma).bit_length() - 1)
+    return gamma * rest / 2.0**NORMALIZED_FRACTION_BITS
+
+
+def exact_steps(gain: FloatArray, beta: FloatArray, step: FloatArray) -> FloatArray:
+    """The steps from `step` upwards with which gain / step needs no rounding.
+
+    Beside outlier channels, whose gain is small, the common shift leaves few bits of gamma; an
+    error there would scale the whole channel. The next weights take up any step exactly.
+    """
+    one = 2.0 ** _norm_shift(gain / step, beta / step)
+    integers = np.floor(np.abs(gain) / step * one)
+    return np.where(integers > 0.0, np.abs(gain) * one / np.maximum(integers, 1.0), step)
+
+
+def _integer_norm(
+    gain: FloatArray, beta: FloatArray, result: Scale, constants: NormConstants
+) -> IntegerNorm:
     one = 2.0**constants.shift
     return IntegerNorm(
-        np.rint(gain * one).astype(np.int16), np.rint(beta * one).astype(np.int32), constants
+        np.rint(gain / result.step * one).astype(np.int16),
+        np.rint(beta / result.step * one).astype(np.int32),
+        constants,
     )
 
 

@@ -27,6 +27,7 @@ from .calibrate import FloatArray
 from .constants import (
     IntegerNorm,
     IntegerWeights,
+    Scale,
     accumulator_bound,
     epilogue,
     fixed_point,
@@ -38,7 +39,7 @@ from .constants import (
     score_epilogue,
 )
 from .forms import Form, branch, unsupported
-from .scales import Evidence, Scale, copy_name, int8_readers, patches_name
+from .scales import Evidence, copy_name, int8_readers, patches_name
 
 ACTIVATION_MAX = 2047.0  # what the activation's fixed-point format holds
 

@@ -35,6 +35,7 @@ from ..graph import (
 from ..numerics import INT8_MAX, INT16_MAX
 from ..preprocess import Float32Array
 from .calibrate import FloatArray, Statistics
+from .constants import Scale, exact_steps, norm_gain
 from .forms import Form, readers
 
 HEADROOM = 1.25  # of int16 values over what calibration showed
@@ -46,14 +47,6 @@ SMALLEST_RANGE = 2.0**-10
 LARGEST_GAIN = 4096.0
 # Below this, LayerNorm's eps in integer units would outgrow the variance's 56 bits.
 LARGEST_EPS_ROOT = 2.0**25
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Real value of one unit of each channel, and the integer that stands for real zero."""
-
-    step: FloatArray  # [channels]
-    offset: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +83,7 @@ def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
             case Form.RESIDUAL:
                 scales[node.name] = Scale(np.full(channels, residual))
                 if int8_readers(evidence, node.name):
-                    scales[copy_name(node.name)] = _folded(evidence, node, np.zeros(channels))
+                    scales[copy_name(node.name)] = _copy_scale(evidence, node.name, residual)
             case Form.OUTPUT:
                 step = HEADROOM * _positive(evidence.statistics[node.name].range) / INT16_MAX
                 scales[node.name] = Scale(np.full(channels, step))
@@ -136,17 +129,40 @@ def _patch_scale(node: PatchEmbed, images: Float32Array) -> Scale:
 
 
 def _int8_scale(evidence: Evidence, node: Node) -> Scale:
+    name, statistics = node.name, evidence.statistics[node.name]
+    feeds_products = _feeds_products(evidence, name)
     if isinstance(node, Activation):
-        return _lopsided(evidence, node.name)
-    uses = [use for use, _ in readers(evidence.graph, node.name)]
-    if all(isinstance(use, Linear | MeanPool) for use in uses):
-        return _folded(evidence, node, _smallest_step(node))
-    if _only_as(evidence, node.name, 2):
-        return _each_channel(evidence.statistics[node.name])
-    partner = _partner(evidence, node.name)
+        return _lopsided(evidence, name) if feeds_products else _one_step(statistics)
+    if feeds_products:
+        folded = _folded(evidence, name)
+        return _norm_scale(node, folded) if isinstance(node, LayerNorm) else folded
+    if _only_as(evidence, name, 2):
+        return _each_channel(statistics)
+    partner = _partner(evidence, name)
     if partner is not None:
-        return _balanced(evidence.statistics[node.name], evidence.statistics[partner])
-    return _one_step(evidence, node.name)
+        return _balanced(statistics, evidence.statistics[partner])
+    return _one_step(statistics)
+
+
+def _copy_scale(evidence: Evidence, name: str, residual_step: float) -> Scale:
+    if not _feeds_products(evidence, name):
+        return _one_step(evidence.statistics[name])
+    step = _folded(evidence, name).step
+    gain = np.full(len(step), residual_step)
+    return Scale(exact_steps(gain, np.zeros(len(step)), step))
+
+
+def _norm_scale(node: LayerNorm, scale: Scale) -> Scale:
+    """Close to `scale`, and such that LayerNorm's integers are accurate in every channel."""
+    gain, beta = norm_gain(node.gamma.astype(np.float64)), node.beta.astype(np.float64)
+    # One channel that hardly varies must not take the others' bits.
+    smallest = np.maximum(np.abs(node.gamma), np.abs(node.beta)) / LARGEST_GAIN
+    return Scale(exact_steps(gain, beta, np.maximum(scale.step, smallest)))
+
+
+def _feeds_products(evidence: Evidence, name: str) -> bool:
+    """Whether no attention reads the value as int8: its readers then undo scale and offset."""
+    return not any(isinstance(use, Attention) for use, _ in readers(evidence.graph, name))
 
 
 def _only_as(evidence: Evidence, name: str, position: int) -> bool:
@@ -174,14 +190,6 @@ def _partner(evidence: Evidence, name: str) -> str | None:
     return (key if name == query else query) if free and products else None
 
 
-def _smallest_step(node: Node) -> FloatArray:
-    """Bounds LayerNorm's integer gain, so that one odd channel cannot take the others' bits."""
-    if isinstance(node, LayerNorm):
-        largest: FloatArray = np.maximum(np.abs(node.gamma), np.abs(node.beta)).astype(np.float64)
-        return largest / LARGEST_GAIN
-    return np.zeros(1)
-
-
 def _ranges(statistics: Statistics) -> FloatArray:
     """The range of each channel; the fewer rows were seen, the less the channels may differ."""
     observed = statistics.channel_range
@@ -189,8 +197,7 @@ def _ranges(statistics: Statistics) -> FloatArray:
     return np.maximum(observed, largest * max(SMALLEST_RANGE, 1.0 / statistics.evidence**2))
 
 
-def _one_step(evidence: Evidence, name: str) -> Scale:
-    statistics = evidence.statistics[name]
+def _one_step(statistics: Statistics) -> Scale:
     step = np.full(len(statistics.low), _positive(statistics.range) / INT8_MAX)
     return _clipped(statistics, step, np.ones(len(step)))
 
@@ -231,29 +238,20 @@ def _spread(low: float, high: float) -> Scale:
     return Scale(np.array([step]), round(-INT8_MAX - low / step))
 
 
-def _folded(evidence: Evidence, node: Node, smallest: FloatArray) -> Scale:
+def _folded(evidence: Evidence, name: str) -> Scale:
     """A value that products read: the steps even out the channels as far as it pays."""
-    statistics = evidence.statistics[node.name]
-    importance = _importance(evidence, node.name)
+    statistics, importance = evidence.statistics[name], _importance(evidence, name)
+    weights = list(_weights(evidence, name))
     ranges = _ranges(statistics)
     largest = float(ranges.max())
-    candidates = [
-        np.maximum((ranges / largest) ** exponent * largest / INT8_MAX, smallest)
-        for exponent in EXPONENTS
-    ]
+    candidates = [(ranges / largest) ** exponent * largest / INT8_MAX for exponent in EXPONENTS]
     errors = [
         _rounding_error(statistics.sample, step) @ importance
-        + sum(
-            _weight_error(weight, step, statistics.mean_square)
-            for weight in _weights(evidence, node.name)
-        )
+        + sum(_weight_error(weight, step, statistics.mean_square) for weight in weights)
         for step in candidates
     ]
     best = candidates[int(np.argmin(errors))]
-    if not statistics.is_ample:
-        return Scale(best)
-    clipped = _clipped(statistics, best, importance)
-    return Scale(np.maximum(clipped.step, smallest))
+    return _clipped(statistics, best, importance) if statistics.is_ample else Scale(best)
 
 
 def _clipped(statistics: Statistics, step: FloatArray, importance: FloatArray) -> Scale:

@@ -1,15 +1,12 @@
-"""Vision Transformers as Graphs: the digits example and random ones."""
+"""Random Vision Transformers as Graphs, built without the importer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import numpy_helper
 from vitessera.codegen.graph import (
     Activation,
     Add,
@@ -26,8 +23,6 @@ from vitessera.codegen.graph import (
     SelectToken,
     TokenEmbed,
 )
-
-DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 
 Make = Callable[[str, tuple[int, ...]], FloatArray]
 
@@ -139,28 +134,3 @@ def random_images(graph: Graph, count: int, seed: int) -> npt.NDArray[np.float32
     shape = (count, image.channels, image.height, image.width)
     noise = generator.standard_normal(shape) + 2 * generator.standard_normal((*shape[:2], 1, 1))
     return (noise / 2).astype(np.float32)
-
-
-def digits_graph() -> Graph:
-    """The digits example, its parameters taken from the ONNX file by name."""
-    model = onnx.load(DIGITS / "vit_digits.onnx")
-    stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
-    # torch stores the matrices transposed where the exporter used MatMul; in order of use.
-    names = iter(
-        [n.input[1] for n in model.graph.node if n.op_type == "MatMul" and "val" in n.input[1]]
-    )
-    matrices: dict[str, FloatArray] = {}
-    for index in range(3):
-        for part in ("attn.qkv", "attn.proj", "mlp.0", "mlp.2"):
-            matrices[f"blocks.{index}.{part}.weight"] = stored[next(names)].T
-    parameters = {**stored, **matrices, "cls_token": stored["expand"]}
-
-    def make(name: str, shape: tuple[int, ...]) -> FloatArray:
-        for position, part in enumerate("qkv"):
-            if f"attn.{part}." in name:
-                fused = parameters[name.replace(f"attn.{part}.", "attn.qkv.")]
-                return np.split(fused, 3)[position].reshape(shape)
-        return parameters[name].reshape(shape)
-
-    shape = Shape((1, 8, 8), 2, 32, 2, 64, 3, 10)
-    return Builder(shape, make).build()

@@ -1,0 +1,246 @@
+"""The integer constants compute what the real-valued formulas say; seeds are in the test names."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from vitessera.codegen import numerics
+from vitessera.codegen.errors import UnsupportedModelError
+from vitessera.codegen.graph import Function, Image
+from vitessera.codegen.numerics import INT8_MAX, IntArray
+from vitessera.codegen.preprocess import patch_rows, patches
+from vitessera.codegen.quantgraph import PatchInput, Requantization, Value
+from vitessera.codegen.quantize.constants import (
+    Scale,
+    accumulator_bound,
+    epilogue,
+    exact_steps,
+    fixed_point,
+    integer_norm,
+    integer_weights,
+    mix_epilogue,
+    plain_norm,
+    pre_shift,
+)
+
+SEEDS = range(12)
+
+
+def first_step(accumulator: IntArray, constants: Requantization) -> IntArray:
+    return numerics.requantize(
+        accumulator,
+        constants.bias.astype(np.int64),
+        constants.multiplier.astype(np.int64),
+        constants.shift.astype(np.int64),
+        constants.pre_shift,
+    )
+
+
+def second_step(x: IntArray, constants: Requantization, limit: int) -> IntArray:
+    active = numerics.activate(x, constants.function)
+    scaled = numerics.rescale(active, constants.scale, constants.scale_shift)
+    return numerics.saturate(scaled + constants.offset, limit)
+
+
+# --- Fixed-point ratios --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fixed_point_is_accurate_and_normalised(seed: int) -> None:
+    ratio = 2.0 ** np.random.default_rng(seed).uniform(-47.9, 15.9, 1000)
+    found = fixed_point(ratio, "layer")
+    assert found.multiplier.min() >= 1 << 15
+    assert found.shift.max() <= 63
+    real = found.multiplier / 2.0 ** found.shift.astype(np.float64)
+    assert np.abs(real / ratio - 1).max() <= 2.0**-16
+
+
+@pytest.mark.parametrize("ratio", [0.0, 2.0**-49, 2.0**16, math.inf])
+def test_fixed_point_refuses_what_the_fields_cannot_hold(ratio: float) -> None:
+    with pytest.raises(UnsupportedModelError, match="layer: channel 1 has to be scaled by"):
+        fixed_point(np.array([1.0, ratio]), "layer")
+
+
+def test_just_below_a_power_of_two() -> None:
+    found = fixed_point(np.array([1.0 - 2.0**-40]), "layer")
+    assert (int(found.multiplier[0]), int(found.shift[0])) == (1 << 15, 15)
+
+
+# --- Products ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_product_is_within_one_unit_of_the_real_formula(seed: int) -> None:
+    """Over random int8 operands with a zero point and random scales: only rounding is left."""
+    generator = np.random.default_rng(seed)
+    width, out = int(generator.integers(1, 900)), 40
+    scale = Scale(generator.uniform(0.01, 0.1, width), int(generator.integers(-127, 128)))
+    real_weight = generator.standard_normal((out, width)) * generator.uniform(0.1, 9, (out, 1))
+    bias = generator.standard_normal(out) * 10
+    weights = integer_weights(real_weight, bias, scale, np.ones(width))
+    limit = int(generator.choice([INT8_MAX, numerics.INT16_MAX]))
+    operand = generator.integers(-INT8_MAX, INT8_MAX + 1, (200, width))
+    # The weights as they were rounded, so that the rest must follow exactly.
+    rounded = weights.weight * weights.unit[:, None]
+    real = (operand - scale.offset) @ rounded.T + bias
+    result = Scale(np.full(out, np.abs(real).max() / limit))
+    constants = epilogue(weights, result, None, "layer")
+    scaled = first_step(operand @ weights.weight.astype(np.int64).T, constants)
+    assert np.abs(second_step(scaled, constants, limit) - real / result.step).max() <= 1.0
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_weights_lose_at_most_half_a_step_unless_clipped(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    weight = generator.standard_normal((30, 70))
+    step = Scale(generator.uniform(0.01, 1.0, 70))
+    weights = integer_weights(weight, np.zeros(30), step, np.ones(70))
+    error = np.abs(weights.weight * weights.unit[:, None] / step.step - weight) * step.step
+    inside = np.abs(weights.weight) < INT8_MAX
+    assert (error / weights.unit[:, None])[inside].max() <= 0.5 + 1e-9
+
+
+def test_a_large_bias_on_tiny_weights_fits() -> None:
+    weights = integer_weights(
+        np.array([[1e-9, -1e-9], [1.0, 0.5]]), np.array([1e3, 0.0]), Scale(np.ones(2)), np.ones(2)
+    )
+    assert accumulator_bound(weights) < 2**24
+    assert weights.bias[0] * weights.unit[0] == pytest.approx(1e3, rel=1e-6)
+
+
+def test_pre_shift_is_zero_whenever_possible() -> None:
+    assert pre_shift(2**24 - 1, "layer") == 0
+    assert pre_shift(2**24, "layer") == 1
+    assert pre_shift(2**30, "layer") == 7
+    with pytest.raises(UnsupportedModelError, match="more than 32 bits"):
+        pre_shift(2**31, "layer")
+
+
+# --- Activation functions ------------------------------------------------------------------------
+
+
+def exact(function: Function, x: np.ndarray) -> np.ndarray:
+    match function:
+        case Function.RELU:
+            return np.maximum(x, 0.0)
+        case Function.GELU_ERF:
+            erf = np.vectorize(math.erf)
+            return 0.5 * x * (1.0 + erf(x / math.sqrt(2.0)))
+        case Function.GELU_TANH:
+            inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
+            return 0.5 * x * (1.0 + np.tanh(inner))
+
+
+@pytest.mark.parametrize("function", list(Function))
+@pytest.mark.parametrize("high", [0.5, 4.0, 20.0])
+def test_fused_activation_is_within_one_unit_everywhere(function: Function, high: float) -> None:
+    """Every fixed-point number up to |x| = 8, and a sample beyond, where GELU is ReLU."""
+    low = -0.18 if function is not Function.RELU else 0.0
+    step = (high - low) / 254
+    result = Scale(np.array([step]), round(-INT8_MAX - low / step))
+    weights = integer_weights(
+        np.array([[1.0]]), np.zeros(1), Scale(np.full(1, 127 * 2.0**-12)), np.ones(1)
+    )
+    constants = epilogue(weights, result, function, "layer")
+    near, far = np.arange(-(2**15), 2**15), np.arange(-(2**23), 2**23, 10007)
+    accumulator = np.concatenate([near, far])[:, None]
+    real = exact(function, accumulator * weights.unit)
+    wanted = np.clip(real / step + result.offset, -INT8_MAX, INT8_MAX)
+    found = second_step(first_step(accumulator, constants), constants, INT8_MAX)
+    assert np.abs(found - wanted).max() <= 1.0
+
+
+# --- Attention -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tokens", [2, 17, 197, 1370])
+@pytest.mark.parametrize("seed", range(3))
+def test_mix_is_within_one_unit_of_the_real_formula(tokens: int, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    value = generator.integers(-INT8_MAX, INT8_MAX + 1, (tokens, 24))
+    # From one dominant key to many equal ones.
+    sharpness = 2.0 ** generator.uniform(0, 6, (50, 1))
+    probability = np.rint(127 * generator.uniform(0, 1, (50, tokens)) ** sharpness).astype(np.int64)
+    probability[:, 0] = 127
+    total = probability.sum(axis=1, keepdims=True) << numerics.SUM_FRACTION_BITS
+    value_step = generator.uniform(0.01, 0.02, 24)
+    real = (probability @ value) / probability.sum(axis=1, keepdims=True) * value_step
+    result = Scale(np.abs(real).max(axis=0) / INT8_MAX)
+    bound = tokens * INT8_MAX**2
+    constants = mix_epilogue(Scale(value_step), result, bound, "attention")
+    mixed = first_step(probability @ value, constants)
+    mantissa, exponent = numerics.reciprocal(total)
+    found = numerics.rescale(mixed, mantissa, exponent + constants.scale_shift)
+    assert np.abs(found - real / result.step).max() <= 1.0
+
+
+# --- LayerNorm -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [3, 32, 48, 192, 384, 1024])
+@pytest.mark.parametrize("spread", [30.0, 3000.0])
+@pytest.mark.parametrize("seed", range(2))
+def test_layer_norm_is_within_one_unit(channels: int, spread: float, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    residual_step, eps = 0.002, 1e-5
+    x = np.clip(np.rint(generator.standard_normal((40, channels)) * spread + 100), -32767, 32767)
+    integers = x.astype(np.int64)
+    gamma, beta = generator.uniform(0.2, 2, channels), generator.standard_normal(channels)
+    real = x * residual_step
+    deviation = real - real.mean(axis=1, keepdims=True)
+    normal = deviation / np.sqrt(np.square(deviation).mean(axis=1, keepdims=True) + eps)
+    wanted = normal * gamma + beta
+    result = Scale(np.abs(wanted).max(axis=0) / INT8_MAX)
+    norm = integer_norm(gamma, beta, eps, residual_step, result)
+    found = numerics.layer_norm(
+        integers, norm.gamma.astype(np.int64), norm.beta.astype(np.int64), norm.constants
+    )
+    assert np.abs(found - wanted / result.step).max() <= 1.0
+
+
+@pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-6, 1e-4])
+def test_eps_counts_when_the_variance_is_small(eps: float) -> None:
+    x = np.array([[-3, 1, 2, 0, 0, 0, 0, 0]], np.int64)
+    real = x * 1e-3
+    wanted = real / np.sqrt(np.square(real).mean() + eps)
+    result = Scale(np.full(8, max(np.abs(wanted).max(), 1e-3) / INT8_MAX))
+    norm = integer_norm(np.ones(8), np.zeros(8), eps, 1e-3, result)
+    found = numerics.layer_norm(
+        x, norm.gamma.astype(np.int64), norm.beta.astype(np.int64), norm.constants
+    )
+    assert np.abs(found - wanted / result.step).max() <= 1.5
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_plain_copy_rounds_to_the_nearest(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    ranges = 2.0 ** generator.uniform(4, 15, 64)
+    x = np.trunc(generator.uniform(-1, 1, (100, 64)) * ranges).astype(np.int64)
+    ones = np.ones(64)
+    result = Scale(exact_steps(0.01 * ones, 0 * ones, 0.01 * ranges / INT8_MAX))
+    assert np.abs(result.step * INT8_MAX / (0.01 * ranges) - 1).max() < 0.1
+    norm = plain_norm(0.01, result)
+    found = numerics.layer_norm(
+        x, norm.gamma.astype(np.int64), norm.beta.astype(np.int64), norm.constants
+    )
+    assert np.abs(found - x * 0.01 / result.step).max() <= 0.5 + 1e-6
+
+
+# --- Patches -------------------------------------------------------------------------------------
+
+
+def test_patches_are_row_major_and_flattened_by_channel() -> None:
+    image = np.arange(2 * 5 * 6, dtype=np.float32).reshape(1, 2, 5, 6)
+    rows = patch_rows(image, 2, 3)[0]
+    assert rows.shape == (4, 12)
+    assert np.array_equal(rows[3], image[0, :, 2:4, 3:6].ravel())
+
+
+def test_patches_round_half_up_and_saturate() -> None:
+    assert Image("image", 1, 2, 2).channels == 1
+    value = Value(2, 4, 8, np.full(4, 0.5))
+    node = PatchInput("p", (), (), value, patch_height=2, patch_width=2, prefix=1)
+    image = np.array([[[0.25, -0.25], [1e30, -1e30]]], np.float32)
+    assert patches(node, image).tolist() == [[0, 0, 0, 0], [1, 0, 127, -127]]
