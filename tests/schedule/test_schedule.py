@@ -1,0 +1,227 @@
+"""Scheduled programs, run by the reference, against the matrix-level integer execution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from builders import ROOMY, Builder, Shape, config, images, value, vision_transformer
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.errors import CapacityError, UnsupportedModelError
+from vitessera.codegen.preprocess import patches
+from vitessera.codegen.program import load_program, parse_program, print_program, save_program
+from vitessera.codegen.quantexec import execute
+from vitessera.codegen.quantgraph import PatchInput, QuantGraph
+from vitessera.codegen.reference import Reference
+from vitessera.codegen.schedule import Tuning, schedule
+
+SIZES = [(4, 4, 4), (8, 4, 4), (8, 4, 8), (16, 4, 16)]
+
+
+def check(
+    graph: QuantGraph, hardware: HardwareConfig, tuning: Tuning | None = None, seed: int = 0
+) -> None:
+    """The program gives every value exactly, for two images."""
+    print(f"seed {seed}, {hardware}")
+    program = schedule(graph, hardware, tuning)
+    batch = images(np.random.default_rng(seed), graph, 2)
+    expected = execute(graph, batch, lanes=hardware.lanes)
+    source = next(node for node in graph if isinstance(node, PatchInput))
+    rows = np.stack([patches(source, image) for image in batch])
+    reference = Reference(program)
+    for name, integers in reference.values(rows[0]).items():
+        np.testing.assert_array_equal(integers, expected[name][0], err_msg=name)
+    outputs = reference.run(rows)
+    assert list(outputs) == [name for name, _ in graph.outputs]
+    for name, value_name in graph.outputs:
+        np.testing.assert_array_equal(outputs[name], expected[value_name])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("bus_bits", [64, 128])
+@pytest.mark.parametrize("tokens", [5, 17, 50])
+def test_random_transformers(size: tuple[int, int, int], bus_bits: int, tokens: int) -> None:
+    seed = tokens + bus_bits
+    graph = vision_transformer(np.random.default_rng(seed), Shape(tokens=tokens))
+    check(graph, config(*size, bus_bits), seed=seed)
+
+
+@pytest.mark.parametrize("size", [(4, 2, 2), (8, 8, 8), (16, 8, 8), (16, 2, 4)])
+def test_other_depths_and_lanes(size: tuple[int, int, int]) -> None:
+    check(vision_transformer(np.random.default_rng(3), Shape(blocks=1)), config(*size))
+
+
+@pytest.mark.parametrize("pool", ["token", "mean", "residual"])
+@pytest.mark.parametrize("size", SIZES)
+def test_pooling_and_several_outputs(pool: str, size: tuple[int, int, int]) -> None:
+    shape = Shape(blocks=1, classes=(10, 21), pool=pool, prefix=2)
+    check(vision_transformer(np.random.default_rng(5), shape), config(*size))
+
+
+def test_large_network() -> None:
+    shape = Shape(
+        tokens=197, channels=96, heads=3, hidden=192, blocks=1, classes=(1000,), patch=192
+    )
+    check(vision_transformer(np.random.default_rng(6), shape), config(8, 4, 8))
+
+
+@pytest.mark.parametrize("right_words", [150, 200, 400])
+def test_small_weight_memories_give_the_same_result(right_words: int) -> None:
+    graph = vision_transformer(np.random.default_rng(7), Shape(blocks=2))
+    hardware = config(8, 4, 8, right_words=right_words, parameter_words=16, left_words=160)
+    check(graph, hardware)
+
+
+def test_heads_of_whole_tiles() -> None:
+    check(
+        vision_transformer(np.random.default_rng(8), Shape(channels=32, heads=4)), config(8, 4, 8)
+    )
+
+
+def test_tuning_changes_instructions_but_not_results() -> None:
+    graph = vision_transformer(np.random.default_rng(9), Shape(tokens=50, blocks=1))
+    hardware = config(8, 4, 8)
+    counts = set()
+    for tuning in (Tuning(), Tuning(row_groups=1), Tuning(row_groups=7), Tuning(resident=True)):
+        check(graph, hardware, tuning)
+        counts.add(len(schedule(graph, hardware, tuning).instructions))
+    assert len(counts) > 2
+
+
+def test_selected_query_and_residual() -> None:
+    """The last block of one token only, whose row is not the first of its tile."""
+    build = Builder(np.random.default_rng(10))
+    source = build.patches(17, 8, 0)
+    x = build.product("embed", source, 24, residual=build.constant("c", 17, 24), bits=16)
+    normed = build.norm("norm", x)
+    token = build.select("token", normed, 11, 8)
+    query = build.product("q", token, 24)
+    key, values = build.product("k", normed, 24), build.product("v", normed, 24)
+    mixed = build.attention("attention", query, key, values, 2)
+    kept = build.select("kept", x, 11, 16)
+    added = build.product("added", mixed, 24, residual=kept, bits=16)
+    plain = build.norm("plain", added, plain=True)
+    logits = build.product("logits", plain, 5, bits=16)
+    for size in SIZES:
+        check(build.graph((logits, added)), config(*size))
+
+
+def test_one_value_in_several_places() -> None:
+    """Keys are also rows of a product and are pooled; a constant is read three times."""
+    build = Builder(np.random.default_rng(11))
+    source = build.patches(9, 8, 0)
+    constant = build.constant("c", 9, 12)
+    shared = build.product("shared", source, 12)
+    normed = build.norm("norm", constant)
+    mixed = build.attention("attention", shared, shared, normed, 1)
+    first = build.product("first", mixed, 12, residual=constant, bits=16)
+    second = build.product("second", normed, 12, residual=constant, bits=16)
+    pooled = build.pool("pool", normed, 2, bits=16)
+    pooled8 = build.pool("pool8", shared, 0)
+    logits = build.product("logits", pooled8, 5, bits=16)
+    for size in SIZES:
+        check(build.graph((first, pooled, second, logits, constant)), config(*size))
+
+
+def test_attention_heads_wider_than_their_values() -> None:
+    build = Builder(np.random.default_rng(12))
+    source = build.patches(10, 16, 0)
+    query, key = build.product("q", source, 24), build.product("k", source, 24)
+    values = build.product("v", source, 10)
+    mixed = build.attention("attention", query, key, values, 2)
+    logits = build.product("logits", mixed, 7, bits=16)
+    for size in SIZES:
+        check(build.graph((logits,)), config(*size))
+
+
+def test_saved_and_printed_programs_are_the_same(tmp_path: Path) -> None:
+    program = schedule(vision_transformer(np.random.default_rng(13), Shape()), config())
+    save_program(program, tmp_path)
+    assert load_program(tmp_path) == program
+    listing = parse_program(print_program(program))
+    assert (listing.instructions, listing.labels) == (program.instructions, program.labels)
+
+
+@pytest.mark.parametrize(
+    ("memory", "words", "named"),
+    [
+        ("left", 20, "does not fit the left memory"),
+        ("right", 60, r"The right memory|does not fit the right memory"),
+        ("probability", 11, "attention0/probabilities"),
+        ("residual", 32, "positions|embed"),
+        ("parameter", 4, "parameter memory"),
+        ("norm", 2, "norm memory"),
+        ("norm_buffer", 20, "the norm buffer has 20"),
+    ],
+)
+def test_too_small_memories_are_named(memory: str, words: int, named: str) -> None:
+    graph = vision_transformer(np.random.default_rng(14), Shape())
+    key = f"{memory}_words"
+    assert key in ROOMY
+    with pytest.raises(CapacityError, match=named) as error:
+        schedule(graph, config(**{key: words}))
+    assert f"Raise {key}" in error.value.remedy
+
+
+def overwritten(build: Builder, source: str) -> str:
+    x = build.product("x", source, 8, bits=16)
+    y = build.product("y", source, 8, residual=x, bits=16)
+    return build.product("z", build.norm("late", x), 8, residual=y, bits=16)
+
+
+def other_row(build: Builder, source: str) -> str:
+    x = build.product("x", source, 8, bits=16)
+    left, right = build.select("a", source, 1, 8), build.select("b", x, 2, 16)
+    return build.product("y", left, 8, residual=right, bits=16)
+
+
+def wrong_bits(build: Builder, source: str) -> str:
+    return build.product("y", build.product("x", source, 8, bits=16), 8, bits=16)
+
+
+def two_heads(build: Builder, source: str) -> str:
+    q = build.product("q", source, 24)
+    first = build.attention("one", q, q, q, 2)
+    return build.product("y", build.attention("two", first, q, q, 4), 8, bits=16)
+
+
+def norm_as_heads(build: Builder, source: str) -> str:
+    normed = build.norm("normed", build.product("x", source, 24, bits=16))
+    return build.product("y", build.attention("mixed", normed, normed, normed, 2), 8, bits=16)
+
+
+def selected_key(build: Builder, source: str) -> str:
+    key = build.select("key", build.product("k", source, 8), 1, 8)
+    return build.product("y", build.attention("mixed", source, key, key, 1), 8, bits=16)
+
+
+def transposed_patches(build: Builder, source: str) -> str:
+    return build.pool("pooled", source, 0, bits=16)
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (overwritten, "late reads x after y has added to it in place"),
+        (other_row, "y adds row 2 of b to row 1"),
+        (wrong_bits, "x is an int16 value, but is used as left operand"),
+        (two_heads, "read by two attentions with 2 and 4 heads"),
+        (norm_as_heads, "normed gives an attention's heads, .* but Norm cannot pad heads"),
+        (selected_key, "key selects a token of k as (transposed )?right operand"),
+        (transposed_patches, "patches patches are used as transposed right operand"),
+    ],
+)
+def test_unsupported_combinations_are_named(make: object, named: str) -> None:
+    assert callable(make)
+    build = Builder(np.random.default_rng(15))
+    output = make(build, build.patches(9, 8, 0))
+    with pytest.raises(UnsupportedModelError, match=named):
+        schedule(build.graph((output,)), config())
+
+
+def test_network_without_input_is_refused() -> None:
+    graph = vision_transformer(np.random.default_rng(16), Shape(blocks=0))
+    nodes = (PatchInput("more", (), (), value(3, 8, 8), 1, 1, 0), *graph.nodes)
+    with pytest.raises(UnsupportedModelError, match="2 inputs"):
+        schedule(QuantGraph(graph.image, nodes, graph.outputs), config())
