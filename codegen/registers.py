@@ -56,18 +56,18 @@ class State(IntEnum):
     RESET = 4  # the core is held in reset, so that every run starts from the same state
 
 
-class Event(IntEnum):
-    """Pulses from the core that the counters count; the value is the bit in the shell's input."""
+class Event(Enum):
+    """What the core tells the counters, cycle by cycle: the shell's inputs event_<name>."""
 
-    LOAD = 0  # busy cycles of each unit
-    COMPUTE = 1
-    EPILOGUE = 2
-    SOFTMAX = 3
-    NORM = 4
-    STORE = 5
-    LOAD_WAIT = 6  # load has a command and no data
-    COMPUTE_WORD = 7  # a pair of operand words enters the engine
-    INSTRUCTION = 8  # an instruction was dispatched
+    LOAD = "load takes a beat of data"
+    COMPUTE = "compute works"
+    EPILOGUE = "the epilogue works"
+    SOFTMAX = "softmax works"
+    NORM = "LayerNorm works"
+    STORE = "store sends a beat of data"
+    LOAD_WAIT = "load has asked for data and there is none"
+    COMPUTE_WORD = "a pair of operand words enters the engine"
+    INSTRUCTION = "an instruction is dispatched"
 
 
 class Access(Enum):
@@ -94,6 +94,10 @@ class BitField:
     low: int
     width: int
     doc: str
+
+    def extract(self, value: int) -> int:
+        """The field's bits of a register's value."""
+        return value >> self.low & ((1 << self.width) - 1)
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,6 @@ class Counter:
     counting: Counting
     doc: str
     event: Event | None = None
-
-    @property
-    def bit(self) -> int:
-        """The event's bit."""
-        assert self.event is not None
-        return int(self.event)
 
 
 CONTROL = Register(
