@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-
 from vitessera.codegen import hls
 from vitessera.codegen.config import HardwareConfig
 from vitessera.sim.kernel import check_kernel

@@ -3,10 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from runs import Run, Traffic, check, every_run, full_speed
-from words import words
-
 from vitessera.codegen import isa
 from vitessera.codegen.config import ADDRESS_BITS, HardwareConfig
+from words import words
 
 pytestmark = pytest.mark.kernel
 

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import pytest
 from runs import HALF_ROW, MAIN, SMALL
-from words import Struct, pack_array, words
-
 from vitessera.codegen import hls
 from vitessera.codegen.config import HardwareConfig
+from words import Struct, pack_array, words
 
 pytestmark = pytest.mark.kernel
 

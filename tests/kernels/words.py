@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-
 from vitessera.codegen.config import ADDRESS_BITS, HardwareConfig, Memory
 
 Integers = Iterable[int] | npt.NDArray[np.integer]
