@@ -11,16 +11,25 @@ import numpy.typing as npt
 from .. import isa
 from ..config import HardwareConfig, Memory
 
-Addresses = npt.NDArray[np.int64]
+# A range where possible: indexing with it copies nothing.
+Words = slice | npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Access:
-    """Words of one memory that an instruction reads or writes."""
+    """Words of one memory that an instruction reads or writes.
+
+    Attributes:
+        memory: which.
+        write: or read.
+        words: as an index; may hold a word more than once.
+        stop: past the highest word.
+    """
 
     memory: Memory
     write: bool
-    addresses: Addresses  # ascending, each once
+    words: Words
+    stop: int
 
 
 def accesses(instruction: isa.Instruction, config: HardwareConfig) -> tuple[Access, ...]:
@@ -102,18 +111,23 @@ def _norm(norm: isa.Norm, config: HardwareConfig) -> Iterator[Access]:
 
 
 def _read(memory: Memory, base: int, *levels: tuple[int, int]) -> Access:
-    return Access(memory, False, _nest(base, levels))
+    return Access(memory, False, *_nest(base, levels))
 
 
 def _write(memory: Memory, base: int, *levels: tuple[int, int]) -> Access:
-    return Access(memory, True, _nest(base, levels))
+    return Access(memory, True, *_nest(base, levels))
 
 
-def _nest(base: int, levels: tuple[tuple[int, int], ...]) -> Addresses:
-    """Addresses base + sum of index * stride over the loop nest."""
-    addresses = np.array([base], np.int64)
-    for count, stride in levels:
-        if stride:
-            steps = np.arange(count, dtype=np.int64) * stride
-            addresses = (addresses[:, None] + steps).reshape(-1)
-    return np.unique(addresses)
+def _nest(base: int, levels: tuple[tuple[int, int], ...]) -> tuple[Words, int]:
+    """The words base + sum of index * stride over the loop nest, and past the highest."""
+    moving = sorted((stride, count) for count, stride in levels if stride and count > 1)
+    stop = base + sum(stride * (count - 1) for stride, count in moving) + 1
+    run = 1  # consecutive words that the innermost levels make up
+    while moving and moving[0][0] == run:
+        run *= moving.pop(0)[1]
+    if not moving:
+        return slice(base, base + run), stop
+    words = base + np.arange(run, dtype=np.int64)
+    for stride, count in moving:
+        words = (np.arange(count, dtype=np.int64)[:, None] * stride + words).reshape(-1)
+    return words, stop

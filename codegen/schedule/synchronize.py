@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from .. import isa
 from ..config import HardwareConfig, Memory
-from .accesses import accesses
+from .accesses import Access, accesses
 
 Clock = npt.NDArray[np.int64]  # for each source, how many of its instructions are done
 
@@ -30,25 +30,26 @@ class LastAccesses:
         shapes = {memory: (len(isa.Source), config.words(memory)) for memory in Memory}
         self._reads = {memory: np.zeros(shape, np.int64) for memory, shape in shapes.items()}
         self._writes = {memory: np.zeros(shape, np.int64) for memory, shape in shapes.items()}
-        self._config = config
 
-    def conflicts(self, instruction: isa.Instruction) -> Clock:
+    def conflicts(self, instruction: isa.Instruction, touched: tuple[Access, ...]) -> Clock:
         """How far each source must have come before `instruction` may start."""
         needed = np.zeros(len(isa.Source), np.int64)
-        for access in accesses(instruction, self._config):
-            before = self._writes[access.memory][:, access.addresses].max(axis=1)
+        for access in touched:
+            before = self._writes[access.memory][:, access.words].max(axis=1)
             if access.write:
-                readers = self._reads[access.memory][:, access.addresses].max(axis=1)
+                readers = self._reads[access.memory][:, access.words].max(axis=1)
                 before = np.maximum(before, readers)
                 before[instruction.source] = 0  # one source's accesses keep their order
             needed = np.maximum(needed, before)
         return needed
 
-    def note(self, instruction: isa.Instruction, position: int) -> None:
+    def note(
+        self, instruction: isa.Instruction, touched: tuple[Access, ...], position: int
+    ) -> None:
         """Records what `instruction`, its source's `position`-th, touches."""
-        for access in accesses(instruction, self._config):
+        for access in touched:
             table = self._writes if access.write else self._reads
-            table[access.memory][instruction.source, access.addresses] = position
+            table[access.memory][instruction.source, access.words] = position
 
 
 def synchronize(
@@ -58,8 +59,9 @@ def synchronize(
     last = LastAccesses(config)
     plan = _Plan()
     for instruction in instructions:
-        plan.add(instruction, last.conflicts(instruction))
-        last.note(instruction, plan.done[instruction.source])
+        touched = accesses(instruction, config)
+        plan.add(instruction, last.conflicts(instruction, touched))
+        last.note(instruction, touched, plan.done[instruction.source])
     stores = np.zeros(len(isa.Source), np.int64)
     stores[isa.Source.STORE] = plan.done[isa.Source.STORE]
     plan.add(isa.End(), stores)

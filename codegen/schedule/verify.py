@@ -25,7 +25,7 @@ from .. import isa
 from ..assembler import print_instruction
 from ..config import HardwareConfig, Memory
 from ..errors import ProgramError
-from .accesses import accesses
+from .accesses import Access, accesses
 
 UNITS = len(isa.Unit)
 # A clock counts issued instructions of each unit, then completed ones of each source.
@@ -226,32 +226,29 @@ def _check_conflicts(
         own = np.arange(len(isa.Source)) == instruction.source
         touched = accesses(instruction, config)
         for access in touched:
-            if access.addresses[-1] >= config.words(access.memory):
+            if access.stop > config.words(access.memory):
                 raise _error(index, instruction, f"leaves the {access.memory.value} memory")
-            unsafe = writes[access.memory][:, access.addresses] > known
+            unsafe = writes[access.memory][:, access.words] > known
             if access.write:
-                unsafe |= reads[access.memory][:, access.addresses] > known
+                unsafe |= reads[access.memory][:, access.words] > known
                 unsafe[own] = False  # one source's accesses keep their order
             if unsafe.any():
-                raise _race(index, instruction, access.memory, unsafe, access.addresses)
+                raise _race(index, instruction, access, unsafe)
         position = int(events.done[index][UNITS + instruction.source])
         for access in touched:
             table = writes if access.write else reads
-            table[access.memory][instruction.source, access.addresses] = position
+            table[access.memory][instruction.source, access.words] = position
 
 
 def _race(
-    index: int,
-    instruction: isa.Instruction,
-    memory: Memory,
-    unsafe: npt.NDArray[np.bool_],
-    addresses: npt.NDArray[np.int64],
+    index: int, instruction: isa.Instruction, access: Access, unsafe: npt.NDArray[np.bool_]
 ) -> ProgramError:
-    source, word = (int(axis[0]) for axis in np.nonzero(unsafe))
+    source, nth = (int(axis[0]) for axis in np.nonzero(unsafe))
+    word = np.arange(access.stop)[access.words][nth]
     return _error(
         index,
         instruction,
-        f"races with {isa.Source(source).name.lower()} for {memory.value} word {addresses[word]}",
+        f"races with {isa.Source(source).name.lower()} for {access.memory.value} word {word}",
     )
 
 

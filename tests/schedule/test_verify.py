@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from builders import Shape, config, vision_transformer
 from vitessera.codegen import isa
+from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import ProgramError
 from vitessera.codegen.program import Program, parse_program
 from vitessera.codegen.schedule import schedule, verify
@@ -20,7 +21,9 @@ Instructions = list[isa.Instruction]
 def program() -> Program:
     shape = Shape(tokens=17, channels=32, heads=2, hidden=64, blocks=3, patch=4)
     # Small memories: words are used again and again.
-    hardware = config(8, 4, 8, right_words=200, parameter_words=20, left_words=100)
+    hardware = HardwareConfig(
+        tile=8, depth=4, lanes=8, right_words=200, parameter_words=20, left_words=100
+    )
     return schedule(vision_transformer(np.random.default_rng(20), shape), hardware)
 
 
