@@ -38,7 +38,8 @@ from .calibrate import FloatArray, Statistics
 from .constants import Scale, exact_steps, norm_gain
 from .forms import Form, readers
 
-HEADROOM = 1.25  # of int16 values over what calibration showed
+HEADROOM = 1.25  # of the residual stream over what calibration showed
+OUTPUT_HEADROOM = 2.0  # of results, which have bits to spare
 EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)  # 0: one scale; 1: each channel's range fills int8
 CLIPPING = tuple(0.92**i for i in range(16))  # share of the observed range, down to 0.29
 # Channels that stay this far below the largest share its scale: they could be dead.
@@ -70,8 +71,8 @@ def copy_name(name: str) -> str:
 
 def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
     """The scale of every value that has one, of the patches and of the int8 copies."""
-    graph, shapes = evidence.graph, evidence.graph.shapes()
-    residual = _residual_step(evidence)
+    graph, statistics = evidence.graph, evidence.statistics
+    shapes, residual = graph.shapes(), _residual_step(evidence)
     scales: dict[str, Scale] = {}
     for node in graph:
         channels = shapes[node.name][1]
@@ -85,7 +86,7 @@ def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
                 if int8_readers(evidence, node.name):
                     scales[copy_name(node.name)] = _copy_scale(evidence, node.name, residual)
             case Form.OUTPUT:
-                step = HEADROOM * _positive(evidence.statistics[node.name].range) / INT16_MAX
+                step = OUTPUT_HEADROOM * _positive(statistics[node.name].range) / INT16_MAX
                 scales[node.name] = Scale(np.full(channels, step))
             case Form.INT8 if isinstance(node, SelectToken):
                 scales[node.name] = scales[node.inputs[0]]

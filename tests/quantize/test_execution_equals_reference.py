@@ -1,0 +1,39 @@
+"""Matrix-level execution gives the numbers of the instruction-level reference, value by value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from random_vit import Shape, random_images, random_vit
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.graph import Function
+from vitessera.codegen.preprocess import patches
+from vitessera.codegen.quantexec import execute
+from vitessera.codegen.quantgraph import PatchInput
+from vitessera.codegen.quantize import quantize
+from vitessera.codegen.reference import Reference
+from vitessera.codegen.schedule import schedule
+
+
+@pytest.mark.parametrize("tile, depth, lanes", [(8, 4, 8), (4, 2, 4), (8, 2, 2)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        Shape(blocks=1),
+        Shape(blocks=1, pool="mean", prefix=0, function=Function.GELU_TANH),
+        Shape(blocks=1, pool="mean_first", prefix=5, function=Function.RELU),
+    ],
+    ids=["token", "mean", "mean_first"],
+)
+def test_values_are_equal(shape: Shape, tile: int, depth: int, lanes: int) -> None:
+    graph = random_vit(0, shape)
+    quantgraph = quantize(graph, random_images(graph, 8, seed=1))
+    (image,) = random_images(graph, 1, seed=2)
+    source = quantgraph.nodes[0]
+    assert isinstance(source, PatchInput)
+    config = HardwareConfig(tile=tile, depth=depth, lanes=lanes)
+    observed = Reference(schedule(quantgraph, config)).values(patches(source, image))
+    executed = execute(quantgraph, image[None], lanes)
+    assert len(observed) > 10
+    for name, integers in observed.items():
+        assert np.array_equal(executed[name][0], integers), name
