@@ -1,0 +1,111 @@
+"""An estimate of a program's cycles, without the RTL.
+
+Units run concurrently and in order, semaphores hold them back as in the accelerator; what an
+instruction takes is its number of words, tiles or beats plus a fixed latency. It tells whether a
+schedule overlaps what it should; the RTL tells the truth.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from dataclasses import dataclass
+
+from .. import isa
+from ..config import HardwareConfig, Memory
+from ..program import Program
+
+ISSUE_CYCLES = 4  # from semaphores taken to the first word
+LANDING_CYCLES = 40  # pipeline behind the last word, and the semaphore's way
+DRAM_CYCLES = 60  # first word of a burst
+NORM_PASSES = 2  # sums, then results
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Cycles of the whole program, the engine's busy cycles, and where it waited.
+
+    Attributes:
+        cycles: until END.
+        engine_cycles: in which the engine multiplies.
+        idle: layer → cycles that the engine waited before or within its instructions.
+    """
+
+    cycles: int
+    engine_cycles: int
+    idle: dict[str, int]
+
+    @property
+    def utilisation(self) -> float:
+        """Share of cycles in which the engine multiplies, padding included."""
+        return self.engine_cycles / self.cycles
+
+
+def estimate(program: Program) -> Timing:
+    """Times every instruction of `program`."""
+    clock = _Clock(program.config)
+    for instruction, label in zip(program.instructions, program.labels, strict=True):
+        clock.run(instruction, label)
+    return Timing(clock.end, clock.engine, dict(clock.idle))
+
+
+class _Clock:
+    """When units are free and semaphores raised."""
+
+    def __init__(self, config: HardwareConfig) -> None:
+        self.end = 0
+        self.engine = 0
+        self.idle: dict[str, int] = defaultdict(int)
+        self._config = config
+        self._free = dict.fromkeys(isa.Unit, 0)
+        self._raised: dict[tuple[isa.Source, isa.Unit], deque[int]] = defaultdict(deque)
+        self._pending: tuple[isa.Compute, str, int] | None = None
+
+    def run(self, instruction: isa.Instruction, label: str) -> None:
+        """Takes the next instruction in program order."""
+        start = self._start(instruction)
+        match instruction:
+            case isa.Compute():
+                self._pending = (instruction, label, start)
+            case isa.Epilogue():
+                self._tiles(instruction, start)
+            case isa.Load() | isa.Store():
+                memory = Memory.RESIDUAL
+                if isinstance(instruction, isa.Load):
+                    memory = Memory[isa.LoadTarget(instruction.target).name]
+                cycles = instruction.words * self._config.beats_per_word(memory)
+                self._finish(instruction, start + cycles, DRAM_CYCLES)
+            case isa.Norm():
+                beats = instruction.outer * instruction.inner * self._config.beats_per_tile
+                self._finish(instruction, start + NORM_PASSES * beats, LANDING_CYCLES)
+            case _:
+                self.end = start
+
+    def _start(self, instruction: isa.Instruction) -> int:
+        taken = [
+            self._raised[source, instruction.UNIT].popleft()
+            for source in isa.Source
+            if instruction.wait >> source & 1
+        ]
+        return max([self._free[instruction.UNIT], *taken]) + ISSUE_CYCLES * bool(taken)
+
+    def _finish(self, instruction: isa.Instruction, free: int, latency: int) -> None:
+        self._free[instruction.UNIT] = free
+        for unit in isa.Unit:
+            if instruction.signal >> unit & 1:
+                self._raised[instruction.source, unit].append(free + latency)
+
+    def _tiles(self, epilogue: isa.Epilogue, ready: int) -> None:
+        """A COMPUTE and its EPILOGUE, which drains one tile while the next is computed."""
+        assert self._pending is not None
+        compute, label, start = self._pending
+        tiles, drain = compute.outer * compute.inner, self._config.beats_per_tile
+        first = max(ready, start + compute.depth)
+        pace = max(compute.depth, drain)
+        busy = tiles * compute.depth
+        stop = max(start + busy, first + (tiles - 1) * pace - drain)
+        self.engine += busy
+        self.idle[label] += stop - self._free[isa.Unit.COMPUTE] - busy
+        self._finish(compute, stop, ISSUE_CYCLES)
+        last = max(stop + drain, first + tiles * drain)
+        self._finish(epilogue, last, LANDING_CYCLES)
+        self._pending = None
