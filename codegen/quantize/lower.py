@@ -205,12 +205,17 @@ class Lowering:
         gamma, beta = node.gamma.astype(np.float64), node.beta.astype(np.float64)
         step = self._residual_step(node.inputs[0])
         integers = integer_norm(gamma, beta, node.eps, step, self.scales[node.name])
-        return _norm_node(node.name, node.inputs, self._value(node.name), integers)
+        return self._norm_node(node.name, node.inputs[0], node.name, integers)
 
     def _copy(self, node: Node) -> q.Norm:
         name = copy_name(node.name)
         integers = plain_norm(self._residual_step(node.name), self.scales[name])
-        return _norm_node(name, (node.name,), self._value(name, of=node.name), integers)
+        return self._norm_node(name, node.name, node.name, integers)
+
+    def _norm_node(self, name: str, source: str, origin: str, integers: IntegerNorm) -> q.Norm:
+        value = self._value(name, of=origin)
+        gamma, beta, constants = integers.gamma, integers.beta, integers.constants
+        return q.Norm(name, (source,), (origin,), value, gamma, beta, constants)
 
     def _pool(self, node: MeanPool) -> q.Pool:
         operand = self._operand(node.inputs[0])
@@ -228,7 +233,3 @@ class Lowering:
         return q.Pool(
             node.name, (operand,), (node.name,), value, node.start, node.stop, requantization
         )
-
-
-def _norm_node(name: str, inputs: tuple[str, ...], value: q.Value, integers: IntegerNorm) -> q.Norm:
-    return q.Norm(name, inputs, (name,), value, integers.gamma, integers.beta, integers.constants)
