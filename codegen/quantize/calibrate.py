@@ -16,8 +16,7 @@ FloatArray = npt.NDArray[np.float64]
 
 ROWS_PER_BATCH = 2048  # tokens evaluated at once: bounds memory, all values of a batch are held
 SAMPLE_ROWS = 512  # kept of each value, for the scale search
-ENOUGH_EVIDENCE = 512  # rows that show each channel's range
-INDEPENDENT_TOKENS = 8  # of one image; its tokens resemble each other
+ENOUGH_EVIDENCE = 512  # independent rows that show each channel's range
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,13 @@ class Statistics:
     Attributes:
         low, high: least and greatest real value of each channel.
         sample: rows [up to about SAMPLE_ROWS, channels], drawn evenly from the images.
-        evidence: number of independent rows that was seen, roughly.
+        evidence: number of independent rows that were seen, roughly.
     """
 
     low: FloatArray
     high: FloatArray
     sample: FloatArray
-    evidence: int
+    evidence: float
 
     @property
     def range(self) -> float:
@@ -47,7 +46,7 @@ class Statistics:
         Of a class token each image shows one row only, and a few rows do not show a channel's
         range: widened as the extremes of normal numbers grow with their count.
         """
-        growth = _extreme(ENOUGH_EVIDENCE) / _extreme(min(max(self.evidence, 2), ENOUGH_EVIDENCE))
+        growth = _extreme(ENOUGH_EVIDENCE) / _extreme(min(max(self.evidence, 2.0), ENOUGH_EVIDENCE))
         margin = (self.high - self.low) / 2 * (growth - 1.0)
         return np.maximum(self.high, -self.low) + margin
 
@@ -63,40 +62,67 @@ class Statistics:
         return self.evidence >= ENOUGH_EVIDENCE
 
 
-def _extreme(rows: int) -> float:
+def _extreme(rows: float) -> float:
     """The magnitude that one of `rows` standard normal numbers reaches, roughly."""
     return NormalDist().inv_cdf(1.0 - 1.0 / (rows + 1))
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """What one batch of images shows of one value."""
+
+    low: FloatArray
+    high: FloatArray
+    sample: FloatArray
+    means: FloatArray  # [images, channels]
 
 
 def measure(graph: Graph, images: Float32Array, seed: int = 0) -> dict[str, Statistics]:
     """Runs `images` in float and gathers the statistics of every value."""
     generator = np.random.default_rng(seed)
-    tokens = max(rows for rows, _ in graph.shapes().values())
-    batch = max(1, ROWS_PER_BATCH // tokens)
+    tokens = {name: rows for name, (rows, _) in graph.shapes().items()}
+    batch = max(1, ROWS_PER_BATCH // max(tokens.values()))
     rows_per_image = -(-SAMPLE_ROWS // len(images))
-    gathered: dict[str, list[Statistics]] = {node.name: [] for node in graph}
+    gathered: dict[str, list[_Batch]] = {node.name: [] for node in graph}
     for start in range(0, len(images), batch):
         values = evaluate(graph, images[start : start + batch])
         for name, parts in gathered.items():
             parts.append(_of_batch(values[name], rows_per_image, generator))
-    return {name: _merged(parts) for name, parts in gathered.items()}
+    return {name: _merged(parts, tokens[name]) for name, parts in gathered.items()}
 
 
 def _of_batch(
     values: npt.NDArray[np.floating], rows_per_image: int, generator: np.random.Generator
-) -> Statistics:
+) -> _Batch:
     images, tokens, channels = values.shape
-    rows = values.reshape(-1, channels).astype(np.float64)
+    real = values.astype(np.float64)
+    rows = real.reshape(-1, channels)
     count = images * min(rows_per_image, tokens)
     picked = generator.choice(len(rows), count, replace=False)
-    evidence = images * min(tokens, INDEPENDENT_TOKENS)
-    return Statistics(rows.min(axis=0), rows.max(axis=0), rows[picked], evidence)
+    return _Batch(rows.min(axis=0), rows.max(axis=0), rows[picked], real.mean(axis=1))
 
 
-def _merged(parts: list[Statistics]) -> Statistics:
+def _merged(parts: list[_Batch], tokens: int) -> Statistics:
+    sample = np.concatenate([part.sample for part in parts])
+    means = np.concatenate([part.means for part in parts])
     return Statistics(
         low=np.min([part.low for part in parts], axis=0),
         high=np.max([part.high for part in parts], axis=0),
-        sample=np.concatenate([part.sample for part in parts]),
-        evidence=sum(part.evidence for part in parts),
+        sample=sample,
+        evidence=_independent_rows(sample, means, tokens),
     )
+
+
+def _independent_rows(sample: FloatArray, means: FloatArray, tokens: int) -> float:
+    """How many independent rows tell as much as these: tokens of an image resemble each other.
+
+    Kish's effective sample size, images * tokens / (1 + (tokens - 1) * correlation), where the
+    correlation is the share of the variance that lies between the images.
+    """
+    total = sample.var(axis=0)
+    alive = total > 0.0
+    if len(means) < 2 or not alive.any():
+        return float(len(means))
+    between = means.var(axis=0, ddof=1)[alive] / total[alive]
+    correlation = min(1.0, float(between.mean()))
+    return len(means) * tokens / (1.0 + (tokens - 1) * correlation)

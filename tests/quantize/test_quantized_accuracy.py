@@ -131,7 +131,7 @@ def test_blank_calibration_images_quantise() -> None:
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_few_calibration_images_degrade_gracefully(count: int) -> None:
-    least = {1: 0.9, 8: 0.98}[count]
+    least = {1: 0.98, 8: 0.995}[count]
     assert output_cosine(random_vit(1), calibration=count, count=32) > least
 
 
