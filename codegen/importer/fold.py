@@ -7,6 +7,7 @@ meaning is ONNX's own and needs no second implementation here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +17,10 @@ from onnx.reference import ReferenceEvaluator
 
 from .load import Array
 from .refusal import Refused
+
+# Their last input is a shape, or the numbers of repeats.
+SIZED_BY_INPUT = frozenset({"ConstantOfShape", "Expand", "Tile"})
+LARGEST_RESULT = 1 << 27
 
 # Without dynamic inputs, and yet not constants.
 RANDOM = frozenset(
@@ -39,6 +44,7 @@ def run_node(
         Refused: the node cannot be evaluated.
     """
     _check_pure(node)
+    _check_size(node, inputs)
     feeds = {
         name: value
         for name, value in zip(node.input, inputs, strict=True)
@@ -63,6 +69,18 @@ def _check_pure(node: onnx.NodeProto) -> None:
         raise Refused(
             f"{node.op_type} is control flow",
             "Export with dynamo=True, or write the model without data-dependent branches.",
+        )
+
+
+def _check_size(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> None:
+    """Refuses results that a few numbers in the file could make as large as they please."""
+    if node.op_type not in SIZED_BY_INPUT or any(array is None for array in inputs):
+        return
+    factors = [int(side) for side in np.ravel(np.asarray(inputs[-1])) if side > 1]
+    if math.prod(factors) > LARGEST_RESULT:
+        raise Refused(
+            f"its result has {math.prod(factors)} elements or more",
+            "Check the model in ONNX Runtime.",
         )
 
 

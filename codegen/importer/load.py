@@ -21,6 +21,9 @@ Array = npt.NDArray[np.generic]
 # The first version in which Squeeze, Softmax and Split mean what they mean today.
 OLDEST_OPSET = 13
 
+# 2,300 × 2,300 pixels in colour: far above any Vision Transformer, far below this machine's memory.
+LARGEST_IMAGE = 1 << 24
+
 
 @dataclass(frozen=True)
 class Source:
@@ -127,9 +130,19 @@ def _weights(graph: onnx.GraphProto) -> dict[str, Array]:
         )
     weights = {}
     for tensor in graph.initializer:
-        weights[tensor.name] = numpy_helper.to_array(tensor)
+        weights[tensor.name] = _array(tensor)
         check_finite(tensor.name, weights[tensor.name])
     return weights
+
+
+def _array(tensor: onnx.TensorProto) -> Array:
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelValueError(
+            f"Weight {tensor.name!r} of shape {list(tensor.dims)} cannot be read ({error}).",
+            "The file is damaged: copy it again, or export the model again.",
+        ) from error
 
 
 def check_finite(name: str, values: Array) -> None:
@@ -185,6 +198,11 @@ def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
                 f"Input {name!r}: the {axis} axis is dynamic ({label}).", remedy
             )
     channels, height, width = (side.dim_value for side in sides)
+    if channels * height * width > LARGEST_IMAGE:
+        raise UnsupportedModelError(
+            f"Input {name!r} is an image of {channels}×{height}×{width} values.",
+            f"Export for a smaller image, at most {LARGEST_IMAGE} values.",
+        )
     return Image(name, channels, height, width)
 
 

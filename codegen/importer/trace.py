@@ -7,6 +7,7 @@ everything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -197,8 +198,8 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
         )
     try:
         return handler(call)
-    except (ValueError, IndexError) as error:
-        # How numpy says that shapes contradict each other, which onnx.checker does not look at.
+    except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
+        # How numpy and Python say that shapes contradict each other; onnx.checker does not look.
         raise Refused(
             f"its operands do not fit together ({error})", "Check the model in ONNX Runtime."
         ) from error
@@ -219,9 +220,12 @@ def _opaque(source: Source, name: str, number: int, result: Trace) -> Tensor:
     shape = source.shapes.get(name)
     if not shape:
         return Unknown(source.names[number])
-    rows = int(np.prod(shape[:-1]))
+    rows = math.prod(shape[:-1])
     term = result.pool.intern(Opaque((), (rows, shape[-1]), (number,), name))
-    return whole(term, shape)
+    try:
+        return whole(term, shape)
+    except Refused:  # too large, which is the refused node's fault
+        return Unknown(source.names[number])
 
 
 def _trace_output(name: str, tensor: Tensor, result: Trace) -> None:

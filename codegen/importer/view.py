@@ -17,6 +17,9 @@ from .load import Array
 from .refusal import Refused
 from .term import Real, Term, TermPool
 
+# Half a gigabyte of element numbers. ViT-L at 384 pixels has scores of 5 million elements.
+LARGEST_TENSOR = 1 << 26
+
 Ids = npt.NDArray[np.int64]
 
 
@@ -36,8 +39,17 @@ class View:
 
 
 def whole(term: Term, shape: tuple[int, ...] | None = None) -> View:
-    """All of `term`, in order, as a tensor of `shape`."""
-    return View(term, np.arange(math.prod(term.shape)).reshape(shape or term.shape))
+    """All of `term`, in order, as a tensor of `shape`.
+
+    Raises:
+        Refused: it has too many elements to number them.
+    """
+    count = math.prod(term.shape)
+    if count > LARGEST_TENSOR:
+        raise Refused(
+            f"its result has {count} elements", f"At most {LARGEST_TENSOR}: use a smaller image."
+        )
+    return View(term, np.arange(count).reshape(shape or term.shape))
 
 
 def as_matrix(view: View, pool: TermPool, origin: tuple[int, ...]) -> Term:

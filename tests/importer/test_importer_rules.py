@@ -1,0 +1,250 @@
+"""Each rewriting rule by itself, on models written by hand, and the numbers still agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx_builder import (
+    DEPTH,
+    DIM,
+    HEADS,
+    HIDDEN,
+    IMAGE,
+    TOKENS,
+    Net,
+    Recipe,
+    build,
+    conv,
+    heads,
+    tokens_last,
+)
+from vitessera.codegen.graph import (
+    Activation,
+    Add,
+    Attention,
+    Graph,
+    LayerNorm,
+    Linear,
+    MeanPool,
+    Node,
+    SelectToken,
+    TokenEmbed,
+)
+from vitessera.codegen.importer import evaluate, import_model
+
+
+def imported(recipe: Recipe, folder: Path, net: Net | None = None) -> Graph:
+    """The graph, after checking it against ONNX Runtime."""
+    net, output = build(recipe, net)
+    path = net.save(folder / "model.onnx", output)
+    graph = import_model(path)
+    image = np.random.default_rng(1).standard_normal(IMAGE, dtype=np.float32)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, {"image": image})
+    (_, value) = graph.outputs[0]
+    found = evaluate(graph, image[0])[value]
+    np.testing.assert_allclose(found, wanted.reshape(found.shape), rtol=1e-4, atol=1e-4)
+    return graph
+
+
+def kinds(graph: Graph) -> list[type[Node]]:
+    return [type(node) for node in graph]
+
+
+def only(graph: Graph, kind: type[Node]) -> Node:
+    (node,) = (node for node in graph if isinstance(node, kind))
+    return node
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Graph:
+    return imported(Recipe(), tmp_path)
+
+
+def test_names_follow_the_operators(plain: Graph) -> None:
+    assert [node.name for node in plain] == [
+        *("patch_embed", "token_embed", "norm0", "query0", "key0", "value0", "attention0"),
+        *("linear0", "add0", "norm1", "linear1", "gelu0", "linear2", "add1", "mean_pool0", "head"),
+    ]
+    assert plain["head"].origin[0] == "head"
+    assert set(plain["attention0"].origin) >= {"mix", "softmax", "scores", "scale"}
+
+
+@pytest.mark.parametrize("values", [2.0, [[[0.5]]], np.linspace(1, 2, DIM)])
+def test_scale_rule_absorbs_into_the_linear_before(
+    plain: Graph, tmp_path: Path, values: object
+) -> None:
+    def residual(net: Net, x: str, y: str) -> str:
+        return net.op("Add", x, net.op("Mul", net.const(values), y))
+
+    graph = imported(Recipe(residual=residual), tmp_path)
+    assert kinds(graph) == kinds(plain)
+
+
+def test_scale_and_shift_rules_absorb_into_the_norm(plain: Graph, tmp_path: Path) -> None:
+    def norm(net: Net, x: str) -> str:
+        scaled = net.op("Mul", Net.norm(net, x), net.weight(DIM))
+        return net.op("Sub", net.weight(DIM), scaled)
+
+    assert kinds(imported(Recipe(norm=norm), tmp_path)) == kinds(plain)
+
+
+def test_dense_input_rule_absorbs_what_follows_an_activation(plain: Graph, tmp_path: Path) -> None:
+    def activation(net: Net, x: str) -> str:
+        scaled = net.op("Div", net.op("Gelu", x), net.weight(HIDDEN))
+        return net.op("Add", scaled, net.weight(HIDDEN))
+
+    assert kinds(imported(Recipe(activation=activation), tmp_path)) == kinds(plain)
+
+
+def test_channels_rule_follows_heads_wherever_they_lie(plain: Graph, tmp_path: Path) -> None:
+    def strided(net: Net, x: str) -> str:
+        split = net.op("Reshape", x, net.ints(1, TOKENS, DEPTH, HEADS))
+        return net.op("Transpose", split, perm=[0, 3, 1, 2])
+
+    recipe = Recipe(query=strided, key=heads, value=strided)
+    assert kinds(imported(recipe, tmp_path)) == kinds(plain)
+
+
+def test_image_rule_absorbs_normalisation(plain: Graph, tmp_path: Path) -> None:
+    def patches(net: Net, x: str) -> str:
+        centred = net.op("Sub", x, net.const([[[[0.4]], [[0.5]]]]))
+        return conv(net, net.op("Div", centred, net.const([[[[0.2]], [[0.3]]]])))
+
+    assert kinds(imported(Recipe(patches=patches), tmp_path)) == kinds(plain)
+
+
+def test_prefix_rule_takes_tokens_and_positions_in_any_order(tmp_path: Path) -> None:
+    def embedded(net: Net, x: str) -> str:
+        x = net.op("Add", x, net.weight(1, TOKENS - 2, DIM))
+        x = net.op("Concat", net.weight(1, 1, DIM), x, axis=1)
+        x = net.op("Concat", net.weight(1, 1, DIM), x, axis=-2)
+        return net.op("Add", net.weight(TOKENS, DIM), x)
+
+    def two_patches(net: Net, x: str) -> str:
+        x = net.op("Conv", x, net.weight(DIM, 2, 2, 4), strides=[2, 4])
+        return net.op("Reshape", x, net.ints(1, DIM, TOKENS - 2))
+
+    def arrange(net: Net, x: str) -> str:
+        return net.op("Transpose", x, perm=[0, 2, 1])
+
+    recipe = Recipe(patches=two_patches, arrange=arrange, embedded=embedded)
+    embed = only(imported(recipe, tmp_path), TokenEmbed)
+    assert isinstance(embed, TokenEmbed)
+    assert embed.prefix.shape == (2, DIM)
+    assert embed.positions.shape == (TOKENS, DIM)
+
+
+def test_mean_rule_reads_through_a_slice(tmp_path: Path) -> None:
+    def pool(net: Net, x: str) -> str:
+        kept = net.op("Slice", x, net.ints(1), net.ints(3), net.ints(1))
+        return net.op("ReduceMean", kept, net.ints(1), keepdims=0)
+
+    node = only(imported(Recipe(pool=pool), tmp_path), MeanPool)
+    assert isinstance(node, MeanPool)
+    assert (node.start, node.stop) == (1, 3)
+
+
+def test_select_reads_a_negative_index(tmp_path: Path) -> None:
+    def pool(net: Net, x: str) -> str:
+        return net.op("Gather", x, net.const(-1, np.int64), axis=1)
+
+    node = only(imported(Recipe(pool=pool), tmp_path), SelectToken)
+    assert isinstance(node, SelectToken)
+    assert node.index == TOKENS - 1
+
+
+def test_norm_rule_with_either_order_and_reciprocal_of_root(tmp_path: Path) -> None:
+    def norm(net: Net, x: str) -> str:
+        centred = net.op("Sub", x, net.op("ReduceMean", x, net.ints(2)))
+        variance = net.op("ReduceMean", net.op("Pow", centred, net.const(2.0)), net.ints(-1))
+        inverse = net.op("Reciprocal", net.op("Add", net.const(1e-3), variance))
+        return net.op("Mul", net.op("Sqrt", inverse), centred)
+
+    graph = imported(Recipe(norm=norm), tmp_path)
+    norms = [node for node in graph if isinstance(node, LayerNorm)]
+    assert [node.eps for node in norms] == [pytest.approx(1e-3)] * 2
+    assert all((node.gamma == 1).all() and not node.beta.any() for node in norms)
+
+
+def test_gelu_rule_sees_a_scaled_argument(tmp_path: Path) -> None:
+    """gelu(3·x): the factor is the argument's, not a wrong constant of GELU."""
+
+    def activation(net: Net, x: str) -> str:
+        tripled = net.op("Mul", x, net.const(3.0))
+        bent = net.op("Erf", net.op("Div", tripled, net.const(np.sqrt(2))))
+        doubled = net.op("Mul", tripled, net.op("Add", bent, net.const(1.0)))
+        return net.op("Mul", doubled, net.const(0.5))
+
+    graph = imported(Recipe(activation=activation), tmp_path)
+    assert isinstance(only(graph, Activation), Activation)
+
+
+def test_attention_rule_gathers_every_factor(tmp_path: Path) -> None:
+    def turned(net: Net, x: str) -> str:
+        return net.op("Transpose", net.op("Neg", x), perm=[0, 1, 3, 2])
+
+    def scores(net: Net, x: str) -> str:
+        masked = net.op("Add", x, net.const(np.zeros((TOKENS, TOKENS))))
+        return net.op("Div", net.op("Mul", masked, net.const(3.0)), net.const([-2.0]))
+
+    node = only(imported(Recipe(key_turned=turned, scores=scores), tmp_path), Attention)
+    assert isinstance(node, Attention)
+    assert node.scale == pytest.approx(1.5)
+
+
+def test_nodes_that_change_nothing(plain: Graph, tmp_path: Path) -> None:
+    def after(net: Net, x: str) -> str:
+        x = net.op("Dropout", net.op("Identity", x))
+        x = net.op("Cast", net.op("Mul", x, net.const(1.0)), to=1)
+        x = net.op("Reshape", x, net.op("Shape", x))
+        net.op("Sigmoid", x)  # nobody reads it
+        return net.op("Expand", x, net.ints(1, 1, 1))
+
+    assert kinds(imported(Recipe(after=after), tmp_path)) == kinds(plain)
+
+
+def test_two_heads_averaged_as_distilled_models_do(tmp_path: Path) -> None:
+    def finish(net: Net, x: str) -> str:
+        other = net.linear(x, 3, 3)
+        twice = net.linear(x, 3, 3)
+        return net.op("Div", net.op("Add", other, twice), net.const(2.0))
+
+    graph = imported(Recipe(finish=finish), tmp_path)
+    assert isinstance(graph.nodes[-1], Add)
+    assert sum(isinstance(node, Linear) for node in graph) == 9
+
+
+def test_gemm_with_its_factors(tmp_path: Path) -> None:
+    def finish(net: Net, x: str) -> str:
+        bias = net.weight(1, 5)
+        return net.op("Gemm", x, net.weight(5, 3), bias, alpha=2.0, beta=0.5, transB=1)
+
+    imported(Recipe(finish=finish), tmp_path)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_attention_operator(tmp_path: Path, flat: bool) -> None:
+    net = Net(opset=23)
+    x = tokens_last(net, conv(net, "image"))
+    operands = [net.linear(x, DIM, DIM) for _ in range(3)]
+    if flat:
+        mixed = net.op("Attention", *operands, q_num_heads=HEADS, kv_num_heads=HEADS, scale=0.3)
+    else:
+        mixed = net.op("Attention", *(heads(net, each) for each in operands), scale=0.3)
+        mixed = net.op("Transpose", mixed, perm=[0, 2, 1, 3])
+        mixed = net.op("Reshape", mixed, net.ints(1, TOKENS, DIM))
+    pooled = net.op("ReduceMean", net.linear(mixed, DIM, DIM), net.ints(1), keepdims=0)
+    path = net.save(tmp_path / "model.onnx", pooled)
+    graph = import_model(path)
+    node = only(graph, Attention)
+    assert isinstance(node, Attention)
+    assert (node.heads, node.scale) == (HEADS, pytest.approx(0.3))
+    image = np.random.default_rng(1).standard_normal(IMAGE, dtype=np.float32)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (wanted,) = session.run(None, {"image": image})
+    found = evaluate(graph, image[0])[graph.outputs[0][1]]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
