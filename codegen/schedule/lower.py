@@ -68,8 +68,8 @@ class Tuning:
             instruction; for benchmarks of the engine.
     """
 
-    row_groups: int = 4
-    first_chunks: int = 4
+    row_groups: int = 8
+    first_chunks: int = 3
     resident: bool = False
 
 

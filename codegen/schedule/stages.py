@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from ..config import Memory
-from ..isa import Instruction
+from ..isa import Compute, Instruction, Load
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,45 @@ class Stage:
 def pipeline(stages: Sequence[Stage]) -> tuple[Operation, ...]:
     """The operations of `stages` in program order."""
     segments = _segments(stages)
-    loads = [
-        sorted((load for stage in segment for load in stage.loads), key=lambda load: load.group)
-        for segment in segments
-    ]
-    order = list(loads[0]) if loads else []
-    for segment, ahead in zip(segments, [*loads[1:], []], strict=True):
-        order += ahead
-        order += [operation for stage in segment for operation in stage.body]
+    if not segments:
+        return ()
+    _interleave_first(segments[0])
+    order = _loads(segments[0])
+    for segment, following in zip(segments, [*segments[1:], []], strict=True):
+        body = [operation for stage in segment for operation in stage.body]
+        own = [index for index, entry in enumerate(body) if isinstance(entry.instruction, Load)]
+        ahead = own[-1] + 1 if own else 0  # the present segment's own loads go first
+        order += [*body[:ahead], *_loads(following), *body[ahead:]]
     return tuple(order)
+
+
+def _loads(segment: Sequence[Stage]) -> list[Operation]:
+    loads = [load for stage in segment for load in stage.loads]
+    return sorted(loads, key=lambda load: load.group)
+
+
+def _interleave_first(segment: list[Stage]) -> None:
+    """Puts the input's row groups between the computes that read them.
+
+    Dispatch is in order and stops at a full queue: behind the loads of the whole input, the first
+    COMPUTE would start late.
+    """
+    *others, anchor = segment
+    computes = [
+        index
+        for index, operation in enumerate(anchor.body)
+        if isinstance(operation.instruction, Compute)
+    ]
+    loads = _loads(segment)
+    groups = 1 + max((load.group for load in loads), default=0)
+    if not anchor.anchor or groups != len(computes) or any(stage.body for stage in others):
+        return
+    for stage in segment:
+        stage.loads = [load for load in stage.loads if load.group <= 0]
+    for group in range(groups - 1, 0, -1):
+        # One group ahead of the compute that reads it.
+        at = computes[group - 1]
+        anchor.body[at:at] = [load for load in loads if load.group == group]
 
 
 def _segments(stages: Sequence[Stage]) -> list[list[Stage]]:

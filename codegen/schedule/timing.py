@@ -16,6 +16,8 @@ from ..program import Program
 
 ISSUE_CYCLES = 4  # from semaphores taken to the first word
 LANDING_CYCLES = 40  # pipeline behind the last word, and the semaphore's way
+DISPATCH_CYCLES = 4  # a 256-bit instruction on a 64-bit bus
+QUEUE_DEPTH = 8  # instructions that a unit's queue holds; a full queue stops dispatch
 DRAM_CYCLES = 60  # first word of a burst
 NORM_PASSES = 2  # sums, then results
 
@@ -57,6 +59,10 @@ class _Clock:
         self.idle: dict[str, int] = defaultdict(int)
         self._config = config
         self._free = dict.fromkeys(isa.Unit, 0)
+        self._dispatched = 0
+        self._queues: dict[isa.Unit, deque[int]] = {
+            unit: deque([0] * QUEUE_DEPTH, QUEUE_DEPTH) for unit in isa.Unit
+        }
         self._raised: dict[tuple[isa.Source, isa.Unit], deque[int]] = defaultdict(deque)
         self._pending: tuple[isa.Compute, str, int] | None = None
 
@@ -86,7 +92,12 @@ class _Clock:
             for source in isa.Source
             if instruction.wait >> source & 1
         ]
-        return max([self._free[instruction.UNIT], *taken]) + ISSUE_CYCLES * bool(taken)
+        queue = self._queues[instruction.UNIT]
+        self._dispatched = max(self._dispatched + DISPATCH_CYCLES, queue[0])
+        free = max(self._free[instruction.UNIT], self._dispatched)
+        start = max([free, *taken]) + ISSUE_CYCLES * bool(taken)
+        queue.append(start)
+        return start
 
     def _finish(self, instruction: isa.Instruction, free: int, latency: int) -> None:
         self._free[instruction.UNIT] = free
