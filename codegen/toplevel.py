@@ -64,7 +64,7 @@ def links(config: HardwareConfig) -> tuple[Link, ...]:
         Link("axi_read_data.load_s", "load_fill.beat_r", 4),
         # Tags wait for the memories' words, which take three cycles.
         Link("operand_walk.operand_s", "left_operand.operand_r", 8),
-        Link("operand_walk.engine_s", "tile_engine.engine_r", 8),
+        Link("operand_walk.engine_s", "tile_engine.engine_r", 16),
         Link("left_operand.word_s", "tile_engine.left_r"),
         # The second set of accumulators: the engine goes on while a tile drains.
         Link("tile_engine.tile_s", "tile_drain.tile_r", 1),

@@ -23,8 +23,9 @@ module stream_ram #(
   output wire [READERS-1:0] word_vld,
   input wire [READERS-1:0] word_rdy
 );
-  // One read is under way while its word is written to the buffer and one while it leaves.
-  localparam BUFFER = 4;
+  // Three words are on their way in a stream at full speed; the rest evens out operands that take
+  // paths of different length.
+  localparam BUFFER = 8;
   localparam INDEX = WORDS > 1 ? $clog2(WORDS) : 1;
 
   reg [WIDTH-1:0] memory [0:WORDS-1];
@@ -74,7 +75,7 @@ module stream_ram #(
   genvar g;
   generate
     for (g = 0; g < READERS; g = g + 1) begin : reader
-      reg [2:0] room;
+      reg [3:0] room;
       assign has_room[g] = room != 0;
       always @(posedge clk)
         if (rst) room <= BUFFER;
