@@ -1,4 +1,4 @@
-"""The integer constants compute what the real-valued formulas say; seeds are in the test names."""
+"""The integer constants compute what the real-valued formulas say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from vitessera.codegen import numerics
 from vitessera.codegen.errors import UnsupportedModelError
-from vitessera.codegen.graph import Function, Image
+from vitessera.codegen.graph import Function
 from vitessera.codegen.numerics import INT8_MAX, IntArray
 from vitessera.codegen.preprocess import patch_rows, patches
 from vitessera.codegen.quantgraph import PatchInput, Requantization, Value
@@ -239,7 +239,6 @@ def test_patches_are_row_major_and_flattened_by_channel() -> None:
 
 
 def test_patches_round_half_up_and_saturate() -> None:
-    assert Image("image", 1, 2, 2).channels == 1
     value = Value(2, 4, 8, np.full(4, 0.5))
     node = PatchInput("p", (), (), value, patch_height=2, patch_width=2, prefix=1)
     image = np.array([[[0.25, -0.25], [1e30, -1e30]]], np.float32)
