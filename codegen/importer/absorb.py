@@ -192,10 +192,11 @@ def embed_rule(term: Term, pool: TermPool) -> Term | None:
     """Patches read by anything but Embed get an Embed without class token and positions."""
     if isinstance(term, Embed) or not any(isinstance(read, Patches) for read in term.inputs):
         return None
-    return pool.rebuilt(term, tuple(_embedded(read, pool) for read in term.inputs))
+    return pool.rebuilt(term, tuple(embedded(read, pool) for read in term.inputs))
 
 
-def _embedded(term: Term, pool: TermPool) -> Term:
+def embedded(term: Term, pool: TermPool) -> Term:
+    """Patches with an empty Embed around them; any other term as it is."""
     if not isinstance(term, Patches):
         return term
     none = np.zeros((0, term.shape[1]))

@@ -60,7 +60,7 @@ Unary = TypeVar("Unary", Erf, Tanh, Root, Reciprocal)
 
 
 def add(call: Call) -> Results:
-    """x + constant, or the sum of two results."""
+    """The sum with a constant, or of two results."""
     data, other = _ordered(call)
     if isinstance(other, Constant):
         return (_shifted(call, data, other.values),)
@@ -83,7 +83,7 @@ def subtract(call: Call) -> Results:
 
 
 def multiply(call: Call) -> Results:
-    """X * constant, or the product of two results."""
+    """The product with a constant, or of two results."""
     data, other = _ordered(call)
     if isinstance(other, Constant):
         return (_scaled(call, data, other.values),)
@@ -91,7 +91,7 @@ def multiply(call: Call) -> Results:
 
 
 def divide(call: Call) -> Results:
-    """X / constant, constant / x, or the quotient of two results."""
+    """The quotient with a constant on either side, or of two results."""
     left, right = call.operand(0), call.operand(1)
     if isinstance(right, Constant):
         if not np.all(right.values):
@@ -109,7 +109,7 @@ def negate(call: Call) -> Results:
 
 
 def power(call: Call) -> Results:
-    """X to a small constant power."""
+    """A small constant power."""
     exponent = call.constant(1, "exponent")
     assert exponent is not None
     view = call.view(0)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from .. import graph as g
+from ..errors import ModelValueError
 from .activations import argument_of, within_activation
 from .load import Source
 from .refusal import Refused, follows_from
@@ -191,6 +192,11 @@ KIND_LABELS: dict[type[Term], str] = {
 
 
 def _single(values: Real) -> g.FloatArray:
+    if np.any(np.abs(values) > np.finfo(np.float32).max):
+        raise ModelValueError(
+            "A weight overflows float32 once the constants around it are folded in.",
+            "Check the model for factors of absurd size.",
+        )
     return np.ascontiguousarray(values, dtype=np.float32)
 
 

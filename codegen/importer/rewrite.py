@@ -38,7 +38,7 @@ def rewrite(trace: Trace) -> tuple[Term, ...]:
     roots = tuple(root for _, root in trace.roots)
     for rules in PASSES:
         roots = _run_pass(roots, rules, trace)
-    return roots
+    return tuple(absorb.embedded(root, trace.pool) for root in roots)
 
 
 def _run_pass(roots: tuple[Term, ...], rules: Sequence[Rule], trace: Trace) -> tuple[Term, ...]:

@@ -226,6 +226,14 @@ def test_gemm_with_its_factors(tmp_path: Path) -> None:
     imported(Recipe(finish=finish), tmp_path)
 
 
+def test_patches_alone_get_an_empty_embedding(tmp_path: Path) -> None:
+    net = Net()
+    path = net.save(tmp_path / "model.onnx", tokens_last(net, conv(net, "image")))
+    graph = import_model(path)
+    assert [node.name for node in graph] == ["patch_embed", "token_embed"]
+    assert graph.outputs[0][1] == "token_embed"
+
+
 @pytest.mark.parametrize("flat", [False, True])
 def test_attention_operator(tmp_path: Path, flat: bool) -> None:
     net = Net(opset=23)
