@@ -26,11 +26,17 @@ class Dram:
     """
 
     def __init__(self, path: Path, size: int, base: int = 0x1000_0000) -> None:
-        """Makes the file with `size` zeros; nothing is granted yet."""
+        """Makes the file with `size` zeros, or takes an existing one of that size.
+
+        Nothing is granted yet.
+        """
         self.path = path
         self.base = base
-        self.content: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "w+", shape=(size,))
-        self._lines: list[str] = []
+        self.content: npt.NDArray[np.uint8] = np.memmap(
+            path, np.uint8, "r+" if path.is_file() else "w+", shape=(size,)
+        )
+        self._grants: list[str] = []
+        self._failures: list[str] = []
         self._top = base
         self._write_map()
 
@@ -56,22 +62,21 @@ class Dram:
     def grant(self, address: int, size: int, name: str, *, writable: bool = False) -> None:
         """Lets the accelerator read, and if `writable` write, `size` bytes from `address` on."""
         kind = "write" if writable else "read"
-        self._lines.append(f"{kind} 0x{address:x} 0x{address + size:x} {name}")
+        self._grants.append(f"{kind} 0x{address:x} 0x{address + size:x} {name}")
         self._write_map()
 
     def fail(self, address: int, size: int, response: str) -> None:
         """Makes `size` bytes from `address` on answer with `response`: "slverr" or "decerr"."""
-        self._lines.append(f"{response} 0x{address:x} 0x{address + size:x}")
+        self._failures.append(f"{response} 0x{address:x} 0x{address + size:x}")
         self._write_map()
 
-    def revoke_all(self) -> None:
-        """Forgets all grants and failures; allocation starts over."""
-        self._lines = []
-        self._top = self.base
+    def revoke_failures(self) -> None:
+        """Makes all addresses answer OKAY again."""
+        self._failures = []
         self._write_map()
 
     def _write_map(self) -> None:
         # Replaced in one step: the simulator may be reading.
         temporary = Path(f"{self.path}.map.new")
-        temporary.write_text("".join(f"{line}\n" for line in self._lines))
+        temporary.write_text("".join(f"{line}\n" for line in (*self._grants, *self._failures)))
         temporary.replace(f"{self.path}.map")

@@ -82,7 +82,7 @@ module dram #(
   int read_latency /* verilator public_flat_rw */ = 24;
   int write_latency /* verilator public_flat_rw */ = 12;
   int beats_per_16 /* verilator public_flat_rw */ = 32;
-  int violations /* verilator public_flat_rd */ = 0;
+  int violations /* verilator public_flat_rw */ = 0;  // so that a test can clear it
 
   assign violation = violations != 0;
 
