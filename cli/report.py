@@ -1,0 +1,55 @@
+"""`vitessera report`: what a compiled model takes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from vitessera.codegen.builddir import read_build
+
+from .simulate import RESULT_FILE
+
+
+DESCRIPTION = """\
+Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
+layer, once 'vitessera simulate' has measured them.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the sub-command."""
+    parser = subparsers.add_parser(
+        "report",
+        help="memory, instructions and cycles of a compiled model",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("directory", type=Path, metavar="DIR", help="a build directory")
+    parser.add_argument(
+        "--quantization", action="store_true", help="the quantisation error of every layer, too"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the report."""
+    from vitessera.codegen.report import report
+
+    build = read_build(args.directory)
+    cycles = measured_cycles(args.directory)
+    print(report(build.program, cycles).to_text())
+    if cycles is None:
+        print(f"\nCycles by layer: run 'vitessera simulate {args.directory}' to measure them.")
+    if args.quantization:
+        print(f"\n{build.reports['quantization.txt']}")
+    return 0
+
+
+def measured_cycles(folder: Path) -> dict[str, int] | None:
+    """Cycles by layer of the last simulation, if there was one."""
+    try:
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        return {str(name): int(count) for name, count in result["layer_cycles"].items()}
+    except (OSError, ValueError, KeyError):
+        return None

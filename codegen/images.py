@@ -1,0 +1,76 @@
+"""Image files: calibration sets and images to classify, from .npz and .npy."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import CalibrationError
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images as the model takes them, normalised: [n, channels, height, width].
+
+    Attributes:
+        images: float.
+        labels: class of each, when the file has them.
+    """
+
+    images: Array
+    labels: Array | None = None
+
+
+def load_images(path: Path, keys: tuple[str, ...] = ("images",)) -> ImageSet:
+    """Reads images from `path`.
+
+    Args:
+        path: a .npy file with one array, or a .npz file.
+        keys: names that the array may have in a .npz file, the preferred one first; a file with
+            a single array needs no name. An array `labels` is taken along with `images`.
+
+    Raises:
+        CalibrationError: the file is missing, damaged, or has no such array.
+    """
+    arrays = _read(path)
+    name = next((key for key in keys if key in arrays), None)
+    if name is None and len(arrays) == 1:
+        name = next(iter(arrays))
+    if name is None:
+        raise CalibrationError(
+            f"{path}: has no array {' or '.join(map(repr, keys))}, only {sorted(arrays)}.",
+            f"Save the images as numpy.savez(path, {keys[0]}=images).",
+        )
+    labels = arrays.get("labels") if name == "images" else None
+    if labels is not None and len(labels) != len(arrays[name]):
+        raise CalibrationError(
+            f"{path}: {len(labels)} labels for {len(arrays[name])} images.",
+            "Save one label for each image.",
+        )
+    return ImageSet(arrays[name], labels)
+
+
+def _read(path: Path) -> dict[str, Array]:
+    try:
+        # Opened here so that a damaged file is closed whatever numpy makes of it.
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, np.ndarray):
+                return {"images": content}
+            return {name: content[name] for name in content.files}
+    except OSError as error:
+        raise CalibrationError(
+            f"{path}: cannot be read ({error.strerror or error}).",
+            "Give an .npz or .npy file as numpy.savez or numpy.save writes it.",
+        ) from error
+    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise CalibrationError(
+            f"{path}: not a file of numpy arrays ({error}).",
+            "Give an .npz or .npy file as numpy.savez or numpy.save writes it.",
+        ) from error

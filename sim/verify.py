@@ -1,0 +1,156 @@
+"""Compares the RTL with the integer reference, image by image: what `vitessera simulate` does."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..codegen.builddir import Build
+from ..codegen.graph import Image
+from ..codegen.images import Array
+from ..codegen.isa import Compute, Unit
+from ..codegen.preprocess import check_images, integer_patches
+from ..codegen.program import Program, pack_input, unpack_outputs
+from ..codegen.reference import Reference
+from .accelerator import DramTiming, Progress, Simulation, simulate
+
+Outputs = dict[str, npt.NDArray[np.float64]]
+START = "start"  # the cycles before the first product
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What came of simulating some images.
+
+    Attributes:
+        mismatches: indices of the images whose outputs differ from the reference.
+        cycles: of each image.
+        counters: hardware counters of each image.
+        layer_cycles: cycles of the first image by layer: from the issue of each of its products to
+            the issue of the next; `start` is what comes before the first.
+        reference, rtl: outputs in real values by ONNX name, [images, tokens, channels].
+        seconds: of simulation.
+    """
+
+    mismatches: tuple[int, ...]
+    cycles: tuple[int, ...]
+    counters: tuple[dict[str, int], ...]
+    layer_cycles: dict[str, int]
+    reference: Outputs
+    rtl: Outputs
+    seconds: float
+
+    @property
+    def bit_exact(self) -> bool:
+        """Every output of every image equals the reference."""
+        return not self.mismatches
+
+    @property
+    def cycles_per_image(self) -> float:
+        """Mean over the images."""
+        return float(np.mean(self.cycles))
+
+    def mac_peak_share(self, program: Program) -> float:
+        """True MACs of the network over what the engine could have done in the cycles taken."""
+        macs = sum(layer.macs for layer in program.layers)
+        return macs / (self.cycles_per_image * program.config.macs)
+
+    def images_per_second(self, program: Program) -> float:
+        """At the configuration's clock."""
+        return program.config.clock_mhz * 1e6 / self.cycles_per_image
+
+
+def input_buffers(program: Program, images: Array) -> list[bytes]:
+    """The input buffer of each image.
+
+    Args:
+        program: what is to run.
+        images: float [n, channels, height, width].
+
+    Raises:
+        CalibrationError: the images have the wrong shape, dtype or values.
+    """
+    description = program.input
+    image = Image(description.name, *description.image)
+    scale = np.asarray(description.scale, np.float64)
+    return [
+        pack_input(program, integer_patches(each, description.patch, description.prefix, scale))
+        for each in check_images(images, image, "Images")
+    ]
+
+
+def verify(
+    build: Build,
+    images: Array,
+    *,
+    timing: DramTiming | None = None,
+    progress: Progress | None = None,
+    waves: Path | None = None,
+) -> Verification:
+    """Runs the images on the reference and on the RTL.
+
+    Args:
+        build: a compiled model.
+        images: float [n, channels, height, width].
+        timing: of the simulated DRAM.
+        progress: called with the number of images done.
+        waves: file for a waveform.
+
+    Raises:
+        CalibrationError: the images do not fit the model.
+        SimulationError: the RTL failed other than by a wrong result.
+        ToolError: the simulator cannot be built.
+    """
+    program = build.program
+    buffers = input_buffers(program, images)
+    reference = Reference(program)
+    expected = [reference.run_buffer(buffer) for buffer in buffers]
+    simulation = simulate(
+        program, build.rtl, buffers, timing=timing, progress=progress, waves=waves, trace=True
+    )
+    got = [run.output for run in simulation.runs]
+    outputs = [unpack_outputs(program, content) for content in (*expected, *got)]
+    real = [_dequantize(program, entry) for entry in outputs]
+    return Verification(
+        mismatches=tuple(i for i in range(len(got)) if not _equal(outputs, i, len(got))),
+        cycles=tuple(run.counters["CYCLES"] for run in simulation.runs),
+        counters=tuple(dict(run.counters) for run in simulation.runs),
+        layer_cycles=layer_cycles(program, simulation),
+        reference=_stack(real[: len(got)]),
+        rtl=_stack(real[len(got) :]),
+        seconds=simulation.seconds,
+    )
+
+
+def _equal(outputs: Sequence[dict[str, npt.NDArray[np.int16]]], index: int, count: int) -> bool:
+    want, got = outputs[index], outputs[count + index]
+    return all(np.array_equal(want[name], got[name]) for name in want)
+
+
+def _dequantize(program: Program, integers: dict[str, npt.NDArray[np.int16]]) -> Outputs:
+    return {output.name: output.dequantize(integers[output.name]) for output in program.outputs}
+
+
+def _stack(outputs: Sequence[Outputs]) -> Outputs:
+    return {name: np.stack([entry[name] for entry in outputs]) for name in outputs[0]}
+
+
+def layer_cycles(program: Program, simulation: Simulation) -> dict[str, int]:
+    """Cycles of the first run by layer; see Verification."""
+    names = [
+        label
+        for label, instruction in zip(program.labels, program.instructions, strict=True)
+        if isinstance(instruction, Compute)
+    ]
+    starts = [cycle for cycle, unit in simulation.issues if unit == Unit.COMPUTE][: len(names)]
+    end = next(cycle for cycle, unit in simulation.issues if unit == Unit.CONTROL)
+    cycles: dict[str, int] = defaultdict(int)
+    cycles[START] = simulation.runs[0].counters["CYCLES"] - (end - starts[0])
+    for name, start, following in zip(names, starts, [*starts[1:], end], strict=True):
+        cycles[name] += following - start
+    return dict(cycles)
