@@ -25,7 +25,7 @@ def test_report_counts_true_and_padded_work() -> None:
     }
     right = next(memory for memory in summary.memories if memory.memory == "right")
     assert (right.used, right.depth) == (3 * 4, 4096)
-    assert right.largest == (("result/weight[0]", 12),)
+    assert right.largest == (("result/weight[1]", 12),)
 
 
 def test_report_as_json_and_text() -> None:

@@ -1,8 +1,9 @@
 """The scheduler: from a quantised network to a program for one accelerator.
 
 In the order in which data passes through: `layout` (where matrices stand), `lower` (nodes to
-stages of operations), `stages` (their order), `memory` (addresses), `synchronize` (semaphores),
-`verify` (an independent proof). `product` makes benchmark programs of one product.
+stages of operations), `stages` (their order, and what streams), `memory` (addresses),
+`synchronize` (semaphores), `verify` (an independent proof). Aside: `product` makes benchmark
+programs of one product, `timing` estimates cycles.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from ..program import (
     StoredValue,
 )
 from ..quantgraph import QuantGraph
-from .lower import Budget, Lowered, Placement, Stored, Tuning, lower
-from .memory import Lifetime, Places, allocate, lifetimes, stream_budget
+from .lower import Lowered, Placement, Stored, Tuning, lower
+from .memory import Lifetime, Places, allocate, lifetimes, ring_words
 from .stages import Operation, pipeline
 from .synchronize import synchronize
 from .verify import verify
 
 __all__ = ["Tuning", "schedule", "verify"]
 
-_UNLIMITED = Budget(right=1 << 30, parameter=1 << 30)
+_UNLIMITED = dict.fromkeys(Memory, 1 << 30)
 
 
 def schedule(graph: QuantGraph, config: HardwareConfig, tuning: Tuning | None = None) -> Program:
@@ -43,12 +44,14 @@ def schedule(graph: QuantGraph, config: HardwareConfig, tuning: Tuning | None = 
         UnsupportedModelError: a combination of nodes that has no instructions.
     """
     tuning = tuning or Tuning()
-    rough = pipeline(lower(graph, config, tuning, _UNLIMITED).stages)
-    budget = stream_budget(rough, config, tuning.resident)
-    lowered = lower(graph, config, tuning, budget)
-    operations = pipeline(lowered.stages)
+    # What does not stream decides how much room is left for what does.
+    rough = pipeline(lower(graph, config, tuning, _UNLIMITED).stages, _UNLIMITED, config)
+    rings = ring_words(lifetimes(rough.operations), config)
+    lowered = lower(graph, config, tuning, rings)
+    ordered = pipeline(lowered.stages, rings, config)
+    operations = ordered.operations
     alive = lifetimes(operations)
-    places = allocate(alive, config)
+    places = allocate(alive, config, ordered.places)
     instructions = synchronize([_placed(operation, places) for operation in operations], config)
     verify(instructions, config)
     return Program(

@@ -6,14 +6,14 @@ their places and synchronize.py the instructions their semaphores.
 **Row groups.** Work on rows is cut into a few groups of row tiles, so that LayerNorm of one group
 runs beside the product of the next, and the next layer starts when its first group is there.
 
-**Column chunks.** A product's weights come through a double buffer in chunks of whole column
-tiles. Each chunk meets all row groups before the next one.
+**Column chunks.** A product's weights and parameters stream through rings (see stages.py) in chunks
+of whole column tiles. Each chunk meets all row groups before the next one.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,11 @@ from ..quantgraph import (
 from .layout import Channels, Grid, Place, channel_layouts, demands
 from .stages import Operation, Stage, Tensor
 
+# Beside the chunk in use, wherever it stands, a ring of three chunks has room for the next one.
+CHUNKS_IN_RING = 3
+
+Rings = Mapping[Memory, int]  # words for streamed tensors
+
 CODES: dict[Function | None, isa.ActivationCode] = {
     None: isa.ActivationCode.NONE,
     Function.GELU_ERF: isa.ActivationCode.GELU_ERF,
@@ -71,14 +76,6 @@ class Tuning:
     row_groups: int = 8
     first_chunks: int = 3
     resident: bool = False
-
-
-@dataclass(frozen=True)
-class Budget:
-    """Words that one column chunk may take: weights in right, parameters in parameter memory."""
-
-    right: int
-    parameter: int
 
 
 @dataclass(frozen=True)
@@ -152,33 +149,33 @@ def split(count: int, pieces: int) -> list[range]:
     return [range(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
-def lower(graph: QuantGraph, config: HardwareConfig, tuning: Tuning, budget: Budget) -> Lowered:
-    """The stages of `graph`.
+def lower(graph: QuantGraph, config: HardwareConfig, tuning: Tuning, rings: Rings) -> Lowered:
+    """The stages of `graph`; chunks are as large as `rings` allow.
 
     Raises:
         UnsupportedModelError: a combination of nodes that has no instructions.
         CapacityError: not even one column tile of a product fits.
     """
-    return _Lowering(graph, config, tuning, budget).run()
+    return _Lowering(graph, config, tuning, rings).run()
 
 
 class _Lowering:
     """Walks over the nodes and collects stages."""
 
     def __init__(
-        self, graph: QuantGraph, config: HardwareConfig, tuning: Tuning, budget: Budget
+        self, graph: QuantGraph, config: HardwareConfig, tuning: Tuning, rings: Rings
     ) -> None:
         self._graph = graph
         self._config = config
         self._tuning = tuning
-        self._budget = budget
+        self._rings = rings
         self._demands = demands(graph)
         self._channels = channel_layouts(graph, config)
         self._image = _Image(config)
         self._stages: list[Stage] = []
         self._placements: dict[tuple[str, Place], Placement] = {}
         self._overwritten: dict[tuple[str, Place], str] = {}  # and by which node
-        self._streams = {Memory.RIGHT: 0, Memory.PARAMETER: 0}
+        self._chunk_count = 0
         self._values: dict[str, Stored] = {}
         self._outputs: list[tuple[str, Placement, int]] = []
         self._copies = 0
@@ -343,13 +340,13 @@ class _Lowering:
         parameters = self._parameters(node.name, node.requantization, target.channels)
         chunks = self._chunks(node, target, steps)
         for columns in chunks:
-            tensor = self._stream(f"{node.name}/weight", Memory.RIGHT, len(columns) * steps)
+            tensor = self._streamed(f"{node.name}/weight", Memory.RIGHT, len(columns) * steps)
             start = offset + columns.start * steps * self._config.dram_bytes_per_word(Memory.RIGHT)
-            loads = [self._load_all(tensor, node.name, start)]
+            streams = [self._load_all(tensor, node.name, start)]
             body = self._product_chunk(
-                node, left, (tensor, steps), target, columns, (parameters, loads)
+                node, left, (tensor, steps), target, columns, (parameters, streams)
             )
-            self._stages.append(Stage(loads, body, anchor=True))
+            self._stages.append(Stage([], body, streams))
         self._define(node, place, target, self._stages[-1].body[-1])
 
     def _product_target(self, node: Product, place: Place, left: Placement) -> Placement:
@@ -395,31 +392,32 @@ class _Lowering:
         return self._image.add(f"{layer}/parameters", words, Memory.PARAMETER)
 
     def _chunks(self, node: QuantNode, target: Placement, steps: int) -> list[range]:
-        """Column tiles of `target` in chunks that fit the double buffers."""
+        """Column tiles of `target` in chunks that fit the rings."""
         columns = target.grid.column_tiles
-        fits = self._budget.parameter // self._config.beats_per_row
-        self._check_chunk(node, Memory.PARAMETER, self._config.beats_per_row, fits)
+        if self._tuning.resident:
+            return [range(columns)]
+        fits = self._tiles_that_fit(node, Memory.PARAMETER, self._config.beats_per_row)
         if steps:
-            fits = min(fits, self._budget.right // steps)
-            self._check_chunk(node, Memory.RIGHT, steps, fits)
+            fits = min(fits, self._tiles_that_fit(node, Memory.RIGHT, steps))
         first = isinstance(self._graph[node.inputs[0]], PatchInput)
-        at_least = self._tuning.first_chunks if first and not self._tuning.resident else 1
+        at_least = self._tuning.first_chunks if first else 1
         return split(columns, max(-(-columns // fits), at_least))
 
-    def _check_chunk(self, node: QuantNode, memory: Memory, words: int, fits: int) -> None:
-        if fits < 1:
-            budget = self._budget.right if memory is Memory.RIGHT else self._budget.parameter
+    def _tiles_that_fit(self, node: QuantNode, memory: Memory, words: int) -> int:
+        """Column tiles of `words` words each that a chunk may hold, at least one."""
+        ring = self._rings[memory]
+        if words > ring:
             raise CapacityError(
                 f"The {memory.value} memory has {self._config.words(memory)} words, of which "
-                f"{budget} are left for one half of the double buffer; one column tile of "
-                f"{node.name} takes {words}.",
-                f"Raise {memory.value}_words by at least {2 * (words - budget)}.",
+                f"{ring} are left for operands that stream; one column tile of {node.name} takes "
+                f"{words}.",
+                f"Raise {memory.value}_words by at least {words - ring}, better three times that.",
             )
+        return max(1, ring // CHUNKS_IN_RING // words)
 
-    def _stream(self, name: str, memory: Memory, words: int) -> Tensor:
-        turn = self._streams[memory]
-        self._streams[memory] += 1
-        return Tensor(f"{name}[{turn}]", memory, words, turn)
+    def _streamed(self, name: str, memory: Memory, words: int) -> Tensor:
+        self._chunk_count += 1
+        return Tensor(f"{name}[{self._chunk_count}]", memory, words, streamed=True)
 
     def _product_chunk(
         self,
@@ -438,14 +436,14 @@ class _Lowering:
             right: tensor of the right operand, words from one column tile to the next.
             target: where results go.
             columns: column tiles of the target.
-            parameters: first byte of the node's parameters in the weights buffer; the list that
-                their load is added to.
+            parameters: first byte of the node's parameters in the weights buffer; the stage's
+                streams, which their load is added to.
         """
         beats = self._config.beats_per_row
-        offset, loads = parameters
-        tensor = self._stream(f"{node.name}/parameters", Memory.PARAMETER, len(columns) * beats)
+        offset, streams = parameters
+        tensor = self._streamed(f"{node.name}/parameters", Memory.PARAMETER, len(columns) * beats)
         stride = self._config.dram_bytes_per_word(Memory.PARAMETER)
-        loads.append(self._load_all(tensor, node.name, offset + columns.start * beats * stride))
+        streams.append(self._load_all(tensor, node.name, offset + columns.start * beats * stride))
         body = []
         for rows in self._groups(left.grid):
             compute = isa.Compute(
@@ -455,7 +453,7 @@ class _Lowering:
                 left_base=left.word(rows.start),
                 left_outer=left.grid.row_stride,
                 left_step=1,
-                right_base=0 if right[0].stream is not None else columns.start * right[1],
+                right_base=0 if right[0].streamed else columns.start * right[1],
                 right_inner=right[1],
                 right_step=1,
             )
@@ -507,16 +505,16 @@ class _Lowering:
         parameters = self._parameters(node.name, node.requantization, target.channels)
         self._stages.append(Stage(loads=[self._load_all(tensor, node.name, offset)]))
         for columns in self._chunks(node, target, 0):
-            loads: list[Operation] = []
+            streams: list[Operation] = []
             body = self._product_chunk(
                 node,
                 left,
                 (right.tensor, right.grid.column_stride),
                 target,
                 columns,
-                (parameters, loads),
+                (parameters, streams),
             )
-            self._stages.append(Stage(loads, body, anchor=True))
+            self._stages.append(Stage([], body, streams))
         self._define(node, place, target, self._stages[-1].body[-1])
 
     def _select(self, node: SelectToken, place: Place) -> None:
@@ -546,13 +544,13 @@ class _Lowering:
             Memory.NORM,
         )
         words = source.grid.column_tiles * self._config.beats_per_row
-        tensor = Tensor(f"{node.name}/norm ({place.value})", Memory.NORM, words)
+        tensor = self._streamed(f"{node.name}/norm", Memory.NORM, words)
         load = self._load_all(tensor, node.name, offset)
         body = [
             self._norm_operation(node, source, target, tensor, rows)
             for rows in self._groups(source.grid)
         ]
-        self._place_norm(node, Stage([load], body))
+        self._place_norm(node, Stage([], body, [load]))
         self._define(node, place, target, body[-1])
 
     def _check_norm_buffer(self, node: Norm, column_tiles: int) -> None:
@@ -601,19 +599,24 @@ class _Lowering:
             for index, operation in enumerate(product.body)
             if operation.layer == node.inputs[0] and isinstance(operation.instruction, isa.Epilogue)
         ]
-        if len(epilogues) != len(stage.body) or not product.anchor:
+        if len(epilogues) != len(stage.body):
             self._stages.append(stage)
             return
-        product.loads += stage.loads
+        product.streams += stage.streams
         for index, operation in reversed(list(zip(epilogues, stage.body, strict=True))):
             product.body.insert(index + 1, operation)
 
     # --- Attention
 
     def _attention(self, node: Attention, place: Place) -> None:
-        stage = Stage()
         query = self._read(node.inputs[0], Place.LEFT_ROWS, node.name)
         target = self._new(node, place, query.grid.row_tiles * self._config.tile, query.row)
+        tile = self._config.tile
+        parameters = (
+            self._attention_parameters(node, "scores", node.scores, Channels(tile, 1, tile)),
+            self._attention_parameters(node, "mix", node.mix, self._channels[node.inputs[2]]),
+        )
+        (scores, _), (mix, _) = parameters
         heads = _Heads(
             node=node,
             config=self._config,
@@ -621,25 +624,22 @@ class _Lowering:
             key=self._read(node.inputs[1], Place.RIGHT_ROWS, node.name),
             value=self._read(node.inputs[2], Place.RIGHT_COLUMNS, node.name),
             target=target,
-            score_parameters=self._attention_parameters(node, "scores", node.scores, stage),
-            mix_parameters=self._attention_parameters(node, "mix", node.mix, stage),
+            score_parameters=scores,
+            mix_parameters=mix,
         )
         heads.check(self._graph)
-        stage.body = list(heads.operations(self._epilogue(node.mix, target, range(1), range(1))))
-        self._stages.append(stage)
-        self._define(node, place, target, stage.body[-1])
+        body = list(heads.operations(self._epilogue(node.mix, target, range(1), range(1))))
+        loads = [self._load_all(tensor, node.name, offset) for tensor, offset in parameters]
+        self._stages.append(Stage([], body, loads))
+        self._define(node, place, target, body[-1])
 
     def _attention_parameters(
-        self, node: Attention, name: str, step: Requantization, stage: Stage
-    ) -> Tensor:
-        scores = name == "scores"
-        tile = self._config.tile
-        channels = Channels(tile, 1, tile) if scores else self._channels[node.inputs[2]]
+        self, node: Attention, name: str, step: Requantization, channels: Channels
+    ) -> tuple[Tensor, int]:
+        """Tensor of one of an attention's requantisations, its first byte in the weights buffer."""
         offset = self._parameters(f"{node.name}/{name}", step, channels)
         words = channels.padded // self._config.lanes
-        tensor = Tensor(f"{node.name}/{name} parameters", Memory.PARAMETER, words)
-        stage.loads.append(self._load_all(tensor, node.name, offset))
-        return tensor
+        return self._streamed(f"{node.name}/{name}", Memory.PARAMETER, words), offset
 
     # --- Outputs
 

@@ -1,20 +1,18 @@
 """Tensors get their addresses.
 
 Each on-chip memory has two parts. Streamed tensors (weights and their parameters, chunk by chunk)
-alternate between the two ends of the low part: a double buffer without fragmentation. All others
-stand in the high part, each from the first operation that touches it to the last, at the lowest
-place that is free for so long.
+pass through the low part, a ring; see stages.py. All others stand in the high part, each from the
+first operation that touches it to the last, where it is free for so long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..config import HardwareConfig, Memory
 from ..errors import CapacityError
 from ..isa import Compute
-from .lower import Budget
 from .stages import Operation, Tensor
 
 
@@ -31,7 +29,7 @@ class Lifetime:
         return self.first <= other.last and other.first <= self.last
 
 
-Places = dict[Tensor, int]
+Places = Mapping[Tensor, int]
 
 
 def lifetimes(operations: Sequence[Operation]) -> list[Lifetime]:
@@ -45,57 +43,38 @@ def lifetimes(operations: Sequence[Operation]) -> list[Lifetime]:
     return [Lifetime(tensor, first, last) for tensor, (first, last) in seen.items()]
 
 
-def stream_budget(
-    operations: Sequence[Operation], config: HardwareConfig, resident: bool
-) -> Budget:
-    """How large column chunks may be, given what the other tensors take.
-
-    Args:
-        operations: lowered with any chunks; only the other tensors matter.
-        config: the accelerator.
-        resident: whether products stay in one piece, without a double buffer.
-    """
-    alive = lifetimes(operations)
-    halves = 1 if resident else 2
-    right, parameter = (
-        _stream_words(alive, memory, config) // halves
-        for memory in (Memory.RIGHT, Memory.PARAMETER)
-    )
-    return Budget(right, parameter)
-
-
-def allocate(alive: Sequence[Lifetime], config: HardwareConfig) -> Places:
-    """The first word of every tensor.
+def ring_words(alive: Sequence[Lifetime], config: HardwareConfig) -> dict[Memory, int]:
+    """The words of each memory that are left for streamed tensors.
 
     Raises:
-        CapacityError: a memory is too small; names the tensor and both depths.
+        CapacityError: not even the other tensors fit; names one and both depths.
     """
-    places: Places = {}
+    return {memory: _words_left(alive, memory, config) for memory in Memory}
+
+
+def allocate(alive: Sequence[Lifetime], config: HardwareConfig, streamed: Places) -> Places:
+    """The first word of every tensor, given those of the streamed ones.
+
+    Raises:
+        CapacityError: a memory is too small; names a tensor and both depths.
+    """
+    places = dict(streamed)
     for memory in Memory:
-        area = _stream_words(alive, memory, config)
+        left = _words_left(alive, memory, config)
         places |= {
             tensor: config.words(memory) - place - tensor.words
-            for tensor, place in _pack_resident(alive, memory).items()
+            for tensor, place in _pack(alive, memory).items()
         }
-        streamed = [life for life in alive if _streams_in(life, memory)]
-        places |= {life.tensor: _stream_place(life.tensor, area) for life in streamed}
-        _check_streams(streamed, places, area)
+        ends = [t.words + place for t, place in streamed.items() if t.memory is memory]
+        # Order depends on chunks only where nothing else does; so does what is left.
+        assert max(ends, default=0) <= left, f"streams reach into the rest of {memory.value}"
     return places
 
 
-def _streams_in(life: Lifetime, memory: Memory) -> bool:
-    return life.tensor.memory is memory and life.tensor.stream is not None
-
-
-def _stream_place(tensor: Tensor, area: int) -> int:
-    assert tensor.stream is not None
-    return area - tensor.words if tensor.stream % 2 else 0
-
-
-def _stream_words(alive: Sequence[Lifetime], memory: Memory, config: HardwareConfig) -> int:
+def _words_left(alive: Sequence[Lifetime], memory: Memory, config: HardwareConfig) -> int:
     """Words of `memory` that the tensors which are not streamed leave."""
     depth = config.words(memory)
-    places = _pack_resident(alive, memory)
+    places = _pack(alive, memory)
     highest = max(places, key=lambda tensor: places[tensor] + tensor.words, default=None)
     if highest is None:
         return depth
@@ -109,10 +88,10 @@ def _stream_words(alive: Sequence[Lifetime], memory: Memory, config: HardwareCon
     return depth - needed
 
 
-def _pack_resident(alive: Sequence[Lifetime], memory: Memory) -> Places:
+def _pack(alive: Sequence[Lifetime], memory: Memory) -> Places:
     """Places of the tensors of `memory` that are not streamed, from 0 up."""
     candidates = [
-        life for life in alive if life.tensor.memory is memory and life.tensor.stream is None
+        life for life in alive if life.tensor.memory is memory and not life.tensor.streamed
     ]
     orders: tuple[Callable[[Lifetime], tuple[int, ...]], ...] = (
         lambda life: (life.first,),
@@ -144,22 +123,3 @@ def _gap(taken: Iterable[tuple[int, int]], words: int) -> int:
             return place
         place = max(place, stop)
     return place
-
-
-def _check_streams(streamed: Sequence[Lifetime], places: Places, area: int) -> None:
-    for index, life in enumerate(streamed):
-        for other in streamed[index + 1 :]:
-            if other.first > life.last:
-                break
-            start = max(places[life.tensor], places[other.tensor])
-            stop = min(
-                places[life.tensor] + life.tensor.words, places[other.tensor] + other.tensor.words
-            )
-            if start < stop or places[life.tensor] < 0:
-                memory = life.tensor.memory.value
-                needed = life.tensor.words + other.tensor.words
-                raise CapacityError(
-                    f"{life.tensor.name} and {other.tensor.name} take {needed} words of the "
-                    f"{memory} memory at once, of which {area} are left for them.",
-                    f"Raise {memory}_words by at least {needed - area}.",
-                )

@@ -58,7 +58,9 @@ class Shape:
     classes: tuple[int, ...] = (10,)
     patch: int = 12  # channels of a patch
     prefix: int = 1
-    pool: str = "token"  # token, mean, or residual (selects before the last norm)
+    # token, mean, residual (selects before the last norm) or early (in the last block, as soon as
+    # attention is done: what the quantiser makes of class-token networks)
+    pool: str = "token"
 
 
 @dataclass
@@ -189,7 +191,7 @@ def vision_transformer(rng: np.random.Generator, shape: Shape) -> QuantGraph:
     x = build.constant("positions", shape.tokens, shape.channels)
     x = build.product("embed", patches, shape.channels, residual=x, bits=16)
     for index in range(shape.blocks):
-        x = _block(build, shape, x, str(index))
+        x = _block(build, shape, x, str(index), shape.pool == "early" and index + 1 == shape.blocks)
     if shape.pool == "residual":
         x = build.select("token", x, shape.prefix - 1, 16)
     x = build.norm("norm", x)
@@ -203,12 +205,15 @@ def vision_transformer(rng: np.random.Generator, shape: Shape) -> QuantGraph:
     return build.graph(tuple(heads))
 
 
-def _block(build: Builder, shape: Shape, x: str, suffix: str) -> str:
+def _block(build: Builder, shape: Shape, x: str, suffix: str, early: bool) -> str:
     normed = build.norm(f"norm_a{suffix}", x)
     query, key, values = (
         build.product(f"{name}{suffix}", normed, shape.channels) for name in ("q", "k", "v")
     )
     mixed = build.attention(f"attention{suffix}", query, key, values, shape.heads)
+    if early:
+        mixed = build.select("mixed.token", mixed, 0, 8)
+        x = build.select("x.token", x, 0, 16)
     x = build.product(f"project{suffix}", mixed, shape.channels, residual=x, bits=16)
     normed = build.norm(f"norm_b{suffix}", x)
     hidden = build.product(f"up{suffix}", normed, shape.hidden, function=Function.GELU_ERF)
