@@ -12,7 +12,6 @@ from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.images import load_images
 
-
 DESCRIPTION = """\
 Quantises a Vision Transformer, schedules it and generates the accelerator that runs it.
 

@@ -10,7 +10,6 @@ from vitessera.codegen.builddir import read_build
 
 from .simulate import RESULT_FILE
 
-
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
 layer, once 'vitessera simulate' has measured them.

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -115,19 +116,45 @@ def _verilate(design: Design, scratch: Path) -> None:
         sources.append(scratch / name)
         sources[-1].write_text(text)
     output = scratch / "build"
-    command = [*_verilator_command(design, output), *map(str, sources)]
-    compile_command = ["make", "-C", str(output), "-f", "Vtop.mk", f"VM_TRACE={int(design.waves)}"]
-    for step in (command, compile_command):
-        finished = subprocess.run(step, env=settings, capture_output=True, text=True, check=False)
-        if finished.returncode:
-            log = (finished.stdout + finished.stderr)[-3000:]
-            raise ToolError(
-                f"Building the simulation of {design.top} failed at {Path(step[0]).name}:\n{log}",
-                "See the message above; g++ 10 or newer and 2 GB of memory are needed.",
-            )
+    _step(design, settings, [*_verilator_command(design, output), *map(str, sources)])
+    runtime = _runtime_folder(design)
+    for compiled in runtime.glob("*.o"):
+        shutil.copy(compiled, output)
+    make = ["make", "-C", str(output), "-f", "Vtop.mk", f"VM_TRACE={int(design.waves)}"]
+    _step(design, settings, make)
+    _keep_runtime(output, runtime)
     for leftover in output.iterdir():
         if leftover.name != design.top:
             leftover.unlink()
+
+
+def _step(design: Design, settings: Mapping[str, str], command: list[str]) -> None:
+    finished = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        log = (finished.stdout + finished.stderr)[-3000:]
+        raise ToolError(
+            f"Building the simulation of {design.top} failed at {command[0]}:\n{log}",
+            "See the message above; g++ 10 or newer and 2 GB of memory are needed.",
+        )
+
+
+def _runtime_folder(design: Design) -> Path:
+    """Where Verilator's own runtime, compiled for such designs, is kept.
+
+    It takes longer to compile than a small design and is the same for all of them.
+    """
+    flags = [option for option in design.options if not option.startswith("-G")]
+    key = repr((version("verilator"), flags, design.waves, _ABI))
+    return cache_folder() / f"runtime-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+
+
+def _keep_runtime(output: Path, runtime: Path) -> None:
+    runtime.mkdir(parents=True, exist_ok=True)
+    for compiled in output.glob("verilated*.o"):
+        if not (runtime / compiled.name).is_file():
+            staged = runtime / f"{compiled.name}.{os.getpid()}"
+            shutil.copy(compiled, staged)
+            staged.replace(runtime / compiled.name)
 
 
 def _verilator_command(design: Design, output: Path) -> list[str]:

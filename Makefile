@@ -1,0 +1,65 @@
+# Everything sets itself up in .venv; nothing needs to be installed but the system tools below.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+JOBS := $(shell nproc 2>/dev/null || echo 2)
+TYPED := build/typed/vitessera
+
+.PHONY: demo test check bench docs lint types clean help tools
+
+help:
+	@echo "make demo    the digits model from ONNX to verified RTL"
+	@echo "make test    all tests"
+	@echo "make check   lint, types and the tests that need no simulator (under a minute)"
+	@echo "make bench   products and the digits image, in RTL cycles"
+	@echo "make docs    docs/registers.md and docs/isa.md from their definitions"
+
+demo: $(VENV)/sim
+	$(BIN)/python examples/digits/demo.py
+
+test: $(VENV)/dev
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+check: lint types $(VENV)/dev
+	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export" -q
+
+bench: $(VENV)/sim
+	$(BIN)/python -m vitessera.sim.bench
+
+docs: $(VENV)/sim
+	$(BIN)/python -m vitessera.codegen.docs
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not follow an editable install's mapping of folders to packages: links do.
+types: $(VENV)/dev
+	@mkdir -p $(TYPED)
+	@for folder in cli codegen hls host sim; do ln -sfn ../../../$$folder $(TYPED)/$$folder; done
+	$(BIN)/mypy
+
+# --- Set-up: one environment; `sim` for running, `dev` for everything.
+
+$(VENV)/base: | tools
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "vitessera needs Python 3.10 or newer; set PYTHON=python3.x"; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "Python's venv module is missing. Run: apt-get install python3-venv"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/sim: pyproject.toml | $(VENV)/base
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sim]'
+	@touch $@
+
+$(VENV)/dev: pyproject.toml | $(VENV)/base
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@ $(VENV)/sim
+
+tools:
+	@for tool in g++ perl $(PYTHON); do command -v $$tool > /dev/null || \
+	  { echo "$$tool is not installed. Run: apt-get install $$tool"; exit 2; }; done
+
+clean:
+	rm -rf build $(VENV)
