@@ -19,6 +19,7 @@ from cocotb.triggers import ClockCycles, First, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
 from vitessera.codegen import registers
 from vitessera.codegen.config import HardwareConfig, Memory
+from vitessera.codegen.hls import MAX_BURST
 from vitessera.codegen.isa import End, Instruction, Load, LoadTarget, Region, Source, Store, Unit
 from vitessera.codegen.registers import HardwareError, State
 from vitessera.sim.dram import Dram
@@ -424,14 +425,30 @@ async def soft_reset(host: Host) -> None:
     await host.write("SOFT_RESET", 1)
 
 
-async def abort_at(host: Host, cycles: int, abort: Callable[[Host], Any]) -> None:
-    """A long run, cut off after so many cycles."""
-    words = 800
-    content = random.Random(cycles).randbytes(words * WORD_BYTES)
-    await host.prepare(copy_program(words // 4, 4), content)
+ABORTED_PIECES = 4
+ABORTED_WORDS = 1024
+BURST_WORDS = MAX_BURST * BUS_BYTES // WORD_BYTES
+
+
+async def abort_at(host: Host, cycles: int, abort: Callable[[Host], Any]) -> bytes:
+    """A long run, cut off after so many cycles; its input."""
+    content = random.Random(cycles).randbytes(ABORTED_WORDS * WORD_BYTES)
+    await host.prepare(copy_program(ABORTED_WORDS // ABORTED_PIECES, ABORTED_PIECES), content)
     await host.start()
     await ClockCycles(host.dut.aclk, cycles)
     await abort(host)
+    return content
+
+
+def burst_was_cut(host: Host, content: bytes) -> bool:
+    """True when an aborted run wrote part of a burst; each word is written right or not at all."""
+    output, wanted = host.get("OUTPUT", len(content)), stored(content)
+    words = range(0, len(content), WORD_BYTES)
+    right = [output[i : i + WORD_BYTES] == wanted[i : i + WORD_BYTES] for i in words]
+    empty = [output[i : i + WORD_BYTES] == bytes(WORD_BYTES) for i in words]
+    assert all(a or b for a, b in zip(right, empty, strict=True)), "an abort wrote garbage"
+    bursts = (right[i : i + BURST_WORDS] for i in range(0, len(right), BURST_WORDS))
+    return any(any(burst) and not all(burst) for burst in bursts)
 
 
 @cocotb.test()
@@ -439,11 +456,14 @@ async def soft_reset_in_mid_burst(dut: Any) -> None:  # noqa: ANN401
     """At any moment: the bus comes to rest by its rules, the next run is right."""
     host = await powered_on(dut)
     dut.dram.beats_per_16.value = 12
-    for cycles in [*range(0, 60, 7), *range(60, 1200, 67)]:
-        await abort_at(host, cycles, soft_reset)
+    cut = 0
+    for cycles in [*range(0, 60, 7), *range(60, 1500, 67)]:
+        content = await abort_at(host, cycles, soft_reset)
         assert await host.finish() is HardwareError.ABORTED
+        cut += burst_was_cut(host, content)
         assert await host.read("SOFT_RESET") == 0
         assert dut.violation.value == 0, f"soft reset after {cycles} cycles broke a bus rule"
+    assert cut, "no abort came in the middle of a write burst: the test shows too little"
     await host.good_run()
 
 
@@ -453,8 +473,9 @@ async def soft_reset_with_stalls(dut: Any) -> None:  # noqa: ANN401
     host = await powered_on(dut, use_dram=False)
     pause_everything(host, 2)
     for cycles in range(20, 1500, 190):
-        await abort_at(host, cycles, soft_reset)
+        content = await abort_at(host, cycles, soft_reset)
         assert await host.finish() is HardwareError.ABORTED
+        burst_was_cut(host, content)
         await host.good_run(10, 2, cycles)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from shell_bench import CONFIGS, DRAM_BYTES
-from vitessera.codegen import toplevel
+from vitessera.codegen import registers, toplevel
 from vitessera.sim import verilator
 from vitessera.sim.dram import Dram, dram_sources
 
@@ -30,7 +30,6 @@ def test_shell(name: str, tmp_path: Path) -> None:
 
 
 def test_register_names_and_offsets_are_unique() -> None:
-    from vitessera.codegen.registers import REGISTERS
-
-    assert len({entry.name for entry in REGISTERS}) == len(REGISTERS)
-    assert len({entry.offset for entry in REGISTERS}) == len(REGISTERS)
+    entries = registers.REGISTERS
+    assert len({entry.name for entry in entries}) == len(entries)
+    assert len({entry.offset for entry in entries}) == len(entries)
