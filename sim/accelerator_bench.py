@@ -121,7 +121,9 @@ class Host:
 
     async def counters(self) -> dict[str, int]:
         """The performance counters of the last run."""
-        return {counter.name: await self.registers.read(counter.name) for counter in registers.COUNTERS}
+        return {
+            counter.name: await self.registers.read(counter.name) for counter in registers.COUNTERS
+        }
 
 
 _STATE_REGISTERS = ("STATUS", *(counter.name for counter in registers.COUNTERS))

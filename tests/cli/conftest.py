@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from command_line import DIGITS, Command, Outcome
+from vitessera.cli.main import main
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command line in this process."""
+
+    def run(*arguments: object) -> Outcome:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # argparse: --help, or a wrong argument
+            code = int(stop.code or 0)
+        printed = capsys.readouterr()
+        return Outcome(code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def digits_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The digits model, compiled once."""
+    folder = tmp_path_factory.mktemp("digits") / "build"
+    arguments = ["compile", str(DIGITS / "vit_digits.onnx"), "-o", str(folder)]
+    assert main([*arguments, "--calibration", str(DIGITS / "digits.npz")]) == 0
+    return folder

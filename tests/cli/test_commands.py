@@ -1,0 +1,89 @@
+"""The commands on the digits model, short of simulation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import DIGITS, Command
+from vitessera.codegen import isa
+from vitessera.codegen.assembler import parse_program
+from vitessera.codegen.builddir import read_build
+
+COMMANDS = ("inspect", "compile", "simulate", "report")
+
+
+def test_help_names_every_command(command: Command) -> None:
+    outcome = command("--help")
+    assert outcome.code == 0
+    assert all(name in outcome.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_a_command_explains_itself(command: Command, name: str) -> None:
+    outcome = command(name, "--help")
+    assert outcome.code == 0
+    assert len(outcome.output.splitlines()) > 6
+
+
+def test_build_directory_is_self_contained(digits_build: Path) -> None:
+    build = read_build(digits_build)
+    manifest = json.loads((digits_build / "manifest.json").read_text())
+    on_disk = {str(p.relative_to(digits_build)) for p in digits_build.rglob("*") if p.is_file()}
+    assert on_disk == {*manifest["files"], "manifest.json"}
+    assert {"accelerator.v", "core.v", "shell.v", "tile_engine.v"} <= set(build.rtl.files)
+    assert {"config.x", "isa.x", "tile_engine.x"} <= set(build.sources)
+    assert f"{build.rtl.design_hash & 0xFFFFFFFF:08x}" in build.rtl.files["shell.v"].lower()
+    assert len(build.program.instructions) > 100
+    assert np.asarray(build.images).shape[1:] == (1, 8, 8)
+
+
+def test_saved_program_reads_back_from_its_text(digits_build: Path) -> None:
+    build = read_build(digits_build)
+    listing = parse_program(build.reports["assembler.txt"])
+    assert tuple(listing.instructions) == build.program.instructions
+    words = build.program.encode()
+    first = isa.decode(int.from_bytes(words[:32], "little"))
+    assert first == build.program.instructions[0]
+
+
+def test_compiling_again_gives_the_same_files(
+    command: Command, digits_build: Path, tmp_path: Path
+) -> None:
+    arguments = ("--calibration", DIGITS / "digits.npz")
+    again = tmp_path / "again"
+    assert command("compile", DIGITS / "vit_digits.onnx", "-o", again, *arguments).code == 0
+    first = json.loads((digits_build / "manifest.json").read_text())["files"]
+    second = json.loads((again / "manifest.json").read_text())["files"]
+    # The images are a zip file, which carries the time.
+    assert {k: v for k, v in first.items() if k != "images.npz"} == {
+        k: v for k, v in second.items() if k != "images.npz"
+    }
+
+
+def test_compile_replaces_an_older_build(command: Command, tmp_path: Path) -> None:
+    model, folder = DIGITS / "vit_digits.onnx", tmp_path / "build"
+    assert command("compile", model, "-o", folder).code == 0
+    outcome = command("compile", model, "-o", folder)
+    assert outcome.code == 0, outcome.errors
+    assert "noise" in outcome.errors
+    assert [path.name for path in tmp_path.iterdir()] == ["build"]
+
+
+def test_report_shows_memories_and_layers(command: Command, digits_build: Path) -> None:
+    outcome = command("report", digits_build, "--quantization")
+    assert outcome.code == 0
+    for word in ("residual", "attention0", "MACs", "vitessera simulate", "cosine"):
+        assert word in outcome.output
+
+
+def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text("tile = 4\nlanes = 4\nright_words = 2048\nclock_mhz = 77\n")
+    arguments = ("--config", config, "-o", tmp_path / "build")
+    outcome = command("compile", DIGITS / "vit_digits.onnx", *arguments)
+    assert outcome.code == 0, outcome.errors
+    assert "4x4x4" in outcome.output
+    assert read_build(tmp_path / "build").config.clock_mhz == 77

@@ -1,0 +1,262 @@
+"""The corpus of wrong inputs: each gets exit code 2 and one paragraph with culprit and remedy.
+
+Nothing else may happen: no traceback, no half-written folder. Wrong models have a corpus of their
+own in tests/importer, wrong calibration arrays in tests/quantize.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from command_line import DIGITS, Command, Outcome
+from vitessera.codegen import cache
+
+MODEL = DIGITS / "vit_digits.onnx"
+IMAGES = DIGITS / "digits.npz"
+
+
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    """Exit code 2 and one paragraph that holds `words`."""
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.errors
+    # Before the message: the stages that went well, and argparse's usage line.
+    message = outcome.errors.split("error: ")[-1].strip()
+    assert message, outcome
+    assert "\n\n" not in message
+    folded = " ".join(message.split())
+    for word in words:
+        assert word in folded, f"{word!r} is not in: {folded}"
+
+
+def save_images(path: Path, **arrays: np.ndarray) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def calibration_file(kind: str, folder: Path) -> Path:
+    path = folder / "images.npz"
+    good = np.zeros((2, 1, 8, 8), np.float32)
+    broken = {
+        "shape": good[:, :, :7],
+        "channels": np.zeros((2, 3, 8, 8), np.float32),
+        "dtype": good.astype(np.uint8),
+        "nan": np.where(np.arange(2)[:, None, None, None] == 1, np.float32(np.nan), good),
+        "empty": good[:0],
+    }
+    match kind:
+        case "missing":
+            return path
+        case "text":
+            path.write_text("not images")
+        case "zip":
+            path.write_bytes(IMAGES.read_bytes()[:2000])
+        case "key":
+            save_images(path, pictures=good, names=np.zeros(2))
+        case _:
+            save_images(path, images=broken[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("missing", ("images.npz", "cannot be read", "numpy.savez")),
+        ("text", ("images.npz", "not a file of numpy arrays", "numpy.savez")),
+        ("zip", ("images.npz", "not a file of numpy arrays", "numpy.savez")),
+        ("key", ("'calibration' or 'images'", "pictures", "numpy.savez")),
+        ("shape", ("alibration", "7", "8")),
+        ("channels", ("alibration", "3", "8")),
+        ("dtype", ("alibration", "uint8", "float32")),
+        ("nan", ("alibration", "1")),
+        ("empty", ("alibration", "image")),
+    ],
+)
+def test_calibration(command: Command, tmp_path: Path, kind: str, words: tuple[str, ...]) -> None:
+    images = calibration_file(kind, tmp_path)
+    outcome = command("compile", MODEL, "-o", tmp_path / "build", "--calibration", images)
+    assert_refused(outcome, *words)
+    assert not (tmp_path / "build").exists()
+
+
+def test_labels_of_another_count(command: Command, digits_build: Path, tmp_path: Path) -> None:
+    images = np.zeros((2, 1, 8, 8), np.float32)
+    path = save_images(tmp_path / "images.npz", images=images, labels=np.zeros(3, np.int64))
+    assert_refused(command("simulate", digits_build, "--images", path), "3 labels for 2 images")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"hello", MODEL.read_bytes()[:1000]])
+def test_model_file(command: Command, tmp_path: Path, content: bytes | None) -> None:
+    model = tmp_path / "model.onnx"
+    if content is not None:
+        model.write_bytes(content)
+    outcome = command("compile", model, "-o", tmp_path / "build")
+    assert_refused(outcome, "model.onnx")
+    assert not (tmp_path / "build").exists()
+
+
+def test_weights_that_are_not_numbers(command: Command, tmp_path: Path) -> None:
+    model = onnx.load(MODEL)
+    weights = next(t for t in model.graph.initializer if len(t.dims) == 2)
+    values = onnx.numpy_helper.to_array(weights).copy()
+    values[0, 0] = np.nan
+    weights.CopyFrom(onnx.numpy_helper.from_array(values, weights.name))
+    onnx.save(model, tmp_path / "nan.onnx")
+    outcome = command("compile", tmp_path / "nan.onnx", "-o", tmp_path / "build")
+    assert_refused(outcome, weights.name)
+
+
+def test_board(command: Command, tmp_path: Path) -> None:
+    outcome = command("compile", MODEL, "-o", tmp_path / "build", "--board", "de10")
+    assert_refused(outcome, "'de10'", "pynq-z2", "--config")
+
+
+@pytest.mark.parametrize(
+    "name, text, words",
+    [
+        ("missing.toml", None, ("missing.toml", "cannot be read")),
+        ("broken.toml", "tile 8", ("broken.toml", "not valid TOML")),
+        ("broken.json", "{tile: 8}", ("broken.json", "not valid JSON")),
+        ("list.json", "[8]", ("list.json", "no table")),
+        ("unknown.toml", "tiles = 8", ("unknown.toml", "'tiles'", "Known keys", "tile")),
+        ("type.toml", "tile = '8'", ("type.toml", "tile is '8'", "int")),
+        ("tile.toml", "tile = 6", ("tile is 6", "power of two")),
+        ("depth.toml", "depth = 3", ("depth is 3", "divide tile")),
+        ("lanes.toml", "lanes = 2", ("lanes is 2", "multiple of depth")),
+        ("bus.toml", "bus_bits = 32", ("bus_bits is 32", "64 or 128")),
+        ("clock.toml", "clock_mhz = 0", ("clock_mhz is 0", "positive")),
+        ("words.toml", "left_words = 0", ("left_words is 0", "1 to 262144")),
+        ("buffer.toml", "norm_buffer_words = 0", ("norm_buffer_words is 0", "positive")),
+    ],
+)
+def test_configuration(
+    command: Command, tmp_path: Path, name: str, text: str | None, words: tuple[str, ...]
+) -> None:
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    outcome = command("compile", MODEL, "-o", tmp_path / "build", "--config", path)
+    assert_refused(outcome, *words)
+
+
+@pytest.mark.parametrize(
+    "memory", ["left", "right", "probability", "residual", "parameter", "norm", "norm_buffer"]
+)
+def test_model_that_does_not_fit(command: Command, tmp_path: Path, memory: str) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(f"{memory}_words = 3\n")
+    outcome = command("compile", MODEL, "-o", tmp_path / "build", "--config", path)
+    assert_refused(outcome, memory.split("_")[0], "3")
+    assert not (tmp_path / "build").exists()
+
+
+def test_output_that_is_a_file(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "build").write_text("mine")
+    assert_refused(command("compile", MODEL, "-o", tmp_path / "build"), "is a file", "-o")
+    assert (tmp_path / "build").read_text() == "mine"
+
+
+def test_output_with_files_of_others(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert_refused(command("compile", MODEL, "-o", tmp_path), "did not write", "-o")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_output_below_a_file(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(
+        command("compile", MODEL, "-o", tmp_path / "file" / "build"), "cannot be written"
+    )
+
+
+@pytest.fixture
+def damaged(digits_build: Path, tmp_path: Path) -> Path:
+    """A copy of the digits build, to be damaged."""
+    return Path(shutil.copytree(digits_build, tmp_path / "build"))
+
+
+@pytest.mark.parametrize("name", ["simulate", "report"])
+class TestBuildDirectory:
+    def test_missing(self, command: Command, tmp_path: Path, name: str) -> None:
+        outcome = command(name, tmp_path / "nothing")
+        assert_refused(outcome, "nothing is not a build directory", "vitessera compile")
+
+    def test_another_version(self, command: Command, damaged: Path, name: str) -> None:
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        (damaged / "manifest.json").write_text(json.dumps(manifest | {"vitessera": "0.0.1"}))
+        assert_refused(command(name, damaged), "vitessera 0.0.1", "Compile the model again")
+
+    def test_damaged_manifest(self, command: Command, damaged: Path, name: str) -> None:
+        (damaged / "manifest.json").write_text("{}")
+        assert_refused(command(name, damaged), "manifest.json is damaged", "Compile the model")
+
+    def test_changed_weights(self, command: Command, damaged: Path, name: str) -> None:
+        weights = damaged / "program" / "weights.bin"
+        content = bytearray(weights.read_bytes())
+        content[100] ^= 1
+        weights.write_bytes(content)
+        assert_refused(command(name, damaged), "weights.bin has changed", "Compile the model")
+
+    def test_missing_rtl(self, command: Command, damaged: Path, name: str) -> None:
+        (damaged / "rtl" / "core.v").unlink()
+        assert_refused(command(name, damaged), "core.v is missing", "Compile the model")
+
+
+def test_more_images_than_there_are(command: Command, digits_build: Path) -> None:
+    outcome = command("simulate", digits_build, "--count", 1000)
+    assert_refused(outcome, "1000", "--count")
+
+
+@pytest.mark.parametrize("count", ["0", "-1", "many"])
+def test_count_that_is_no_count(command: Command, digits_build: Path, count: str) -> None:
+    assert_refused(command("simulate", digits_build, f"--count={count}"), count)
+
+
+@pytest.mark.parametrize("option", ["--json", "--waves"])
+def test_unwritable_result(
+    command: Command, digits_build: Path, tmp_path: Path, option: str
+) -> None:
+    path = tmp_path / "nowhere" / "result"
+    assert_refused(command("simulate", digits_build, option, path), "nowhere", "writable")
+
+
+@pytest.mark.parametrize("tool", ["g++", "make", "perl"])
+def test_missing_system_tool(
+    command: Command,
+    digits_build: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tool: str,
+) -> None:
+    found = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == tool else found(name))
+    monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
+    monkeypatch.setenv("VITESSERA_CACHE", str(tmp_path / "cache"))
+    assert_refused(command("simulate", digits_build), tool, f"apt-get install {tool}")
+
+
+@pytest.mark.parametrize(
+    "package, extra", [("xls", "compile"), ("cocotb_tools", "sim"), ("onnx", "compile")]
+)
+def test_missing_python_package(
+    command: Command, monkeypatch: pytest.MonkeyPatch, package: str, extra: str
+) -> None:
+    def run(_: object) -> int:
+        raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+    monkeypatch.setattr("vitessera.cli.inspect.run", run)
+    assert_refused(command("inspect", MODEL), package, f"vitessera[{extra}]")
+
+
+def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vitessera.cli.inspect.run", run)
+    outcome = command("inspect", MODEL)
+    assert outcome.code == 130
+    assert "interrupted" in outcome.errors
