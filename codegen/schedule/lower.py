@@ -350,8 +350,8 @@ class _Lowering:
         self._define(node, place, target, self._stages[-1].body[-1])
 
     def _product_target(self, node: Product, place: Place, left: Placement) -> Placement:
+        self._check_padding(node, place)
         if place is not Place.RESIDUAL or len(node.inputs) < 2:
-            self._check_padding(node, place)
             return self._new(node, place, left.grid.row_tiles * self._config.tile, left.row)
         base = self._read(node.inputs[1], Place.RESIDUAL, node.name)
         if (base.row, base.grid.row_tiles) != (left.row, left.grid.row_tiles):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from vitessera.codegen.errors import CapacityError, UnsupportedModelError
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.program import load_program, parse_program, print_program, save_program
 from vitessera.codegen.quantexec import execute
-from vitessera.codegen.quantgraph import PatchInput, QuantGraph
+from vitessera.codegen.quantgraph import PatchInput, Product, QuantGraph
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.schedule import Tuning, schedule
 
@@ -201,9 +202,19 @@ def transposed_patches(build: Builder, source: str) -> str:
     return build.pool("pooled", source, 0, bits=16)
 
 
+def offset_in_padding(build: Builder, source: str) -> str:
+    x = build.product("x", source, 12, bits=16)
+    product = build.nodes[-1]
+    assert isinstance(product, Product)
+    step = dataclasses.replace(product.requantization, offset=3)
+    build.nodes[-1] = dataclasses.replace(product, requantization=step)
+    return build.product("y", build.norm("normed", x), 8, bits=16)
+
+
 @pytest.mark.parametrize(
     ("make", "named"),
     [
+        (offset_in_padding, "x has an offset, and LayerNorm reads its padding"),
         (overwritten, "late reads x after y has added to it in place"),
         (other_row, "y adds row 2 of b to row 1"),
         (wrong_bits, "x is an int16 value, but is used as left operand"),
