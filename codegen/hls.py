@@ -223,7 +223,8 @@ def _imports(name: str, texts: dict[str, str]) -> dict[str, str]:
 
 def _compile_cached(entry: Kernel, texts: dict[str, str]) -> str:
     needed = _imports(entry.name, texts)
-    digest = hashlib.sha256(repr((entry, sorted(needed.items()), _xls_version())).encode())
+    options = (entry, _scheduling(entry), _codegen(entry))
+    digest = hashlib.sha256(repr((options, sorted(needed.items()), _xls_version())).encode())
     return cached_text(f"{entry.name}-{digest.hexdigest()[:24]}.v", lambda: _compile(entry, needed))
 
 
@@ -236,6 +237,26 @@ def _xls_version() -> str:
         raise ToolError(
             "The HLS compiler XLS is not installed.", "Run: pip install 'vitessera[compile]'."
         ) from error
+
+
+def _scheduling(entry: Kernel) -> str:
+    """XLS's scheduling options; a throughput of 1 is what the project calls II=1."""
+    return (
+        f'delay_model: "unit", pipeline_stages: {entry.stages}, '
+        "worst_case_throughput: 1, multi_proc: true"
+    )
+
+
+def _codegen(entry: Kernel) -> str:
+    """XLS's code generation options."""
+    return (
+        f'generator: GENERATOR_KIND_PIPELINE, module_name: "{entry.name}", reset: "rst", '
+        "use_system_verilog: false, flop_inputs: false, flop_outputs: false, "
+        # A receive that does not happen gives its default, as DSLX says, not what lies at the port.
+        "gate_recvs: true, "
+        'streaming_channel_data_suffix: "_data", streaming_channel_valid_suffix: "_vld", '
+        'streaming_channel_ready_suffix: "_rdy"'
+    )
 
 
 def _compile(entry: Kernel, texts: dict[str, str]) -> str:
@@ -257,18 +278,8 @@ def _compile(entry: Kernel, texts: dict[str, str]) -> str:
             package = xls.Package.parse_ir(optimized)
             result = package.schedule_and_codegen(
                 with_delay_model=True,
-                scheduling_options_textproto=(
-                    f'delay_model: "unit", pipeline_stages: {entry.stages}, '
-                    "worst_case_throughput: 1, multi_proc: true"
-                ),
-                codegen_flags_textproto=(
-                    f'generator: GENERATOR_KIND_PIPELINE, module_name: "{entry.name}", '
-                    'reset: "rst", use_system_verilog: false, '
-                    "flop_inputs: false, flop_outputs: false, "
-                    'streaming_channel_data_suffix: "_data", '
-                    'streaming_channel_valid_suffix: "_vld", '
-                    'streaming_channel_ready_suffix: "_rdy"'
-                ),
+                scheduling_options_textproto=_scheduling(entry),
+                codegen_flags_textproto=_codegen(entry),
             )
         except Exception as error:  # the wheel raises bare RuntimeError and ValueError alike
             raise ToolError(
