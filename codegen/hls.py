@@ -155,15 +155,17 @@ def isa_module() -> str:
 
 
 def _field(field: isa.Field) -> dict[str, object]:
-    codes = len(field.enum) if field.enum else 0
+    free = -1 << (field.width - 1) if field.signed else 0
+    top = (1 << (field.width - field.signed)) - 1
     return {
         "name": field.name,
         "low": field.low,
         "width": field.width,
         "signed": field.signed,
         "doc": field.doc,
-        # Enumerations are dense from zero; a field that has no undefined code needs no check.
-        "limit": codes if codes < 2**field.width else 0,
+        # A bound that every value keeps needs no check.
+        "least": field.least if field.least > free else None,
+        "highest": field.highest if field.highest < top else None,
     }
 
 

@@ -30,6 +30,8 @@ SIGNAL_BITS = 8
 COUNT_BITS = 11
 SEMAPHORE_BITS = 8  # width of one semaphore counter
 
+_DAMAGED = "The program is damaged or from another version; compile the model again."
+
 
 class Unit(IntEnum):
     """What runs instructions; each has its own queue. The value is its bit in `signal`."""
@@ -107,46 +109,64 @@ class NormTarget(IntEnum):
     RIGHT = 1
 
 
-def _bits(width: int, doc: str, enum: type[IntEnum] | None = None, signed: bool = False) -> Any:  # noqa: ANN401 (a dataclass field)
-    return field(default=0, metadata={"width": width, "doc": doc, "enum": enum, "signed": signed})
+def _bits(
+    width: int,
+    doc: str,
+    enum: type[IntEnum] | None = None,
+    *,
+    signed: bool = False,
+    least: int = 0,
+    limit: int = 0,
+) -> Any:  # noqa: ANN401 (a dataclass field)
+    """A field of `width` bits; `least` and `limit` (exclusive) narrow what is legal."""
+    if enum is not None:
+        limit = len(enum)  # enumerations are dense from zero
+    metadata = {"width": width, "doc": doc, "enum": enum, "signed": signed}
+    return field(default=least, metadata=metadata | {"least": least, "limit": limit})
 
 
 @dataclass(frozen=True)
 class Field:
-    """Position of one field in an instruction."""
+    """One field of an instruction.
+
+    Attributes:
+        name: of the attribute.
+        low, width: position.
+        signed: two's complement.
+        enum: of the codes, where they have names.
+        least, highest: legal values.
+        doc: what it means.
+    """
 
     name: str
     low: int
     width: int
     signed: bool
     enum: type[IntEnum] | None
+    least: int
+    highest: int
     doc: str
 
     def encode(self, value: int) -> int:
-        """The field's bits in place; ProgramError when `value` does not fit."""
-        low, high = (
-            (-(1 << self.width - 1), 1 << self.width - 1) if self.signed else (0, 1 << self.width)
-        )
-        if not low <= value < high:
-            raise ProgramError(
-                f"Instruction field {self.name} is {value}, outside {low} to {high - 1}.",
-                "The model needs a larger field or smaller pieces; please report it.",
-            )
+        """The field's bits in place; ProgramError when `value` is not legal."""
+        self._check(value, "The model needs a larger field or smaller pieces; please report it.")
         return (int(value) & ((1 << self.width) - 1)) << self.low
 
     def decode(self, word: int) -> int:
-        """The field's value in `word`; ProgramError for a code that its enumeration lacks."""
+        """The field's value in `word`; ProgramError when it is not legal."""
         value = (word >> self.low) & ((1 << self.width) - 1)
         if self.signed and value >> (self.width - 1):
             value -= 1 << self.width
-        if self.enum is None:
-            return value
-        if value not in self.enum.__members__.values():
+        self._check(value, _DAMAGED)
+        return self.enum(value) if self.enum else value
+
+    def _check(self, value: int, remedy: str) -> None:
+        if not self.least <= value <= self.highest:
             raise ProgramError(
-                f"Instruction field {self.name} holds the unknown code {value}.",
-                "The program is damaged or from another version; compile the model again.",
+                f"Instruction field {self.name} is {value}, outside {self.least} to "
+                f"{self.highest}.",
+                remedy,
             )
-        return self.enum(value)
 
 
 @dataclass(frozen=True)
@@ -156,12 +176,25 @@ class Instruction:
     OPCODE: ClassVar[int]
     UNIT: ClassVar[Unit]
 
-    wait: int = _bits(WAIT_BITS, "semaphores to take before it starts, a bit for each source")
-    signal: int = _bits(SIGNAL_BITS, "semaphores to raise when it is done, a bit for each unit")
+    wait: int = _bits(
+        WAIT_BITS,
+        "semaphores to take before it starts, a bit for each source",
+        limit=1 << len(Source),
+    )
+    signal: int = _bits(
+        SIGNAL_BITS,
+        "semaphores to raise when it is done, a bit for each unit",
+        limit=1 << len(Unit),
+    )
 
     @property
     def source(self) -> Source:
         """Where this instruction's completion comes from."""
+        if self.UNIT is Unit.CONTROL:
+            raise ProgramError(
+                f"{type(self).__name__} signals, but nothing comes after it.",
+                "Remove its signal.",
+            )
         return Source[self.UNIT.name]
 
     def encode(self) -> int:
@@ -179,7 +212,7 @@ class Load(Instruction):
     target: int = _bits(3, "memory to fill", LoadTarget)
     region: int = _bits(2, "DRAM buffer that offset is relative to", Region)
     address: int = _bits(ADDRESS_BITS, "first word on chip")
-    words: int = _bits(ADDRESS_BITS, "number of words, at least 1")
+    words: int = _bits(ADDRESS_BITS, "number of words, at least 1", least=1)
     offset: int = _bits(32, "first byte in the DRAM buffer; a multiple of the bus width")
 
 
@@ -192,7 +225,7 @@ class Store(Instruction):
 
     region: int = _bits(2, "DRAM buffer that offset is relative to", Region)
     address: int = _bits(ADDRESS_BITS, "first word on chip")
-    words: int = _bits(ADDRESS_BITS, "number of words, at least 1")
+    words: int = _bits(ADDRESS_BITS, "number of words, at least 1", least=1)
     offset: int = _bits(32, "first byte in the DRAM buffer; a multiple of the bus width")
 
 
@@ -210,9 +243,9 @@ class Compute(Instruction):
     UNIT = Unit.COMPUTE
 
     left_source: int = _bits(1, "memory of the left operand", LeftSource)
-    outer: int = _bits(COUNT_BITS, "outer loop count, at least 1")
-    inner: int = _bits(COUNT_BITS, "inner loop count, at least 1")
-    depth: int = _bits(COUNT_BITS, "words contracted a tile, at least 1")
+    outer: int = _bits(COUNT_BITS, "outer loop count, at least 1", least=1)
+    inner: int = _bits(COUNT_BITS, "inner loop count, at least 1", least=1)
+    depth: int = _bits(COUNT_BITS, "words contracted a tile, at least 1", least=1)
     left_base: int = _bits(ADDRESS_BITS, "first left word")
     left_outer: int = _bits(ADDRESS_BITS, "left words from one outer step to the next")
     left_inner: int = _bits(ADDRESS_BITS, "left words from one inner step to the next")
@@ -236,11 +269,13 @@ class Epilogue(Instruction):
     OPCODE = 4
     UNIT = Unit.EPILOGUE
 
-    outer: int = _bits(COUNT_BITS, "outer loop count, as in COMPUTE")
-    inner: int = _bits(COUNT_BITS, "inner loop count, as in COMPUTE")
+    outer: int = _bits(COUNT_BITS, "outer loop count, as in COMPUTE", least=1)
+    inner: int = _bits(COUNT_BITS, "inner loop count, as in COMPUTE", least=1)
     target: int = _bits(2, "where the results go", EpilogueTarget)
     transpose: int = _bits(1, "pack words as [T columns][V rows]")
-    accumulate: int = _bits(1, "add the residual word at the address that is written")
+    accumulate: int = _bits(
+        1, "add the residual word at the address that is written; with target residual only"
+    )
     row_scale: int = _bits(1, "scale each row by the softmax's reciprocal, one block an outer step")
     function: int = _bits(3, "activation function", ActivationCode)
     address: int = _bits(ADDRESS_BITS, "first word written")
@@ -253,7 +288,7 @@ class Epilogue(Instruction):
     scale: int = _bits(16, "second multiplier; 1 with scale_shift 0 passes the value on")
     scale_shift: int = _bits(6, "second rounding shift; with row_scale, added to the row's own")
     offset: int = _bits(9, "added before saturation (zero point)", signed=True)
-    keys: int = _bits(16, "with target softmax: keys that exist; later columns are masked")
+    keys: int = _bits(13, "with target softmax: keys that exist; later columns are masked")
 
     @property
     def source(self) -> Source:
@@ -276,8 +311,8 @@ class Norm(Instruction):
     OPCODE = 5
     UNIT = Unit.NORM
 
-    outer: int = _bits(COUNT_BITS, "row tiles, at least 1")
-    inner: int = _bits(COUNT_BITS, "column tiles, at least 1")
+    outer: int = _bits(COUNT_BITS, "row tiles, at least 1", least=1)
+    inner: int = _bits(COUNT_BITS, "column tiles, at least 1", least=1)
     target: int = _bits(1, "memory that is written", NormTarget)
     transpose: int = _bits(1, "pack words as [T columns][V rows]")
     plain: int = _bits(1, "do not normalise: gamma and beta act on the residual itself")
@@ -287,7 +322,7 @@ class Norm(Instruction):
     outer_stride: int = _bits(ADDRESS_BITS, "words from one row tile to the next")
     inner_stride: int = _bits(ADDRESS_BITS, "words from one column tile to the next")
     parameter: int = _bits(ADDRESS_BITS, "first norm word")
-    channels: int = _bits(13, "channels that exist (padding excluded)")
+    channels: int = _bits(12, "channels that exist (padding excluded)", least=1)
     inverse: int = _bits(27, "round(2^26 / channels)")
     eps_mantissa: int = _bits(16, "epsilon in integer units: eps_mantissa << eps_exponent")
     eps_exponent: int = _bits(6, "see eps_mantissa")
@@ -315,8 +350,11 @@ def _layout(kind: type[Instruction]) -> Iterator[Field]:
     low = OPCODE_BITS
     for entry in dataclasses.fields(kind):
         data = entry.metadata
-        yield Field(entry.name, low, data["width"], data["signed"], data["enum"], data["doc"])
-        low += data["width"]
+        width, signed = data["width"], data["signed"]
+        least = -(1 << width - 1) if signed else data["least"]
+        highest = (data["limit"] or (1 << width - signed)) - 1
+        yield Field(entry.name, low, width, signed, data["enum"], least, highest, data["doc"])
+        low += width
     assert low <= INSTRUCTION_BITS, f"{kind.__name__} takes {low} bits"
 
 
@@ -329,12 +367,12 @@ def decode(word: int) -> Instruction:
     if kind is None:
         raise ProgramError(
             f"Instruction word 0x{word:064x} has no known opcode.",
-            "The program is damaged or from another version; compile the model again.",
+            _DAMAGED,
         )
     instruction = kind(**{f.name: f.decode(word) for f in fields(kind)})
     if instruction.encode() != word:
         raise ProgramError(
             f"Instruction word 0x{word:064x} sets bits that {kind.__name__} does not define.",
-            "The program is damaged or from another version; compile the model again.",
+            _DAMAGED,
         )
     return instruction

@@ -6,7 +6,7 @@ arrays, which hold all intermediate values exactly.
 
 **Rounding.** A rounding shift adds half and shifts arithmetically: round half towards plus
 infinity, `floor(x / 2^s + 1/2)`. It is the one rule of hardware DSP blocks, costs one adder, and
-its bias (2^-s-1 of one unit, at exact ties) is far below the quantisation step.
+its bias (2^(-s-1) of one unit, at exact ties) is far below the quantisation step.
 
 **Saturation.** int8 is -127 ... 127 and int16 -32767 ... 32767. Without -128, two products share
 one DSP multiplier: 4 * 127 * 127 stays below 2^16.
@@ -14,6 +14,7 @@ one DSP multiplier: 4 * 127 * 127 stays below 2^16.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -32,7 +33,8 @@ SCALED_BITS = 24  # after the first requantisation step
 
 def round_shift(x: IntArray, shift: IntArray | int) -> IntArray:
     """floor(x / 2^shift + 1/2); a shift of 0 changes nothing."""
-    shift = np.asarray(shift, np.int64)
+    # No value has more than 60 bits: whatever is shifted further is gone, too.
+    shift = np.minimum(np.asarray(shift, np.int64), 62)
     half = np.where(shift > 0, np.left_shift(np.int64(1), np.maximum(shift - 1, 0)), 0)
     return (x + half) >> shift
 
@@ -49,8 +51,8 @@ def saturate_bits(x: IntArray, bits: int) -> IntArray:
 
 # --- Activation functions ----------------------------------------------------------------------
 #
-# f(x) = relu(x) - delta(|x|): for GELU, SiLU and their kin the difference from ReLU is even, small
-# and gone beyond |x| = 4, so one short table with linear interpolation gives the whole function.
+# f(x) = relu(x) - delta(|x|): GELU's difference from ReLU is even, small and gone beyond |x| = 4,
+# so that one short table with linear interpolation gives the whole function.
 
 ACTIVATION_FRACTION_BITS = 12  # x and f(x) are fixed-point with this many fraction bits
 DELTA_SEGMENTS = 64
@@ -83,7 +85,7 @@ def _delta_table(delta: object) -> DeltaTable:
     values = [
         round(delta(i * step) * 2**ACTIVATION_FRACTION_BITS) for i in range(DELTA_SEGMENTS + 1)
     ]
-    falls = (start - end for start, end in zip(values, values[1:], strict=False))
+    falls = (start - end for start, end in itertools.pairwise(values))
     return DeltaTable(tuple(values[:-1]), tuple(falls))
 
 
@@ -215,7 +217,7 @@ def _descending_table(
     """(base, fall) of a falling function, in 16 bits, for linear interpolation."""
     assert callable(function)
     values = [min(round(function(start + i * width)), 65535) for i in range(segments + 1)]
-    return tuple(values[:-1]), tuple(a - b for a, b in zip(values, values[1:], strict=False))
+    return tuple(values[:-1]), tuple(a - b for a, b in itertools.pairwise(values))
 
 
 RECIPROCAL_BASE, RECIPROCAL_FALL = _descending_table(

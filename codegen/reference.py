@@ -176,8 +176,6 @@ class Machine:
 
     def _check_range(self, memory: Memory, addresses: npt.NDArray[np.int64]) -> None:
         depth = self.config.words(memory)
-        if addresses.size == 0:
-            raise _Fault("has a loop count of zero")
         if int(addresses.max()) >= depth:
             raise _Fault(
                 f"reaches {memory.value} word {int(addresses.max())}, the memory has {depth}"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from . import hls, isa, registers
-from .config import INSTRUCTION_BITS, HardwareConfig, Memory
+from .config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
 from .errors import ToolError
 from .isa import Source, Unit
 from .registers import Event
@@ -307,6 +307,8 @@ def core(config: HardwareConfig, modules: Mapping[str, str]) -> str:
         wait_low=next(f.low for f in isa.fields(isa.End) if f.name == "wait"),
         semaphore_bits=isa.SEMAPHORE_BITS,
         signal_bits=isa.SIGNAL_BITS,
+        address_bits=ADDRESS_BITS,
+        instruction_bits=INSTRUCTION_BITS,
         sources=len(Source),
         units=len(Unit),
         queue_depth=QUEUE_DEPTH,

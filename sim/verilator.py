@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -207,18 +207,21 @@ def run(
 
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "simulation.log"
-    results = get_runner("verilator").test(
-        test_module=test_module,
-        hdl_toplevel=design.top,
-        hdl_toplevel_lang="verilog",
-        build_dir=binary,
-        test_dir=folder,
-        results_xml=str(folder / "results.xml"),
-        extra_env=dict(env),
-        plusargs=list(plusargs),
-        waves=design.waves,
-        log_file=log if quiet else None,
-    )
+    results = folder / "results.xml"
+    # Under pytest the runner exits the process when a test fails; the results say why.
+    with suppress(SystemExit):
+        get_runner("verilator").test(
+            test_module=test_module,
+            hdl_toplevel=design.top,
+            hdl_toplevel_lang="verilog",
+            build_dir=binary,
+            test_dir=folder,
+            results_xml=str(results),
+            extra_env=dict(env),
+            plusargs=list(plusargs),
+            waves=design.waves,
+            log_file=log if quiet else None,
+        )
     _check(results, log if quiet else None)
 
 

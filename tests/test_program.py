@@ -42,8 +42,7 @@ CONFIG = HardwareConfig(tile=8, depth=4, lanes=4)
 def random_instruction(kind: type[isa.Instruction], rng: np.random.Generator) -> isa.Instruction:
     values = {}
     for field in isa.fields(kind):
-        low = -(1 << field.width - 1) if field.signed else 0
-        value = int(rng.integers(low, low + (1 << field.width)))
+        value = int(rng.integers(field.least, field.highest + 1))
         values[field.name] = field.enum(value % len(field.enum)) if field.enum else value
     return kind(**values)
 
@@ -167,7 +166,8 @@ def test_text_reads_like_assembler() -> None:
     )
     program = dataclasses.replace(small_program(), instructions=(compute,), labels=("mix0",))
     assert print_program(program) == (
-        "compute wait=load,residual signal=load left_source=probability outer=3 ; layer=mix0\n"
+        "compute wait=load,residual signal=load left_source=probability outer=3 inner=1 depth=1 "
+        "; layer=mix0\n"
     )
 
 
@@ -181,6 +181,7 @@ def test_text_reads_like_assembler() -> None:
         ("load target=moon", "target=moon is unknown"),
         ("load wait=moon", "wait=moon is unknown"),
         ("load words=9999999", "words is 9999999, outside"),
+        ("load words=0", "words is 0, outside 1 to"),
     ],
 )
 def test_wrong_text_is_named_by_line(line: str, reason: str) -> None:

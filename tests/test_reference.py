@@ -112,7 +112,6 @@ def test_long_contractions_are_exact() -> None:
         ("compute wait=load", "compute wait=load,norm", "Instruction 3 waits for norm, which no"),
         ("compute wait=load", "compute", "Instruction 6 leaves 1 semaphores from load to compute"),
         ("outer_stride=4", "outer_stride=0", "Instruction 4 writes a word twice"),
-        ("depth=2", "depth=0", "Instruction 3 has a loop count of zero"),
         ("outer=2 inner=1 target", "outer=1 inner=2 target", "takes 1 x 2 tiles, its compute"),
         ("target=residual", "target=left accumulate=1", "accumulates, but its target is not"),
         ("scale=1", "row_scale=1", "takes 2 softmax blocks, there are 0"),

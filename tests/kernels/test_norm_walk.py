@@ -72,7 +72,7 @@ def random_commands(rng: np.random.Generator) -> list[isa.Norm]:
             for field in isa.fields(isa.Norm)
         }
         wide = {name: int(rng.integers(2**16)) for name in ("channels", "inverse", "eps_mantissa")}
-        wide["channels"] >>= 3
+        wide["channels"] >>= 4
         commands.append(isa.Norm(**free | wide | {"outer": outer, "inner": inner}))
     return commands
 

@@ -96,7 +96,7 @@ class Words:
         self.probability_write = _write(config, Memory.PROBABILITY)
         self.residual_write = _write(config, Memory.RESIDUAL)
         self.norm_tag = Struct(
-            *(("row", 4), ("first", 1), ("last", 1), ("channels", 13), ("inverse", 27)),
+            *(("row", 4), ("first", 1), ("last", 1), ("channels", 12), ("inverse", 27)),
             *(("eps_mantissa", 16), ("eps_exponent", 6)),
         )
         self.row_statistics = Struct(("mean", 25), ("mantissa", 16), ("shift", 6))
