@@ -67,3 +67,15 @@ class ToolError(VitesseraError):
 
 class SimulationError(VitesseraError):
     """The simulated RTL reported an error, broke a rule, or did not finish."""
+
+
+class MissingCaseError(VitesseraError):
+    """An operator or instruction that one stage makes and the next does not know."""
+
+
+def missing_case(entry: object, stage: str) -> MissingCaseError:
+    """The error for a class of node or instruction that `stage` has no case for."""
+    return MissingCaseError(
+        f"{stage} has no case for {type(entry).__name__}.",
+        "Please report it; CONTRIBUTING.md lists what an operator or an instruction needs.",
+    )

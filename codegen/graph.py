@@ -14,6 +14,8 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+from .errors import missing_case
+
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -167,5 +169,7 @@ def _shape(node: Node, image: Image, shapes: dict[str, tuple[int, int]]) -> tupl
             return shapes[node.inputs[0]][0], shapes[node.inputs[2]][1]
         case SelectToken() | MeanPool():
             return 1, shapes[node.inputs[0]][1]
-        case _:
+        case LayerNorm() | Activation() | Add():
             return shapes[node.inputs[0]]
+        case _:
+            raise missing_case(node, "Graph.shapes")

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from . import numerics
+from .errors import missing_case
 from .numerics import INT8_MAX, INT16_MAX, IntArray, SoftmaxState
 from .preprocess import check_images, patches
 from .quantgraph import (
@@ -92,7 +93,7 @@ def _run(node: QuantNode, operands: list[IntArray], images: int, lanes: int) -> 
         case Attention():
             return _attention(node, operands, lanes)
         case _:
-            raise AssertionError(f"{type(node).__name__} cannot be executed")
+            raise missing_case(node, "The matrix-level execution")
 
 
 def _matmul(left: IntArray, right: IntArray) -> IntArray:

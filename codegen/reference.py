@@ -18,7 +18,7 @@ import numpy.typing as npt
 from . import isa, numerics
 from .assembler import print_instruction
 from .config import Memory
-from .errors import CalibrationError, ProgramError
+from .errors import CalibrationError, ProgramError, missing_case
 from .graph import Function
 from .numerics import IntArray, SoftmaxState
 from .packing import (
@@ -119,6 +119,8 @@ class Machine:
                 self._norm(instruction)
             case isa.End():
                 self._end()
+            case _:
+                raise missing_case(instruction, "The reference")
         self._raise_semaphores(instruction)
 
     # --- Semaphores and the end

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..errors import CalibrationError
+from ..errors import CalibrationError, missing_case
 from ..graph import (
     Activation,
     Add,
@@ -82,7 +82,8 @@ def _run(node: Node, operands: list[FloatArray]) -> FloatArray:
             return x[:, index : index + 1]
         case MeanPool(start=start, stop=stop):
             return _mean_pool(x[:, start:stop])
-    raise AssertionError(f"no float semantics for {type(node).__name__}")
+        case _:
+            raise missing_case(node, "The float execution")
 
 
 def _sum(x: FloatArray, y: FloatArray) -> FloatArray:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import quantgraph as q
+from ..errors import missing_case
 from ..graph import (
     Activation,
     Add,
@@ -60,12 +61,13 @@ class Lowering:
                 yield self._copy(node)
 
     def _lower(self, node: Node) -> Iterator[q.QuantNode]:
-        fused = self.evidence.forms[node.name] is Form.FUSED
+        fused = self.evidence.forms[node.name] is Form.FUSED  # part of the node that reads it
         match node:
             case TokenEmbed():
                 yield from self._embedding(node)
-            case Linear() | Activation() if not fused:
-                yield self._product(node, node.name, None)
+            case Linear() | Activation():
+                if not fused:
+                    yield self._product(node, node.name, None)
             case Add():
                 yield self._residual_product(node)
             case LayerNorm():
@@ -77,8 +79,10 @@ class Lowering:
                 yield q.SelectToken(node.name, node.inputs, (node.name,), value, node.index)
             case MeanPool():
                 yield self._pool(node)
+            case PatchEmbed():
+                pass  # part of the TokenEmbed that reads it
             case _:
-                pass  # part of the node that reads it
+                raise missing_case(node, "The quantiser")
 
     def _value(self, name: str, of: str | None = None) -> q.Value:
         """The description of value `name`; its size is that of graph value `of`."""

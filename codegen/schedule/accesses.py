@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from .. import isa
 from ..config import HardwareConfig, Memory
+from ..errors import missing_case
 
 # A range where possible: indexing with it copies nothing.
 Words = slice | npt.NDArray[np.int64]
@@ -33,7 +34,11 @@ class Access:
 
 
 def accesses(instruction: isa.Instruction, config: HardwareConfig) -> tuple[Access, ...]:
-    """Everything on chip that `instruction` touches."""
+    """Everything on chip that `instruction` touches.
+
+    Raises:
+        MissingCaseError: an unknown instruction: without accesses it would get no semaphores.
+    """
     match instruction:
         case isa.Load():
             memory = Memory[isa.LoadTarget(instruction.target).name]
@@ -46,7 +51,10 @@ def accesses(instruction: isa.Instruction, config: HardwareConfig) -> tuple[Acce
             return tuple(_epilogue(instruction, config))
         case isa.Norm():
             return tuple(_norm(instruction, config))
-    return ()
+        case isa.End():
+            return ()
+        case _:
+            raise missing_case(instruction, "The table of memory accesses")
 
 
 def _compute(compute: isa.Compute) -> tuple[Access, ...]:

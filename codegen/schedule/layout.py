@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import HardwareConfig, Memory
-from ..errors import UnsupportedModelError
+from ..errors import UnsupportedModelError, missing_case
 from ..packing import round_up
 from ..quantgraph import (
     Attention,
@@ -163,8 +163,12 @@ def _reads(node: QuantNode, wanted: tuple[Place, ...]) -> list[tuple[str, tuple[
             places = ((Place.RIGHT_COLUMNS,),)
         case Norm():
             places = ((Place.RESIDUAL,),)
-        case _:
+        case SelectToken():
             places = (wanted,)
+        case PatchInput() | Constant():
+            places = ()
+        case _:
+            raise missing_case(node, "The layout")
     return list(zip(node.inputs, places, strict=False))
 
 

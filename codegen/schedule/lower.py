@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from .. import isa
 from ..config import HardwareConfig, Memory
-from ..errors import CapacityError, UnsupportedModelError
+from ..errors import CapacityError, UnsupportedModelError, missing_case
 from ..graph import Function
 from ..packing import (
     pack_norm,
@@ -219,11 +219,7 @@ class _Lowering:
                 case Pool():
                     self._pool(node, place)
                 case _:
-                    raise UnsupportedModelError(
-                        f"{node.name} is a {type(node).__name__}, which the scheduler does not "
-                        "know.",
-                        "Please report the model.",
-                    )
+                    raise missing_case(node, "The scheduler")
 
     # --- Values and their places
 
@@ -798,6 +794,8 @@ def _layer(node: QuantNode, graph: QuantGraph) -> Layer:
             macs = tokens * key.tokens * (query.channels + channels)
         case Pool():
             macs = (node.stop - node.start) * channels
-        case _:
+        case PatchInput() | Constant() | Norm() | SelectToken():
             macs = 0
+        case _:
+            raise missing_case(node, "The count of MACs")
     return Layer(node.name, type(node).__name__, macs)

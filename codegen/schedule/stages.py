@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..config import HardwareConfig, Memory
-from ..errors import CapacityError
-from ..isa import Compute, Instruction, Load, LoadTarget
+from ..errors import CapacityError, missing_case
+from ..isa import Compute, Epilogue, Instruction, Load, LoadTarget, Norm, Store
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,10 @@ class _Streams:
                 return words * self._config.beats_per_word(Memory[LoadTarget(target).name])
             case Compute(outer=outer, inner=inner, depth=depth):
                 return outer * inner * depth
-        return 0
+            case Store() | Epilogue() | Norm():
+                return 0
+            case _:
+                raise missing_case(operation.instruction, "The order of loads")
 
     def _load_next(self) -> list[Operation] | None:
         """Finds room for the next stage's operands; None when there is none yet, or no stage."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from .. import isa
 from ..config import HardwareConfig, Memory
+from ..errors import missing_case
 from ..program import Program
 
 ISSUE_CYCLES = 4  # from semaphores taken to the first word
@@ -83,8 +84,10 @@ class _Clock:
             case isa.Norm():
                 beats = instruction.outer * instruction.inner * self._config.beats_per_tile
                 self._finish(instruction, start + NORM_PASSES * beats, LANDING_CYCLES)
-            case _:
+            case isa.End():
                 self.end = start
+            case _:
+                raise missing_case(instruction, "The estimate of cycles")
 
     def _start(self, instruction: isa.Instruction) -> int:
         taken = [
