@@ -115,7 +115,7 @@ def testbench_design(
     return verilator.Design(
         top="testbench",
         sources={**rtl, **dram_sources(), "testbench.sv": bench},
-        options=(f"-GBUS_BITS={config.bus_bits}", "-CFLAGS", "-O2"),
+        options=(f"-GBUS_BITS={config.bus_bits}", "-CFLAGS", "-O1"),
         waves=waves,
     )
 
