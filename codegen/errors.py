@@ -69,6 +69,10 @@ class SimulationError(VitesseraError):
     """The simulated RTL reported an error, broke a rule, or did not finish."""
 
 
+class UnknownNameError(VitesseraError):
+    """A table has no entry of that name; gives the names that it has."""
+
+
 class MissingCaseError(VitesseraError):
     """An operator or instruction that one stage makes and the next does not know."""
 

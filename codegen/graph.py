@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import missing_case
+from .lookup import by_name
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -141,7 +142,7 @@ class Graph:
         return iter(self.nodes)
 
     def __getitem__(self, name: str) -> Node:
-        return next(node for node in self.nodes if node.name == name)
+        return by_name(self.nodes, name, "node")
 
     def consumers(self, name: str) -> tuple[Node, ...]:
         """The nodes that read value `name`."""

@@ -26,6 +26,7 @@ from .cache import cached_text
 from .config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
 from .errors import ToolError
 from .graph import Function
+from .lookup import by_name
 
 FETCH_DEPTH = 32  # instructions that the fetch FIFO holds
 MAX_BURST = 16  # beats; what AXI3 ports (Zynq-7000) take
@@ -81,7 +82,7 @@ KERNELS: tuple[Kernel, ...] = (
 
 def kernel(name: str) -> Kernel:
     """The kernel called `name`."""
-    return next(entry for entry in KERNELS if entry.name == name)
+    return by_name(KERNELS, name, "kernel")
 
 
 def template(name: str, **values: object) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .graph import Function, Image
+from .lookup import by_name
 from .numerics import NormConstants
 
 Int8Array = npt.NDArray[np.int8]
@@ -181,7 +182,7 @@ class QuantGraph:
         return iter(self.nodes)
 
     def __getitem__(self, name: str) -> QuantNode:
-        return next(node for node in self.nodes if node.name == name)
+        return by_name(self.nodes, name, "node")
 
     def consumers(self, name: str) -> tuple[QuantNode, ...]:
         """The nodes that read value `name`."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from .config import HardwareConfig
+from .lookup import by_name
 
 INTERFACE_VERSION = 1  # of this map; the host refuses any other
 MAGIC = 0x56495453  # "VITS", so that the host knows what answers at an address
-REGISTER_SPACE_BYTES = 4096
 
 
 class HardwareError(IntEnum):
@@ -120,7 +120,7 @@ class Register:
 
     def field(self, name: str) -> BitField:
         """The field called `name`."""
-        return next(entry for entry in self.fields if entry.name == name)
+        return by_name(self.fields, name, f"field of {self.name}")
 
 
 class Counting(Enum):
@@ -278,12 +278,11 @@ REGISTERS: tuple[Register, ...] = (
     SOFT_RESET,
     *map(counter_register, COUNTERS),
 )
-_BY_NAME = {register.name: register for register in REGISTERS}
 
 
 def register(name: str) -> Register:
-    """The register called `name`; KeyError when there is none."""
-    return _BY_NAME[name]
+    """The register called `name`."""
+    return by_name(REGISTERS, name, "register")
 
 
 def dslx_errors() -> Iterator[tuple[str, str, int]]:
@@ -314,7 +313,7 @@ def shell_values(config: HardwareConfig, design_hash: int) -> dict[str, object]:
         "constants": [(entry, constants[entry.name]) for entry in IDENTIFICATION],
         "arguments": ARGUMENTS,
         "counters": [(counter, counter_register(counter)) for counter in COUNTERS],
-        "registers": _BY_NAME,
+        "registers": {entry.name: entry for entry in REGISTERS},
         "errors": HardwareError,
         "states": State,
         "events": Event,
