@@ -15,6 +15,8 @@ from .errors import ConfigError
 
 INSTRUCTION_BITS = 256
 ADDRESS_BITS = 18  # of an on-chip word, in every instruction
+QUEUE_DEPTH = 8  # instructions that a unit's queue holds; a full queue stops dispatch
+SOFTMAX_BLOCKS = 4  # blocks of rows whose maxima, and sums, wait for the units that take them
 # One output channel's requantisation: bias s32, multiplier u16, shift u8, 8 bits unused.
 PARAMETER_BITS = 64
 # One channel's LayerNorm: gamma s16, beta s32.

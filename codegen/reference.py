@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from . import isa, numerics
 from .assembler import print_instruction
-from .config import Memory
+from .config import SOFTMAX_BLOCKS, Memory
 from .errors import CalibrationError, ProgramError, missing_case
 from .graph import Function
 from .numerics import IntArray, SoftmaxState
@@ -35,7 +35,6 @@ from .program import Program, StoredValue, pack_input, unpack_outputs
 
 FLOAT32_EXACT = 1 << 24  # integers up to here are exact in float32
 ACCUMULATOR_MAX = (1 << 31) - 1
-BLOCKS_IN_FLIGHT = 4  # row blocks between softmax and the two units that take their sums
 BATCH_BYTES = 1 << 28  # on-chip memories of one batch of images
 
 FUNCTIONS: dict[int, Function | None] = {
@@ -366,8 +365,8 @@ class Machine:
             self._maxima[:, words] = state.maximum[:, None]
         self._maximum_blocks.append(state.maximum)
         self._reciprocal_blocks.append(numerics.reciprocal(state.total))
-        if max(len(self._maximum_blocks), len(self._reciprocal_blocks)) > BLOCKS_IN_FLIGHT:
-            raise _Fault(f"has more than {BLOCKS_IN_FLIGHT} row blocks in flight")
+        if max(len(self._maximum_blocks), len(self._reciprocal_blocks)) > SOFTMAX_BLOCKS:
+            raise _Fault(f"leaves more than {SOFTMAX_BLOCKS} softmax blocks untaken")
 
     # --- LayerNorm
 

@@ -12,7 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from . import hls, isa, registers
-from .config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
+from .config import (
+    ADDRESS_BITS,
+    INSTRUCTION_BITS,
+    QUEUE_DEPTH,
+    SOFTMAX_BLOCKS,
+    HardwareConfig,
+    Memory,
+)
 from .errors import ToolError
 from .isa import Source, Unit
 from .registers import Event
@@ -27,7 +34,6 @@ VERILOG_LIBRARY = (
     "semaphores.v",
     "unit_queue.v",
 )
-QUEUE_DEPTH = 8  # instructions a unit's queue holds
 
 # Instance → kernel. Most kernels are there once.
 INSTANCES: dict[str, str] = {
@@ -73,8 +79,8 @@ def links(config: HardwareConfig) -> tuple[Link, ...]:
         Link("epilogue.operand_s", "epilogue_pack.beat_r"),
         Link("epilogue.score_s", "softmax.beat_r"),
         Link("softmax.probability_s", "probability_pack.beat_r"),
-        Link("softmax.maximum_s", "left_operand.maximum_r", 4),
-        Link("softmax.reciprocal_s", "epilogue.reciprocal_r", 4),
+        Link("softmax.maximum_s", "left_operand.maximum_r", SOFTMAX_BLOCKS),
+        Link("softmax.reciprocal_s", "epilogue.reciprocal_r", SOFTMAX_BLOCKS),
         Link("norm_walk.tag_s", "norm_stats.tag_r", 8),
         Link("norm_walk.command_s", "norm_result_walk.command_r"),
         Link("norm_stats.word_s", "norm_scale.word_r", config.norm_buffer_words, in_ram=True),

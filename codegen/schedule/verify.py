@@ -8,14 +8,14 @@ derives what must have happened before what:
 - the k-th semaphore that a source raises for a unit is the k-th that the unit takes.
 
 Then each pair of conflicting accesses must be ordered: a writer done before a later reader issues,
-and the other way round. That compute and epilogue stream into each other is used only to look for
-deadlocks, where it makes things harder, not to order accesses.
+and the other way round. That compute and epilogue stream into each other, and that queues are
+finite, is used only to look for deadlocks, where it makes things harder, not to order accesses.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from .. import isa
 from ..assembler import print_instruction
-from ..config import HardwareConfig, Memory
+from ..config import QUEUE_DEPTH, SOFTMAX_BLOCKS, HardwareConfig, Memory
 from ..errors import ProgramError
 from .accesses import Access, accesses
 
@@ -46,6 +46,7 @@ def verify(instructions: Sequence[isa.Instruction], config: HardwareConfig) -> N
     """ProgramError unless the program is safe under every timing."""
     _check_end(instructions)
     _check_pairs(instructions)
+    _check_softmax_blocks(instructions)
     _check_balance(instructions)
     events = _Replay(instructions).run()
     _check_counters(instructions, events)
@@ -78,6 +79,17 @@ def _tile_streams(
     return computes, epilogues
 
 
+def _tile_pairs(
+    instructions: Sequence[isa.Instruction],
+) -> Iterator[tuple[int, isa.Compute, int, isa.Epilogue]]:
+    """Each compute and the epilogue that takes its tiles, with their indices."""
+    for first, second in zip(*_tile_streams(instructions), strict=True):
+        compute, epilogue = instructions[first], instructions[second]
+        assert isinstance(compute, isa.Compute)
+        assert isinstance(epilogue, isa.Epilogue)
+        yield first, compute, second, epilogue
+
+
 def _check_pairs(instructions: Sequence[isa.Instruction]) -> None:
     computes, epilogues = _tile_streams(instructions)
     if len(computes) != len(epilogues):
@@ -85,12 +97,43 @@ def _check_pairs(instructions: Sequence[isa.Instruction]) -> None:
             f"The program has {len(computes)} computes and {len(epilogues)} epilogues.",
             "Every compute needs one epilogue; compile the model again.",
         )
-    for index, other in zip(epilogues, computes, strict=True):
-        epilogue, compute = instructions[index], instructions[other]
-        assert isinstance(epilogue, isa.Epilogue)
-        assert isinstance(compute, isa.Compute)
+    for first, compute, second, epilogue in _tile_pairs(instructions):
         if (epilogue.outer, epilogue.inner) != (compute.outer, compute.inner):
-            raise _error(index, epilogue, f"has other loop counts than compute {other}")
+            raise _error(second, epilogue, f"has other loop counts than compute {first}")
+
+
+def _check_softmax_blocks(instructions: Sequence[isa.Instruction]) -> None:
+    """Softmax never waits for room for a block, and no unit for a block that never comes.
+
+    Softmax sends each block's maxima to the COMPUTE that reads its probabilities, its sums to an
+    EPILOGUE with row_scale, through two queues. A full one would hold up softmax, with it the
+    epilogue unit, and so those who could empty it.
+
+    What the queues hold is bounded by program order, whatever the timing: an EPILOGUE ends only
+    after its COMPUTE gave the last tile, hence took its blocks, and EPILOGUEs run in order. So
+    when an EPILOGUE sends scores, all pairs before it have taken theirs. Pairs behind may have
+    done so too, which only makes room; and they can only take what pairs before them sent.
+    """
+    held = dict.fromkeys((isa.Unit.COMPUTE, isa.Unit.EPILOGUE), 0)
+    for first, compute, second, epilogue in _tile_pairs(instructions):
+        settles = compute.left_source == isa.LeftSource.PROBABILITY
+        takes = {first: compute.outer * settles, second: epilogue.outer * epilogue.row_scale}
+        sends = epilogue.outer * (epilogue.target == isa.EpilogueTarget.SOFTMAX)
+        for index, count in takes.items():
+            unit = instructions[index].UNIT
+            if count > held[unit]:
+                reason = f"takes {count} softmax blocks, there are {held[unit]}"
+                raise _error(index, instructions[index], reason)
+            if sends and held[unit] + sends > SOFTMAX_BLOCKS:
+                reason = f"can leave more than {SOFTMAX_BLOCKS} softmax blocks untaken"
+                raise _error(second, epilogue, reason)
+            held[unit] += sends - count
+    for unit, count in held.items():
+        if count:
+            raise ProgramError(
+                f"The program leaves {count} softmax blocks that {unit.name.lower()} must take.",
+                "Compile the model again.",
+            )
 
 
 def _pairs_of_waits(instruction: isa.Instruction) -> list[Pair]:
@@ -118,13 +161,20 @@ def _check_balance(instructions: Sequence[isa.Instruction]) -> None:
 
 
 class _Replay:
-    """Issues and completes instructions as soon as their semaphores allow, collecting clocks."""
+    """Issues and completes instructions as soon as their semaphores allow, collecting clocks.
+
+    Dispatch is in program order and stops at a full queue. An instruction is held to stay in its
+    queue until it is done, longer than it really does.
+    """
 
     def __init__(self, instructions: Sequence[isa.Instruction]) -> None:
         self._instructions = instructions
         empty = np.zeros(UNITS + len(isa.Source), np.int64)
         self._events = _Events([empty] * len(instructions), [empty] * len(instructions))
         self._issued = [False] * len(instructions)
+        self._dispatched = 0
+        self._queues: dict[isa.Unit, deque[int]] = {unit: deque() for unit in isa.Unit}
+        self._unfinished = dict.fromkeys(isa.Unit, 0)
         self._raised: dict[Pair, list[Clock]] = defaultdict(list)
         self._taken: dict[Pair, int] = defaultdict(int)
         self._unit_clock = dict.fromkeys(isa.Unit, empty)
@@ -136,34 +186,43 @@ class _Replay:
 
     def run(self) -> _Events:
         """The events; ProgramError when units block each other for ever."""
-        to_issue, to_complete = self._queues()
+        to_complete = self._by_source()
         moved = True
         while moved:
-            moved = False
-            for queue in to_issue.values():
-                while queue and self._issue(queue[-1]):
-                    queue.pop()
+            moved = self._dispatch()
+            for queue in self._queues.values():
+                while queue and self._issue(queue[0]):
+                    queue.popleft()
                     moved = True
             for queue in to_complete.values():
-                while queue and self._complete(queue[-1]):
-                    queue.pop()
+                while queue and self._complete(queue[0]):
+                    queue.popleft()
                     moved = True
-        stuck = [queue[-1] for queue in (*to_issue.values(), *to_complete.values()) if queue]
+        stuck = [queue[0] for queue in (*self._queues.values(), *to_complete.values()) if queue]
         if stuck:
             index = min(stuck)
             raise _error(index, self._instructions[index], "can never finish: a deadlock")
         return self._events
 
-    def _queues(self) -> tuple[dict[isa.Unit, list[int]], dict[isa.Source, list[int]]]:
-        """Indices of each unit's and each source's instructions, the next one last."""
-        units: dict[isa.Unit, list[int]] = {unit: [] for unit in isa.Unit}
-        sources: dict[isa.Source, list[int]] = {source: [] for source in isa.Source}
-        for index in reversed(range(len(self._instructions))):
-            instruction = self._instructions[index]
-            units[instruction.UNIT].append(index)
+    def _by_source(self) -> dict[isa.Source, deque[int]]:
+        """Indices of each source's instructions."""
+        sources: dict[isa.Source, deque[int]] = {source: deque() for source in isa.Source}
+        for index, instruction in enumerate(self._instructions):
             if not isinstance(instruction, isa.End):
                 sources[instruction.source].append(index)
-        return units, sources
+        return sources
+
+    def _dispatch(self) -> bool:
+        """Moves instructions into their units' queues; whether there was room for any."""
+        first = self._dispatched
+        for index in range(first, len(self._instructions)):
+            unit = self._instructions[index].UNIT
+            if self._unfinished[unit] == QUEUE_DEPTH:
+                break
+            self._queues[unit].append(index)
+            self._unfinished[unit] += 1
+            self._dispatched += 1
+        return self._dispatched > first
 
     def _issue(self, index: int) -> bool:
         instruction = self._instructions[index]
@@ -192,6 +251,7 @@ class _Replay:
         )
         clock[UNITS + instruction.source] += 1
         self._source_clock[instruction.source] = clock
+        self._unfinished[instruction.UNIT] -= 1
         self._events.done[index] = clock
         for pair in _pairs_of_signals(instruction):
             self._raised[pair].append(clock)

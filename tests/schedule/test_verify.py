@@ -99,6 +99,11 @@ def test_moved_operands_are_found(program: Program) -> None:
 
 COMPUTE = "compute outer=1 inner=1 depth=1"
 EPILOGUE = "epilogue outer=1 inner=1 scale=1"
+PROBABILITIES = f"{COMPUTE} left_source=probability"
+SCORES = f"{COMPUTE}\n{EPILOGUE} target=softmax"
+MIX = f"{PROBABILITIES}\n{EPILOGUE} row_scale=1"
+FIVE_BLOCKS = (SCORES.replace("outer=1", "outer=5"), MIX)
+UNSCALED = f"{PROBABILITIES}\n{EPILOGUE}"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +122,11 @@ EPILOGUE = "epilogue outer=1 inner=1 scale=1"
         ),
         (["load words=1", "load words=1", f"{COMPUTE}", f"{EPILOGUE}", "end"], "races with load"),
         (["store words=1 region=output", "end"], "does not wait for the last store"),
+        ([*[COMPUTE] * 9, *[EPILOGUE] * 9, "end"], "Instruction 0 can never finish"),
+        ([*[SCORES] * 5, *[MIX] * 5, "end"], "Instruction 9 can leave more than 4"),
+        ([*FIVE_BLOCKS, "end"], "Instruction 1 can leave more than 4"),
+        ([MIX, SCORES, "end"], "Instruction 0 takes 1 softmax blocks, there are 0"),
+        ([SCORES, UNSCALED, "end"], "leaves 1 softmax blocks that epilogue must take"),
         (["load words=1 signal=load"] * 256 + ["load words=1 wait=load"] * 256 + ["end"], "to 256"),
     ],
 )
