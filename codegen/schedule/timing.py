@@ -11,16 +11,13 @@ from collections import defaultdict, deque
 from dataclasses import dataclass
 
 from .. import isa
-from ..config import HardwareConfig, Memory
+from ..config import INSTRUCTION_BITS, QUEUE_DEPTH, HardwareConfig, Memory
 from ..errors import missing_case
 from ..program import Program
 
 ISSUE_CYCLES = 4  # from semaphores taken to the first word
 LANDING_CYCLES = 40  # pipeline behind the last word, and the semaphore's way
-DISPATCH_CYCLES = 4  # a 256-bit instruction on a 64-bit bus
-QUEUE_DEPTH = 8  # instructions that a unit's queue holds; a full queue stops dispatch
 DRAM_CYCLES = 60  # first word of a burst
-NORM_PASSES = 2  # sums, then results
 
 
 @dataclass(frozen=True)
@@ -82,8 +79,10 @@ class _Clock:
                 cycles = instruction.words * self._config.beats_per_word(memory)
                 self._finish(instruction, start + cycles, DRAM_CYCLES)
             case isa.Norm():
-                beats = instruction.outer * instruction.inner * self._config.beats_per_tile
-                self._finish(instruction, start + NORM_PASSES * beats, LANDING_CYCLES)
+                # A beat a cycle; results follow a row tile behind, once its statistics are there.
+                row_tile = instruction.inner * self._config.beats_per_tile
+                free = start + instruction.outer * row_tile
+                self._finish(instruction, free, row_tile + LANDING_CYCLES)
             case isa.End():
                 self.end = start
             case _:
@@ -96,7 +95,8 @@ class _Clock:
             if instruction.wait >> source & 1
         ]
         queue = self._queues[instruction.UNIT]
-        self._dispatched = max(self._dispatched + DISPATCH_CYCLES, queue[0])
+        fetched = self._dispatched + INSTRUCTION_BITS // self._config.bus_bits
+        self._dispatched = max(fetched, queue[0])
         free = max(self._free[instruction.UNIT], self._dispatched)
         start = max([free, *taken]) + ISSUE_CYCLES * bool(taken)
         queue.append(start)
