@@ -41,6 +41,10 @@ class CalibrationError(VitesseraError):
     """Calibration or input images have the wrong shape, dtype or values."""
 
 
+class HostBufferError(VitesseraError):
+    """A buffer or matrix of another size or type than the program reads or writes."""
+
+
 class ConfigError(VitesseraError):
     """An unknown board, or a hardware configuration that contradicts itself."""
 

@@ -16,7 +16,7 @@ of `signal` adds one to counter (its own source, u) when the instruction's effec
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, ClassVar
@@ -359,6 +359,16 @@ def _layout(kind: type[Instruction]) -> Iterator[Field]:
 
 
 _LAYOUT = {kind: tuple(_layout(kind)) for kind in INSTRUCTIONS}
+
+
+def check_end(instructions: Sequence[Instruction]) -> None:
+    """ProgramError unless END is the last instruction and no other."""
+    ends = [i for i, instruction in enumerate(instructions) if isinstance(instruction, End)]
+    if ends != [len(instructions) - 1]:
+        raise ProgramError(
+            f"The program has END at {ends}, not once as its last instruction.",
+            "Compile the model again.",
+        )
 
 
 def decode(word: int) -> Instruction:

@@ -21,11 +21,11 @@ import numpy.typing as npt
 from .assembler import parse_program as parse_program
 from .assembler import print_program as print_program
 from .config import INSTRUCTION_BITS, HardwareConfig, Memory
-from .errors import BuildDirectoryError, CalibrationError, ProgramError, VitesseraError
+from .errors import BuildDirectoryError, HostBufferError, ProgramError, VitesseraError
 from .isa import Instruction, decode
 from .packing import Int8Array, Int16Array, pack_operand, round_up, to_dram, unpack_residual
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
 _INSTRUCTIONS = "program.bin"
@@ -44,8 +44,7 @@ class InputDescription:
         patch: height and width of a patch.
         prefix: rows before the first patch (class and register tokens); zeros.
         tokens, channels: size of the int8 patch matrix, true sizes.
-        scale: real value of one unit, per channel.
-        offset: the integer that stands for real zero.
+        scale: real value of one unit, per channel; zero stands for zero.
         size: bytes of the input buffer.
     """
 
@@ -56,7 +55,6 @@ class InputDescription:
     tokens: int
     channels: int
     scale: tuple[float, ...]
-    offset: int
     size: int
 
 
@@ -193,10 +191,10 @@ class Program:
 
 
 def pack_input(program: Program, patches: Int8Array) -> bytes:
-    """The input buffer of int8 patches [tokens, channels]; CalibrationError for another shape."""
+    """The input buffer of int8 patches [tokens, channels]; HostBufferError for any others."""
     expected = (program.input.tokens, program.input.channels)
     if patches.shape != expected or patches.dtype != np.int8:
-        raise CalibrationError(
+        raise HostBufferError(
             f"The patches are {patches.dtype} {list(patches.shape)}, the program takes "
             f"int8 {list(expected)}.",
             "Make them with the patch size and scale in Program.input.",
@@ -204,10 +202,23 @@ def pack_input(program: Program, patches: Int8Array) -> bytes:
     return to_dram(pack_operand(patches, program.config), Memory.LEFT, program.config)
 
 
+def check_input(program: Program, buffer: bytes) -> None:
+    """HostBufferError unless `buffer` has the size of the program's input buffer."""
+    if len(buffer) != program.input.size:
+        raise HostBufferError(
+            f"The input buffer has {len(buffer)} bytes, the program reads {program.input.size}.",
+            "Make it with pack_input.",
+        )
+
+
 def unpack_outputs(program: Program, data: bytes) -> dict[str, Int16Array]:
-    """The results in the output buffer, int16 [tokens, channels] by their ONNX names."""
+    """The results in the output buffer, int16 [tokens, channels] by their ONNX names.
+
+    Raises:
+        HostBufferError: the buffer has another size.
+    """
     if len(data) != program.output_size:
-        raise CalibrationError(
+        raise HostBufferError(
             f"The output buffer has {len(data)} bytes, the program writes {program.output_size}.",
             "Read Program.output_size bytes.",
         )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .errors import UnsupportedModelError
 from .graph import Function, Image
 from .lookup import by_name
 from .numerics import NormConstants
@@ -94,12 +95,19 @@ class PatchInput(QuantNode):
 
     Row t is patch t - prefix in row-major order, flattened [channel, row, column], divided by the
     value's scale and rounded; the first `prefix` rows (class and register tokens) are zero. Has no
-    inputs.
+    inputs, and its value no offset.
     """
 
     patch_height: int
     patch_width: int
     prefix: int
+
+    def __post_init__(self) -> None:
+        if self.value.offset:
+            raise UnsupportedModelError(
+                f"The patches {self.name} have offset {self.value.offset}.",
+                "Hosts make patches without offset; give them a symmetric scale.",
+            )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from . import isa, numerics
 from .assembler import print_instruction
 from .config import SOFTMAX_BLOCKS, Memory
-from .errors import CalibrationError, ProgramError, missing_case
+from .errors import ProgramError, missing_case
 from .graph import Function
 from .numerics import IntArray, SoftmaxState
 from .packing import (
@@ -31,7 +31,7 @@ from .packing import (
     unpack_operand,
     unpack_residual,
 )
-from .program import Program, StoredValue, pack_input, unpack_outputs
+from .program import Program, StoredValue, check_input, pack_input, unpack_outputs
 
 FLOAT32_EXACT = 1 << 24  # integers up to here are exact in float32
 ACCUMULATOR_MAX = (1 << 31) - 1
@@ -497,12 +497,7 @@ class Reference:
 
     def run_buffer(self, buffer: bytes) -> bytes:
         """The output buffer of one input buffer, as the accelerator writes it."""
-        if len(buffer) != self._program.input.size:
-            raise CalibrationError(
-                f"The input buffer has {len(buffer)} bytes, the program reads "
-                f"{self._program.input.size}.",
-                "Make it with pack_input.",
-            )
+        check_input(self._program, buffer)
         return bytes(self._execute(np.frombuffer(buffer, np.uint8)[None]).outputs)
 
     def values(self, patches: Int8Array) -> dict[str, IntArray]:
@@ -526,6 +521,7 @@ class Reference:
             yield self._execute(flat.reshape(len(buffers), -1))
 
     def _execute(self, inputs: Uint8Array) -> Machine:
+        isa.check_end(self._program.instructions)
         machine = Machine(self._program, inputs)
         for index, instruction in enumerate(self._program.instructions):
             try:
@@ -537,6 +533,4 @@ class Reference:
                 ) from None
             if self._tap:
                 self._tap(index, instruction, machine)
-        if not self._program.instructions or not isinstance(instruction, isa.End):
-            raise ProgramError("The program does not finish with END.", "Compile the model again.")
         return machine

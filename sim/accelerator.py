@@ -17,8 +17,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..codegen.config import HardwareConfig
-from ..codegen.errors import SimulationError
-from ..codegen.program import Program
+from ..codegen.errors import HostBufferError, SimulationError
+from ..codegen.program import Program, check_input
 from ..codegen.toplevel import Rtl
 from . import verilator
 from .dram import PAGE_BYTES, Dram, dram_sources
@@ -144,10 +144,12 @@ def simulate(
         timeout_cycles: of one run; then the simulation fails with the registers' state.
 
     Raises:
+        HostBufferError: there is no input, or one of another size than the program reads.
         SimulationError: the hardware reported an error, did not finish, touched memory that it
             was not given, or broke a bus rule.
         ToolError: the simulator cannot be built.
     """
+    _check_inputs(program, inputs)
     design = testbench_design(program.config, rtl.files, waves is not None)
     verilator.build(design)
     with TemporaryDirectory() as scratch:
@@ -176,18 +178,24 @@ def simulate(
         )
 
 
+def _check_inputs(program: Program, inputs: Sequence[bytes]) -> None:
+    if not inputs:
+        raise HostBufferError("There is no input to simulate.", "Give at least one input buffer.")
+    for buffer in inputs:
+        check_input(program, buffer)
+
+
 def _prepare(
     program: Program, inputs: Sequence[bytes], path: Path, timeout_cycles: int
 ) -> tuple[Dram, Task]:
     """DRAM with program and weights in place, and what the bench must know."""
     code = program.encode()
-    input_bytes = max(len(content) for content in inputs)
-    sizes = (len(code), len(program.weights), input_bytes, program.output_size)
+    sizes = (len(code), len(program.weights), program.input.size, program.output_size)
     dram = Dram(path, sum(-(-size // PAGE_BYTES) * PAGE_BYTES for size in sizes) + PAGE_BYTES)
     addresses = {
         "PROGRAM": dram.allocate(len(code), "program"),
         "WEIGHTS": dram.allocate(max(1, len(program.weights)), "weights"),
-        "INPUT": dram.allocate(input_bytes, "input"),
+        "INPUT": dram.allocate(program.input.size, "input"),
         "OUTPUT": dram.allocate(program.output_size, "output", writable=True),
     }
     dram.view(addresses["PROGRAM"], len(code))[:] = memoryview(code)

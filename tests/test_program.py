@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from vitessera.codegen import isa
 from vitessera.codegen.config import HardwareConfig, Memory
-from vitessera.codegen.errors import BuildDirectoryError, CalibrationError, ProgramError
+from vitessera.codegen.errors import BuildDirectoryError, HostBufferError, ProgramError
 from vitessera.codegen.packing import (
     from_dram,
     pack_norm,
@@ -56,7 +56,7 @@ def small_program() -> Program:
         instructions=instructions,
         labels=(*(f"layer{i}" for i in range(len(instructions) - 1)), ""),
         weights=bytes(range(64)),
-        input=InputDescription("image", (1, 4, 6), (2, 2), 1, 7, 4, (0.5,) * 4, 0, 512),
+        input=InputDescription("image", (1, 4, 6), (2, 2), 1, 7, 4, (0.5,) * 4, 512),
         outputs=(OutputDescription("logits", 16, 32, 2, 10, 3, (0.25,) * 10, 1),),
         layers=(Layer("query0", "Product", 12),),
         allocations=(Allocation(Memory.LEFT, "x", 3, 5, 0, 2),),
@@ -115,9 +115,9 @@ def test_host_packs_and_unpacks() -> None:
 
 
 def test_host_buffers_of_wrong_size_are_refused() -> None:
-    with pytest.raises(CalibrationError, match=r"int8 \[7, 4\]"):
+    with pytest.raises(HostBufferError, match=r"int8 \[7, 4\]"):
         pack_input(small_program(), np.zeros((4, 7), np.int8))
-    with pytest.raises(CalibrationError, match="output_size"):
+    with pytest.raises(HostBufferError, match="output_size"):
         unpack_outputs(small_program(), bytes(3))
 
 

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from vitessera.codegen.config import HardwareConfig, Memory
-from vitessera.codegen.errors import CalibrationError, ProgramError
+from vitessera.codegen.errors import HostBufferError, ProgramError
 from vitessera.codegen.packing import pack_operand, pack_parameters, to_dram
 from vitessera.codegen.program import (
     InputDescription,
@@ -52,7 +52,7 @@ def program(text: str = TEXT) -> Program:
         instructions=listing.instructions,
         labels=listing.labels,
         weights=weights + to_dram(parameters, Memory.PARAMETER, CONFIG),
-        input=InputDescription("image", (1, 8, 8), (2, 4), 0, 8, 8, (1.0,) * 8, 0, 64),
+        input=InputDescription("image", (1, 8, 8), (2, 4), 0, 8, 8, (1.0,) * 8, 64),
         outputs=(OutputDescription("out", 0, 8, 7, 3, 1, (1.0,) * 3, 0),),
     )
 
@@ -130,11 +130,12 @@ def test_impossible_instructions_are_named(old: str, new: str, reason: str) -> N
         Reference(program(TEXT.replace(old, new, 1))).run(np.ones((2, 8, 8), np.int8))
 
 
-def test_missing_end_is_refused() -> None:
-    with pytest.raises(ProgramError, match="END"):
-        Reference(program(TEXT.replace("end wait=store", ""))).run(np.ones((8, 8), np.int8))
+@pytest.mark.parametrize("text", ["", "load", TEXT.replace("compute wait", "end\ncompute wait")])
+def test_end_stands_last_and_only_there(text: str) -> None:
+    with pytest.raises(ProgramError, match=r"END at .*, not once as its last instruction"):
+        Reference(program(text)).run(np.ones((8, 8), np.int8))
 
 
 def test_wrong_buffer_size_is_refused() -> None:
-    with pytest.raises(CalibrationError, match="3 bytes, the program reads 64"):
+    with pytest.raises(HostBufferError, match="3 bytes, the program reads 64"):
         Reference(program()).run(b"abc")

@@ -85,7 +85,6 @@ def _input(graph: QuantGraph, lowered: Lowered) -> InputDescription:
         tokens=node.value.tokens,
         channels=node.value.channels,
         scale=tuple(float(scale) for scale in node.value.scale),
-        offset=node.value.offset,
         size=lowered.input_size,
     )
 

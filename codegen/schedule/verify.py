@@ -44,7 +44,7 @@ class _Events:
 
 def verify(instructions: Sequence[isa.Instruction], config: HardwareConfig) -> None:
     """ProgramError unless the program is safe under every timing."""
-    _check_end(instructions)
+    isa.check_end(instructions)
     _check_pairs(instructions)
     _check_softmax_blocks(instructions)
     _check_balance(instructions)
@@ -59,15 +59,6 @@ def _error(index: int, instruction: isa.Instruction, reason: str) -> ProgramErro
         f"Instruction {index} {reason}: {print_instruction(instruction)}.",
         "The program is damaged or the scheduler is wrong; please report it.",
     )
-
-
-def _check_end(instructions: Sequence[isa.Instruction]) -> None:
-    ends = [i for i, instruction in enumerate(instructions) if isinstance(instruction, isa.End)]
-    if ends != [len(instructions) - 1]:
-        raise ProgramError(
-            f"The program has END at {ends}, not once as its last instruction.",
-            "Compile the model again.",
-        )
 
 
 def _tile_streams(

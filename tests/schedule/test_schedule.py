@@ -198,6 +198,13 @@ def selected_key(build: Builder, source: str) -> str:
     return build.product("y", build.attention("mixed", source, key, key, 1), 8, bits=16)
 
 
+def patches_with_offset(build: Builder, source: str) -> str:
+    (patches,) = build.nodes
+    moved = dataclasses.replace(patches.value, offset=1)
+    build.nodes[0] = dataclasses.replace(patches, value=moved)
+    return source
+
+
 def transposed_patches(build: Builder, source: str) -> str:
     return build.pool("pooled", source, 0, bits=16)
 
@@ -221,14 +228,15 @@ def offset_in_padding(build: Builder, source: str) -> str:
         (two_heads, "read by two attentions with 2 and 4 heads"),
         (norm_as_heads, "normed gives an attention's heads, .* but Norm cannot pad heads"),
         (selected_key, "key selects a token of k as (transposed )?right operand"),
+        (patches_with_offset, "patches have offset 1"),
         (transposed_patches, "patches patches are used as transposed right operand"),
     ],
 )
 def test_unsupported_combinations_are_named(make: object, named: str) -> None:
     assert callable(make)
     build = Builder(np.random.default_rng(15))
-    output = make(build, build.patches(9, 8, 0))
     with pytest.raises(UnsupportedModelError, match=named):
+        output = make(build, build.patches(9, 8, 0))
         schedule(build.graph((output,)), config())
 
 
