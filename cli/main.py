@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -53,6 +54,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; the exit code is 0, 1 (ran, but the result is bad) or 2 (error)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Stages go to standard error; in a file or pipe both must keep their order.
+        sys.stdout.reconfigure(line_buffering=True)
     try:
         args = parser().parse_args(arguments)
         return int(args.run(args))

@@ -14,6 +14,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib import resources
@@ -242,6 +243,19 @@ def _xls_version() -> str:
         ) from error
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps XLS's log off the terminal; what goes wrong arrives as an exception."""
+    kept = os.dup(2)
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def _scheduling(entry: Kernel) -> str:
     """XLS's scheduling options; a throughput of 1 is what the project calls II=1."""
     return (
@@ -266,7 +280,7 @@ def _compile(entry: Kernel, texts: dict[str, str]) -> str:
     import xls
     from xls import c_api
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         for name, text in texts.items():
             Path(folder, name).write_text(text)
         try:
