@@ -34,7 +34,8 @@ class HardwareError(IntEnum):
 ERROR_MEANING: dict[HardwareError, str] = {
     HardwareError.NONE: "no error",
     HardwareError.DECODE: "the program holds an illegal instruction; INSTRUCTIONS is its index",
-    HardwareError.READ: "DRAM answered a read with SLVERR or DECERR: a buffer address is wrong",
+    HardwareError.READ: "DRAM answered a read with SLVERR or DECERR: a buffer address is wrong; or "
+    "RLAST did not come with exactly the last beat of each burst: the interconnect is at fault",
     HardwareError.WRITE: "DRAM answered a write with SLVERR or DECERR: a buffer address is wrong",
     HardwareError.START_WHILE_BUSY: "a start was ignored because a run was under way; that run is "
     "not disturbed",
