@@ -29,32 +29,6 @@ from .term import (
 )
 from .view import Ids, View, as_matrix, constant_of, whole
 
-# The nodes that compute. All others only arrange, copy or hold data.
-ARITHMETIC = frozenset(
-    {
-        "Add",
-        "Attention",
-        "Conv",
-        "Div",
-        "Erf",
-        "Gelu",
-        "Gemm",
-        "LayerNormalization",
-        "MatMul",
-        "Mul",
-        "Neg",
-        "Pow",
-        "Reciprocal",
-        "ReduceMean",
-        "ReduceSum",
-        "Relu",
-        "Softmax",
-        "Sqrt",
-        "Sub",
-        "Tanh",
-    }
-)
-
 Results = tuple[Tensor | None, ...]
 Unary = TypeVar("Unary", Erf, Tanh, Root, Reciprocal)
 

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from ..errors import UnsupportedModelError
 from ..graph import Graph
-from .elementwise import ARITHMETIC
 from .emit import emit
 from .load import Source, load_source
 from .refusal import Refused
 from .rewrite import rewrite
-from .trace import Trace, trace
+from .trace import ARITHMETIC, Trace, trace
 
 
 class Status(Enum):

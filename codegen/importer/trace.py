@@ -24,15 +24,12 @@ from .view import View, as_matrix, whole
 
 Handler = Callable[[Call], tuple[Tensor | None, ...]]
 
-# What may read the image's data. Anything else is refused.
-HANDLERS: dict[str, Handler] = {
-    **dict.fromkeys(layout.ARRANGING, layout.arrange),
+# What may read the image's data; anything else is refused. First the nodes that compute:
+ARITHMETIC: dict[str, Handler] = {
     "Add": elementwise.add,
     "Attention": products.attention,
-    "Cast": layout.cast,
     "Conv": products.conv,
     "Div": elementwise.divide,
-    "Dropout": layout.keep,
     "Erf": elementwise.erf,
     "Gelu": elementwise.gelu,
     "Gemm": products.gemm,
@@ -49,6 +46,13 @@ HANDLERS: dict[str, Handler] = {
     "Sqrt": elementwise.square_root,
     "Sub": elementwise.subtract,
     "Tanh": elementwise.tanh,
+}
+# All others only arrange or copy.
+HANDLERS: dict[str, Handler] = {
+    **ARITHMETIC,
+    **dict.fromkeys(layout.ARRANGING, layout.arrange),
+    "Cast": layout.cast,
+    "Dropout": layout.keep,
 }
 
 
