@@ -148,6 +148,9 @@ COMPLETIONS: dict[Source, tuple[str, ...]] = {
     Source.NORM: ("norm_pack.left_s", "norm_pack.right_s"),
     Source.STORE: ("axi_write_response.signal_s",),
 }
+WRITERS = tuple(end for ports in MEMORIES.values() for end in ports.writers)
+# Completion that is no write to a memory on chip has a stream of its own.
+SIGNALS = tuple(end for ends in COMPLETIONS.values() for end in ends if end not in WRITERS)
 
 # The kernel that takes each unit's instructions; LOAD and STORE see the DRAM bases beside them.
 QUEUES: dict[Unit, str] = {
@@ -200,8 +203,7 @@ def _port_table(modules: Mapping[str, str]) -> dict[str, hls.Port]:
 def _check(config: HardwareConfig, table: Mapping[str, hls.Port]) -> None:
     """Both ends of every stream agree, and no end is left open or used twice."""
     used = [end for link in links(config) for end in (link.source, link.sink)]
-    used += [*EXTERNAL.values(), *ERRORS, *QUEUES.values(), "tile_engine.signal_s"]
-    used += ["axi_write_response.signal_s"]
+    used += [*EXTERNAL.values(), *ERRORS, *QUEUES.values(), *SIGNALS]
     used += [f"dispatch.{unit.name.lower()}_s" for unit in Unit]
     for ports in MEMORIES.values():
         used += [*ports.writers, *(end for reader in ports.readers for end in reader)]
@@ -300,6 +302,7 @@ def core(config: HardwareConfig, modules: Mapping[str, str]) -> str:
             | {"ends": [_wire(end) for end in ends]}
             for source, ends in COMPLETIONS.items()
         ],
+        signals=[_wire(end) for end in SIGNALS],
         queues=[
             {"unit": unit.name.lower(), "index": unit.value, "sink": _wire(QUEUES.get(unit, ""))}
             | {"bases": unit in NEEDS_BASES}
