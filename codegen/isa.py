@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 
 from .config import ADDRESS_BITS, INSTRUCTION_BITS
 from .errors import ProgramError
+from .graph import Function
 
 OPCODE_BITS = 4
 WAIT_BITS = 8
@@ -100,6 +101,14 @@ class ActivationCode(IntEnum):
     GELU_ERF = 1
     GELU_TANH = 2
     RELU = 3
+
+
+FUNCTIONS: dict[ActivationCode, Function | None] = {
+    ActivationCode.NONE: None,
+    ActivationCode.GELU_ERF: Function.GELU_ERF,
+    ActivationCode.GELU_TANH: Function.GELU_TANH,
+    ActivationCode.RELU: Function.RELU,
+}
 
 
 class NormTarget(IntEnum):

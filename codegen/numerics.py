@@ -31,6 +31,11 @@ BIASED_BITS = 25  # accumulator + bias after pre_shift
 SCALED_BITS = 24  # after the first requantisation step
 
 
+def exact_float(contracted: int) -> type[np.floating]:
+    """The smallest float type in which a sum of `contracted` products of int8 is exact."""
+    return np.float32 if contracted * 128 * 128 <= 1 << 24 else np.float64
+
+
 def round_shift(x: IntArray, shift: IntArray | int) -> IntArray:
     """floor(x / 2^shift + 1/2); a shift of 0 changes nothing."""
     # No value has more than 60 bits: whatever is shifted further is gone, too.

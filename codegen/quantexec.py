@@ -33,7 +33,6 @@ Integers = npt.NDArray[np.integer]
 
 LANES = 8
 ROWS_PER_BATCH = 4096  # tokens executed at once by `predict`
-FLOAT32_EXACT = 2**24  # integers below are exact in float32
 
 
 def execute(
@@ -98,8 +97,7 @@ def _run(node: QuantNode, operands: list[IntArray], images: int, lanes: int) -> 
 
 def _matmul(left: IntArray, right: IntArray) -> IntArray:
     """The exact product of int8 matrices, by floating-point BLAS."""
-    exact = left.shape[-1] * INT8_MAX * INT8_MAX < FLOAT32_EXACT
-    dtype = np.float32 if exact else np.float64
+    dtype = numerics.exact_float(left.shape[-1])
     product: IntArray = np.matmul(left.astype(dtype), right.astype(dtype)).astype(np.int64)
     return product
 

@@ -19,7 +19,7 @@ from . import isa, numerics
 from .assembler import print_instruction
 from .config import SOFTMAX_BLOCKS, Memory
 from .errors import ProgramError, missing_case
-from .graph import Function
+from .isa import FUNCTIONS
 from .numerics import IntArray, SoftmaxState
 from .packing import (
     NORM_TYPE,
@@ -33,16 +33,8 @@ from .packing import (
 )
 from .program import Program, StoredValue, check_input, pack_input, unpack_outputs
 
-FLOAT32_EXACT = 1 << 24  # integers up to here are exact in float32
 ACCUMULATOR_MAX = (1 << 31) - 1
 BATCH_BYTES = 1 << 28  # on-chip memories of one batch of images
-
-FUNCTIONS: dict[int, Function | None] = {
-    isa.ActivationCode.NONE: None,
-    isa.ActivationCode.GELU_ERF: Function.GELU_ERF,
-    isa.ActivationCode.GELU_TANH: Function.GELU_TANH,
-    isa.ActivationCode.RELU: Function.RELU,
-}
 
 Tap = Callable[[int, isa.Instruction, "Machine"], None]
 
@@ -298,7 +290,7 @@ class Machine:
         _check_accumulators(tiles)
         _check_accumulators(tiles + bias)
         value = numerics.requantize(tiles, bias, multiplier, shift, epilogue.pre_shift)
-        value = numerics.activate(value, FUNCTIONS[epilogue.function])
+        value = numerics.activate(value, FUNCTIONS[isa.ActivationCode(epilogue.function)])
         if not epilogue.row_scale:
             return numerics.rescale(value, epilogue.scale, epilogue.scale_shift)
         mantissa, exponent = self._row_scales(epilogue.outer)
@@ -448,9 +440,7 @@ def tile_products(left: Int8Array, right: Int8Array, outer: int, inner: int) -> 
 
 def _exact(words: Int8Array) -> npt.NDArray[np.floating]:
     """As the smallest float type in which every sum over [depth, V] is exact."""
-    contracted = words.shape[-3] * words.shape[-1]
-    single = contracted * 128 * 128 <= FLOAT32_EXACT
-    return words.astype(np.float32 if single else np.float64)
+    return words.astype(numerics.exact_float(words.shape[-3] * words.shape[-1]))
 
 
 def _by_tile(words: Int8Array) -> npt.NDArray[np.floating]:

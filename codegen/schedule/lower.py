@@ -23,7 +23,6 @@ import numpy.typing as npt
 from .. import isa
 from ..config import HardwareConfig, Memory
 from ..errors import CapacityError, UnsupportedModelError, missing_case
-from ..graph import Function
 from ..packing import (
     pack_norm,
     pack_operand,
@@ -53,12 +52,7 @@ CHUNKS_IN_RING = 3
 
 Rings = Mapping[Memory, int]  # words for streamed tensors
 
-CODES: dict[Function | None, isa.ActivationCode] = {
-    None: isa.ActivationCode.NONE,
-    Function.GELU_ERF: isa.ActivationCode.GELU_ERF,
-    Function.GELU_TANH: isa.ActivationCode.GELU_TANH,
-    Function.RELU: isa.ActivationCode.RELU,
-}
+CODES = {function: code for code, function in isa.FUNCTIONS.items()}
 
 
 @dataclass(frozen=True)
