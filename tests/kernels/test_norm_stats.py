@@ -94,5 +94,5 @@ def test_the_largest_sums(run: Run) -> None:
     x = np.full((tile, CHANNELS_MAX), INT16_MAX) * signs
     x[2:, ::2] *= -1
     x = np.pad(x, ((0, 0), (0, 1)))  # to whole tiles
-    send_tile(traffic, config, x, constants(CHANNELS_MAX))
+    send_tile(traffic, config, pad(x, tile), constants(CHANNELS_MAX))
     check(run, "norm_stats", traffic)

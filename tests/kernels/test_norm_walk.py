@@ -5,7 +5,7 @@ import pytest
 from runs import Run, Traffic, check, every_run
 from vitessera.codegen import isa
 from vitessera.codegen.config import HardwareConfig
-from words import words
+from words import random_instruction, words
 
 pytestmark = pytest.mark.kernel
 
@@ -65,16 +65,17 @@ def walk_results(config: HardwareConfig, commands: list[isa.Norm]) -> Traffic:
 def random_commands(rng: np.random.Generator) -> list[isa.Norm]:
     """Single tiles, long rows, many row tiles, and anything between."""
     counts = [(1, 1), (1, 1), (1, 20), (20, 1), (1, 1), *rng.integers(1, 5, (6, 2)).tolist()]
-    commands = []
-    for outer, inner in counts:
-        free = {
-            field.name: int(rng.integers(2 ** min(field.width, 13)))
-            for field in isa.fields(isa.Norm)
-        }
-        wide = {name: int(rng.integers(2**16)) for name in ("channels", "inverse", "eps_mantissa")}
-        wide["channels"] >>= 4
-        commands.append(isa.Norm(**free | wide | {"outer": outer, "inner": inner}))
-    return commands
+    return [
+        random_instruction(
+            isa.Norm,
+            rng,
+            outer=outer,
+            inner=inner,
+            inverse=rng.integers(2**27),
+            eps_mantissa=rng.integers(2**16),
+        )
+        for outer, inner in counts
+    ]
 
 
 @every_run

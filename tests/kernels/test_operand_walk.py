@@ -5,7 +5,7 @@ import pytest
 from runs import Run, Traffic, check, every_run, full_speed
 from vitessera.codegen import isa
 from vitessera.codegen.config import ADDRESS_BITS, HardwareConfig
-from words import words
+from words import random_instruction, words
 
 pytestmark = pytest.mark.kernel
 
@@ -36,21 +36,8 @@ def walk(config: HardwareConfig, commands: list[isa.Compute]) -> Traffic:
 
 
 def random_command(rng: np.random.Generator) -> isa.Compute:
-    outer, inner, depth = (int(n) for n in rng.choice([1, 1, 2, 3, 5, 8], 3))
-    strides = {
-        f"{side}_{name}": int(rng.integers(0, 8192))
-        for side in ("left", "right")
-        for name in ("outer", "inner", "step", "base")
-    }
-    return isa.Compute(
-        wait=int(rng.integers(256)),
-        signal=int(rng.integers(256)),
-        left_source=int(rng.integers(2)),
-        outer=outer,
-        inner=inner,
-        depth=depth,
-        **strides,
-    )
+    outer, inner, depth = rng.choice([1, 1, 2, 3, 5, 8], 3)
+    return random_instruction(isa.Compute, rng, outer=outer, inner=inner, depth=depth)
 
 
 @every_run

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from runs import Run, Traffic, check, every_run
+from runs import Run, Traffic, check, every_run, full_speed
 from vitessera.codegen import isa, numerics
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.numerics import SoftmaxState
@@ -89,9 +89,9 @@ def test_masked_lanes_beats_and_tiles(run: Run) -> None:
     check(run, "softmax", traffic)
 
 
-def test_every_fraction_and_distance_to_the_maximum() -> None:
+@full_speed
+def test_every_fraction_and_distance_to_the_maximum(run: Run) -> None:
     """The exp2 table entry by entry, at every shift."""
-    run = Run(HardwareConfig(), 0.0, 1)
     config = run.config
     traffic = Traffic(["beat_r"], ["probability_s", "maximum_s", "reciprocal_s"])
     for distance in range(1, 13):

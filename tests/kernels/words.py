@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from vitessera.codegen import isa
 from vitessera.codegen.config import ADDRESS_BITS, HardwareConfig, Memory
 
+_SMALL = 2**13  # loop counts times this stay below 2^ADDRESS_BITS
+
 Integers = Iterable[int] | npt.NDArray[np.integer]
+Kind = TypeVar("Kind", bound=isa.Instruction)
 Values = int | np.integer | Integers
 
 
@@ -84,8 +89,9 @@ class Words:
         )
         target = ("target", self.target.width)
         self.epilogue_tag = Struct(
-            *(("accumulate", 1), ("row_scale", 1), ("block_start", 1), ("function", 3)),
-            *(("pre_shift", 3), ("scale", 16), ("scale_shift", 6), ("offset", 9), target),
+            *(("accumulate", 1), ("row_scale", 1), ("block_start", 1)),
+            *_as_in(isa.Epilogue, "function", "pre_shift", "scale", "scale_shift", "offset"),
+            target,
         )
         self.operand_beat = Struct(("lanes", 8, lanes), target)
         self.score_beat = Struct(("lanes", 16, lanes), target)
@@ -100,7 +106,13 @@ class Words:
             *(("eps_mantissa", 16), ("eps_exponent", 6)),
         )
         self.row_statistics = Struct(("mean", 25), ("mantissa", 16), ("shift", 6))
-        self.norm_result_tag = Struct(("row_start", 1), ("plain", 1), ("shift", 6), target)
+        self.norm_result_tag = Struct(("row_start", 1), *_as_in(isa.Norm, "plain", "shift"), target)
+
+
+def _as_in(kind: type[isa.Instruction], *names: str) -> list[tuple[str, int]]:
+    """Fields that an instruction passes on unchanged."""
+    widths = {field.name: field.width for field in isa.fields(kind)}
+    return [(name, widths[name]) for name in names]
 
 
 def _write(config: HardwareConfig, memory: Memory) -> Struct:
@@ -111,3 +123,12 @@ def _write(config: HardwareConfig, memory: Memory) -> Struct:
 def words(config: HardwareConfig) -> Words:
     """The structs of one configuration."""
     return Words(config)
+
+
+def random_instruction(kind: type[Kind], rng: np.random.Generator, **chosen: int) -> Kind:
+    """An instruction whose fields are anything legal, addresses and strides small enough to add."""
+    free = {
+        field.name: int(rng.integers(field.least, min(field.highest, _SMALL) + 1))
+        for field in isa.fields(kind)
+    }
+    return kind(**free | {name: int(value) for name, value in chosen.items()})
