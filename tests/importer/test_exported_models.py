@@ -24,6 +24,8 @@ from vitessera.codegen.graph import (
 )
 from vitessera.codegen.importer import Status, evaluate, inspect_model
 
+pytestmark = pytest.mark.export
+
 GraphOf = Callable[..., Graph]
 
 EXPORTERS = {"dynamo": True, "script": False}
