@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from vitessera.codegen.errors import OutputError
 from vitessera.codegen.importer import Inspection, Row, Status, inspect_model
+
+from .output import write_json
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     console.print(_table(inspection))
     console.print(summary(inspection), highlight=False)
     if args.json is not None:
-        _write_json(inspection, args.json)
+        write_json(args.json, _as_json(inspection))
     return 0 if inspection.supported else 2
 
 
@@ -76,18 +76,12 @@ def _account(row: Row) -> str:
     return f"{row.reason}. {row.remedy}" if row.status is Status.REFUSED else row.into
 
 
-def _write_json(inspection: Inspection, path: Path) -> None:
-    account = {
+def _as_json(inspection: Inspection) -> dict[str, object]:
+    return {
         "model": str(inspection.path),
         "supported": inspection.supported,
         "nodes": [_record(row) for row in inspection.rows],
     }
-    try:
-        path.write_text(json.dumps(account, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}).", "Give a path in a writable folder."
-        ) from error
 
 
 def _record(row: Row) -> dict[str, str | bool]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from vitessera.codegen.builddir import Build, read_build
-from vitessera.codegen.errors import CalibrationError, OutputError
+from vitessera.codegen.errors import CalibrationError
 from vitessera.codegen.images import ImageSet, load_images
+
+from .output import check_writable, write_json
 
 DEFAULT_COUNT = 8
 RESULT_FILE = "simulation.json"  # in the build directory; `report` shows the cycles by layer
@@ -92,19 +93,6 @@ def choose_images(build: Build, path: Path | None, count: int | None) -> ImageSe
     return ImageSet(found.images[:few], labels)
 
 
-def check_writable(path: Path) -> None:
-    """Raises OutputError now rather than after minutes of simulation."""
-    existed = path.exists()
-    try:
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}).", "Give a path in a writable folder."
-        ) from error
-
-
 def simulate_with_progress(
     build: Build, chosen: ImageSet, waves: Path | None = None
 ) -> dict[str, Any]:
@@ -162,13 +150,3 @@ def text(result: dict[str, Any]) -> str:
     for name, value in result.get("top1", {}).items():
         lines[f"top-1 {name}"] = f"{value:.2%}"
     return "\n".join(f"  {name:<24}{value}" for name, value in lines.items())
-
-
-def write_json(path: Path, result: dict[str, Any]) -> None:
-    """Writes the result; OutputError when that is not possible."""
-    try:
-        path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror}).", "Give a path in a writable folder."
-        ) from error
