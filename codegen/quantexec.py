@@ -106,7 +106,8 @@ def _limit(node: QuantNode) -> int:
     return INT8_MAX if node.value.bits == 8 else INT16_MAX
 
 
-def _requantize(accumulator: IntArray, constants: Requantization) -> IntArray:
+def requantize(accumulator: IntArray, constants: Requantization) -> IntArray:
+    """The first step of an epilogue, for accumulators [..., out]."""
     return numerics.requantize(
         accumulator,
         constants.bias.astype(np.int64),
@@ -119,7 +120,7 @@ def _requantize(accumulator: IntArray, constants: Requantization) -> IntArray:
 def _epilogue(
     node: QuantNode, accumulator: IntArray, constants: Requantization, *residual: IntArray
 ) -> IntArray:
-    active = numerics.activate(_requantize(accumulator, constants), constants.function)
+    active = numerics.activate(requantize(accumulator, constants), constants.function)
     scaled = numerics.rescale(active, constants.scale, constants.scale_shift) + constants.offset
     return numerics.saturate(sum(residual, scaled), _limit(node))
 
@@ -137,10 +138,10 @@ class _Beat:
 
 def _attention(node: Attention, operands: list[IntArray], lanes: int) -> IntArray:
     query, key, value = (_heads(operand, node.heads) for operand in operands)
-    scores = _requantize(_matmul(query, key.swapaxes(-1, -2)), node.scores)
+    scores = requantize(_matmul(query, key.swapaxes(-1, -2)), node.scores)
     scores = numerics.saturate(scores, INT16_MAX)
     probabilities, total = _softmax(scores, lanes)
-    mixed = _requantize(_join(_matmul(probabilities, value)), node.mix)
+    mixed = requantize(_join(_matmul(probabilities, value)), node.mix)
     mantissa, exponent = numerics.reciprocal(total)
     rows = mixed.shape[:2]
     width = mixed.shape[2] // node.heads

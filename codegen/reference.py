@@ -86,8 +86,8 @@ class Machine:
         self._written = {memory: np.zeros(config.words(memory), np.bool_) for memory in Memory}
         self._semaphores: dict[tuple[isa.Source, isa.Unit], int] = {}
         self._tiles: deque[tuple[isa.Compute, IntArray]] = deque()
-        self._maximum_blocks: deque[IntArray] = deque()
-        self._reciprocal_blocks: deque[tuple[IntArray, IntArray]] = deque()
+        self._maximum_blocks: deque[IntArray] = deque()  # [images, T]
+        self._reciprocal_blocks: deque[IntArray] = deque()  # [images, mantissa and exponent, T]
 
     @property
     def outputs(self) -> Uint8Array:
@@ -246,6 +246,7 @@ class Machine:
         return numerics.settle(values, lag[..., None]).astype(np.int8)
 
     def _pop(self, blocks: deque[IntArray], count: int) -> IntArray:
+        """The next blocks, stacked behind the image axis."""
         if len(blocks) < count:
             raise _Fault(f"takes {count} softmax blocks, there are {len(blocks)}")
         return np.stack([blocks.popleft() for _ in range(count)], axis=1)
@@ -298,11 +299,8 @@ class Machine:
 
     def _row_scales(self, outer: int) -> tuple[IntArray, IntArray]:
         """Mantissas and exponents of the next row blocks, each [images, outer, 1, T, 1]."""
-        if len(self._reciprocal_blocks) < outer:
-            raise _Fault(f"takes {outer} softmax blocks, there are {len(self._reciprocal_blocks)}")
-        blocks = [self._reciprocal_blocks.popleft() for _ in range(outer)]
-        mantissa, exponent = (np.stack(part, axis=1) for part in zip(*blocks, strict=True))
-        return mantissa[:, :, None, :, None], exponent[:, :, None, :, None]
+        blocks = self._pop(self._reciprocal_blocks, outer)[..., None, :, :, None]
+        return blocks[..., 0, :, :], blocks[..., 1, :, :]
 
     def _destination(self, epilogue: isa.Epilogue | isa.Norm, words: int) -> IntArray:
         addresses = loop(
@@ -356,7 +354,7 @@ class Machine:
             self._operands[Memory.PROBABILITY][:, words] = split
             self._maxima[:, words] = state.maximum[:, None]
         self._maximum_blocks.append(state.maximum)
-        self._reciprocal_blocks.append(numerics.reciprocal(state.total))
+        self._reciprocal_blocks.append(np.stack(numerics.reciprocal(state.total), axis=1))
         if max(len(self._maximum_blocks), len(self._reciprocal_blocks)) > SOFTMAX_BLOCKS:
             raise _Fault(f"leaves more than {SOFTMAX_BLOCKS} softmax blocks untaken")
 

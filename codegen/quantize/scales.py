@@ -27,7 +27,6 @@ from ..graph import (
     Graph,
     LayerNorm,
     Linear,
-    MeanPool,
     Node,
     PatchEmbed,
     SelectToken,
@@ -36,7 +35,7 @@ from ..numerics import INT8_MAX, INT16_MAX
 from ..preprocess import Float32Array
 from .calibrate import FloatArray, Statistics
 from .constants import Scale, exact_steps, norm_gain
-from .forms import Form, readers
+from .forms import INT8_READERS, Form, readers
 
 HEADROOM = 1.25  # of the residual stream over what calibration showed
 OUTPUT_HEADROOM = 2.0  # of results, which have bits to spare
@@ -98,7 +97,7 @@ def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
 def int8_readers(evidence: Evidence, name: str) -> list[Node]:
     """The operators that need an int8 copy of residual value `name`, not through SelectToken."""
     consumers = evidence.graph.consumers(name)
-    return [node for node in consumers if isinstance(node, Linear | Attention | MeanPool)]
+    return [node for node in consumers if isinstance(node, INT8_READERS)]
 
 
 def _positive(number: float) -> float:

@@ -11,6 +11,7 @@ from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.graph import Function
 from vitessera.codegen.numerics import INT8_MAX, IntArray
 from vitessera.codegen.preprocess import patch_rows, patches
+from vitessera.codegen.quantexec import requantize
 from vitessera.codegen.quantgraph import PatchInput, Requantization, Value
 from vitessera.codegen.quantize.constants import (
     Scale,
@@ -26,16 +27,6 @@ from vitessera.codegen.quantize.constants import (
 )
 
 SEEDS = range(12)
-
-
-def first_step(accumulator: IntArray, constants: Requantization) -> IntArray:
-    return numerics.requantize(
-        accumulator,
-        constants.bias.astype(np.int64),
-        constants.multiplier.astype(np.int64),
-        constants.shift.astype(np.int64),
-        constants.pre_shift,
-    )
 
 
 def second_step(x: IntArray, constants: Requantization, limit: int) -> IntArray:
@@ -87,7 +78,7 @@ def test_product_is_within_one_unit_of_the_real_formula(seed: int) -> None:
     real = (operand - scale.offset) @ rounded.T + bias
     result = Scale(np.full(out, np.abs(real).max() / limit))
     constants = epilogue(weights, result, None, "layer")
-    scaled = first_step(operand @ weights.weight.astype(np.int64).T, constants)
+    scaled = requantize(operand @ weights.weight.astype(np.int64).T, constants)
     assert np.abs(second_step(scaled, constants, limit) - real / result.step).max() <= 1.0
 
 
@@ -148,7 +139,7 @@ def test_fused_activation_is_within_one_unit_everywhere(function: Function, high
     accumulator = np.concatenate([near, far])[:, None]
     real = exact(function, accumulator * weights.unit)
     wanted = np.clip(real / step + result.offset, -INT8_MAX, INT8_MAX)
-    found = second_step(first_step(accumulator, constants), constants, INT8_MAX)
+    found = second_step(requantize(accumulator, constants), constants, INT8_MAX)
     assert np.abs(found - wanted).max() <= 1.0
 
 
@@ -170,7 +161,7 @@ def test_mix_is_within_one_unit_of_the_real_formula(tokens: int, seed: int) -> N
     result = Scale(np.abs(real).max(axis=0) / INT8_MAX)
     bound = tokens * INT8_MAX**2
     constants = mix_epilogue(Scale(value_step), result, bound, "attention")
-    mixed = first_step(probability @ value, constants)
+    mixed = requantize(probability @ value, constants)
     mantissa, exponent = numerics.reciprocal(total)
     found = numerics.rescale(mixed, mantissa, exponent + constants.scale_shift)
     assert np.abs(found - real / result.step).max() <= 1.0
