@@ -192,6 +192,16 @@ class QuantGraph:
     def __getitem__(self, name: str) -> QuantNode:
         return by_name(self.nodes, name, "node")
 
+    @property
+    def source(self) -> PatchInput:
+        """The node that takes the image; UnsupportedModelError unless there is exactly one."""
+        inputs = [node for node in self.nodes if isinstance(node, PatchInput)]
+        if len(inputs) != 1:
+            raise UnsupportedModelError(
+                f"The network has {len(inputs)} inputs.", "It must have exactly one."
+            )
+        return inputs[0]
+
     def consumers(self, name: str) -> tuple[QuantNode, ...]:
         """The nodes that read value `name`."""
         return tuple(node for node in self.nodes if name in node.inputs)

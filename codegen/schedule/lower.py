@@ -177,18 +177,14 @@ class _Lowering:
 
     def run(self) -> Lowered:
         """Lowers all nodes in order."""
-        inputs = [node for node in self._graph if isinstance(node, PatchInput)]
-        if len(inputs) != 1:
-            raise UnsupportedModelError(
-                f"The network has {len(inputs)} inputs.", "It must have exactly one."
-            )
+        source = self._graph.source
         for node in self._graph:
             self._lower(node)
             self._store_outputs(node)
         return Lowered(
             stages=tuple(self._stages),
             weights=bytes(self._image.data),
-            input=inputs[0],
+            input=source,
             input_size=self._input_size,
             outputs=self._ordered_outputs(),
             layers=tuple(_layer(node, self._graph) for node in self._graph),

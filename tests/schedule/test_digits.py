@@ -13,7 +13,7 @@ from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.importer import import_model
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.quantexec import execute
-from vitessera.codegen.quantgraph import PatchInput, QuantGraph
+from vitessera.codegen.quantgraph import QuantGraph
 from vitessera.codegen.quantize import quantize
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.schedule import schedule
@@ -38,8 +38,7 @@ def test_program_gives_the_quantised_network_exactly(
     data = np.load(DIGITS / "digits.npz")
     images, labels = data["images"], data["labels"]
     program = schedule(graph, config)
-    source = next(node for node in graph if isinstance(node, PatchInput))
-    batch = np.stack([patches(source, image) for image in images])
+    batch = np.stack([patches(graph.source, image) for image in images])
     outputs = Reference(program).run(batch)
     expected = execute(graph, images, lanes=config.lanes)
     for name, value in graph.outputs:

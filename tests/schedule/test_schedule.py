@@ -28,8 +28,7 @@ def check(
     program = schedule(graph, hardware, tuning)
     batch = images(np.random.default_rng(seed), graph, 2)
     expected = execute(graph, batch, lanes=hardware.lanes)
-    source = next(node for node in graph if isinstance(node, PatchInput))
-    rows = np.stack([patches(source, image) for image in batch])
+    rows = np.stack([patches(graph.source, image) for image in batch])
     reference = Reference(program)
     for name, integers in reference.values(rows[0]).items():
         np.testing.assert_array_equal(integers, expected[name][0], err_msg=name)
