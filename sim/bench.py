@@ -31,6 +31,7 @@ DIGITS = Path("examples", "digits")
 PRODUCTS = ((64, 64, 64), (197, 192, 768))
 # 256 MACs; memories that hold the larger product's operands and result.
 CONFIG = replace(HardwareConfig(), right_words=8192, residual_words=32768)
+PIPE_WIDTH = 140
 UNITS = ("LOAD", "COMPUTE", "EPILOGUE", "SOFTMAX", "NORM", "STORE")
 
 
@@ -64,7 +65,8 @@ class Row:
 
 def main() -> int:
     """Measures, prints, writes the JSON file; the exit code is 0 when all is bit-exact."""
-    console = Console()
+    # In a file or pipe the table keeps its columns.
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     rtl = toplevel.generate(CONFIG)
     rows = []
     for size in PRODUCTS:
