@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-from runs import Run, Traffic, check, every_run
+from runs import Run, Traffic, check, every_run, full_speed
 from vitessera.codegen import numerics
 from vitessera.codegen.config import HardwareConfig
 from words import pack_array, words
@@ -53,7 +53,7 @@ def test_settles_blocks_between_plain_words(run: Run) -> None:
     check(run, "left_operand", traffic)
 
 
-@every_run
+@full_speed
 def test_every_probability_at_every_lag(run: Run) -> None:
     """Lags 0 to 255; beyond 8 all probabilities are gone."""
     config = run.config
