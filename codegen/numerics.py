@@ -325,9 +325,11 @@ def _normalize(x: IntArray, constants: NormConstants) -> IntArray:
     squares = (x * x).sum(axis=-1, keepdims=True)
     mean_shift = INVERSE_BITS - MEAN_FRACTION_BITS
     mean = round_shift(total * constants.inverse, mean_shift)
-    eps = constants.eps_mantissa << constants.eps_exponent
+    # An epsilon beyond the variance's width saturates, as in the kernel.
+    largest = (1 << VARIANCE_BITS) - 1
+    eps = min(constants.eps_mantissa << constants.eps_exponent, largest)
     variance = np.maximum(constants.channels * squares - total * total + eps, 1)
-    mantissa, exponent = rsqrt(np.minimum(variance, (1 << VARIANCE_BITS) - 1))
+    mantissa, exponent = rsqrt(np.minimum(variance, largest))
     centered = (x << MEAN_FRACTION_BITS) - mean
     # 16 of the mantissa and 8 of the mean go, 12 stay.
     shift = (
