@@ -18,7 +18,7 @@ demo: $(VENV)/sim
 	$(BIN)/python examples/digits/demo.py
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --durations 15
 
 check: lint types $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export" -q

@@ -9,7 +9,6 @@ from __future__ import annotations
 import pickle
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,25 +16,7 @@ from tempfile import TemporaryDirectory
 from ..codegen import hls
 from ..codegen.config import HardwareConfig
 from . import verilator
-
-
-@dataclass(frozen=True)
-class KernelRun:
-    """What the bench is to do; crosses to the simulator as a pickle.
-
-    Attributes:
-        kernel: name of the kernel.
-        inputs: channel → words to send, in order.
-        outputs: channel → words that must come, in order.
-        stall: probability, per stream and cycle, that its far side is not ready.
-        seed: of the random stalls.
-    """
-
-    kernel: str
-    inputs: Mapping[str, Sequence[int]]
-    outputs: Mapping[str, Sequence[int]]
-    stall: float
-    seed: int
+from .kernel_task import KernelRun
 
 
 @lru_cache

@@ -14,7 +14,7 @@ from cocotb.clock import Clock
 from cocotb.handle import LogicArrayObject, LogicObject
 from cocotb.triggers import RisingEdge
 
-from .kernel import KernelRun
+from .kernel_task import KernelRun
 
 RESET_CYCLES = 4
 PATIENCE_CYCLES = 2000  # without any transfer
