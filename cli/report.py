@@ -6,9 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from vitessera.codegen.builddir import read_build
-
-from .simulate import RESULT_FILE
+from vitessera.codegen.builddir import RESULT_FILE, read_build
 
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
@@ -50,5 +48,5 @@ def measured_cycles(folder: Path) -> dict[str, int] | None:
     try:
         result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         return {str(name): int(count) for name, count in result["layer_cycles"].items()}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

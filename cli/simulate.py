@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vitessera.codegen.builddir import Build, read_build
+from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
 from vitessera.codegen.errors import CalibrationError
 from vitessera.codegen.images import ImageSet, load_images
 
 from .output import check_writable, write_json
 
 DEFAULT_COUNT = 8
-RESULT_FILE = "simulation.json"  # in the build directory; `report` shows the cycles by layer
 
 DESCRIPTION = """\
 Runs images on the RTL of the whole accelerator under cocotb and Verilator, driven through its
@@ -70,11 +69,12 @@ def run(args: argparse.Namespace) -> int:
     """Simulates and prints the result."""
     build = read_build(args.directory)
     chosen = choose_images(build, args.images, args.count)
-    for path in filter(None, (args.json, args.waves)):
+    results = [path for path in (args.json, args.directory / RESULT_FILE) if path]
+    for path in filter(None, (*results, args.waves)):
         check_writable(path)
     result = simulate_with_progress(build, chosen, args.waves)
     print(text(result))
-    for path in filter(None, (args.json, args.directory / RESULT_FILE)):
+    for path in results:
         write_json(path, result)
     return 0 if result["bit_exact"] else 1
 

@@ -6,6 +6,8 @@ rtl/            Verilog of the whole accelerator, top module `accelerator`
 program/        instructions, packed weights, description; program.txt is the readable form
 reports/        quantisation error of every value, resources of the program
 images.npz      some of the calibration images, for `simulate`
+
+`simulate` adds simulation.json, its result.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from .toplevel import Rtl
 
 FORMAT = 1  # of the directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
+RESULT_FILE = "simulation.json"  # of the last simulation; `report` shows its cycles by layer
 _COMPILE_AGAIN = "Compile the model again."
 
 
@@ -60,19 +63,42 @@ class Build:
 
 def check_output(folder: Path) -> None:
     """Raises OutputError unless `folder` is free, or a build directory that may be replaced."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise OutputError(
-            f"{folder} holds files that vitessera did not write.",
-            "Give an empty or new folder with -o.",
-        )
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder} is a file.", "Give an empty or new folder with -o.")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".vitessera-"):
-            pass
+        reason = _not_free(folder)
+        if reason is None:
+            # Tried where the first new folder would go; nothing stays behind if compiling fails.
+            existing = next(parent for parent in folder.resolve().parents if parent.exists())
+            with tempfile.TemporaryDirectory(dir=existing, prefix=".vitessera-"):
+                pass
     except OSError as error:
         raise _unwritable(folder, error) from error
+    if reason is not None:
+        raise OutputError(f"{folder} {reason}.", "Give an empty or new folder with -o.")
+
+
+def _not_free(folder: Path) -> str | None:
+    """Why `folder` must not be replaced, None if it may."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        return "is a file"
+    if Path.cwd().is_relative_to(folder.resolve()):
+        return "is the current folder, or holds it, and cannot be replaced"
+    if folder.is_mount():
+        return "is a mount point and cannot be replaced"
+    foreign = sorted({str(path.relative_to(folder)) for path in _files(folder)} - _own(folder))
+    if foreign:
+        return f"holds files that vitessera did not write, such as {foreign[0]}"
+    return None
+
+
+def _own(folder: Path) -> set[str]:
+    """Files in `folder` that vitessera wrote, by the folder's manifest; of any version."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return set()
+    return {*files, MANIFEST, RESULT_FILE} if isinstance(files, dict) else set()
 
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:
@@ -90,13 +116,15 @@ def write_build(build: Build, folder: Path) -> None:
     """
     check_output(folder)
     try:
+        target = folder.resolve()  # a link stays, what it points to is written
+        target.parent.mkdir(parents=True, exist_ok=True)
         # Beside the folder, so that putting it in place is one rename.
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".vitessera-") as scratch:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vitessera-") as scratch:
             staged = Path(scratch, "build")
             _write_files(build, staged)
-            if folder.exists():
-                folder.replace(Path(scratch, "replaced"))
-            staged.replace(folder)
+            if target.exists():
+                target.replace(Path(scratch, "replaced"))
+            staged.replace(target)
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -151,15 +179,17 @@ def read_build(folder: Path) -> Build:
     return Build(
         model=manifest["model"],
         program=load_program(folder / "program"),
-        rtl=Rtl(_texts(folder / "rtl"), int(manifest["design_hash"], 16)),
-        sources=_texts(folder / "hls"),
-        reports=_texts(folder / "reports"),
+        rtl=Rtl(_texts(folder, manifest, "rtl"), int(manifest["design_hash"], 16)),
+        sources=_texts(folder, manifest, "hls"),
+        reports=_texts(folder, manifest, "reports"),
         images=images,
     )
 
 
-def _texts(folder: Path) -> dict[str, str]:
-    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.iterdir())}
+def _texts(folder: Path, manifest: dict[str, Any], part: str) -> dict[str, str]:
+    """The files of one sub-folder; only those that the manifest vouches for."""
+    paths = sorted(folder / name for name in manifest["files"] if name.startswith(f"{part}/"))
+    return {path.name: path.read_text(encoding="utf-8") for path in paths}
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
@@ -167,14 +197,14 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         written = manifest["format"], manifest["vitessera"]
-        _ = manifest["files"], manifest["model"], int(manifest["design_hash"], 16)
+        _ = manifest["files"].items(), manifest["model"], int(manifest["design_hash"], 16)
     except OSError as error:
         raise BuildDirectoryError(
             f"{folder} is not a build directory: {MANIFEST} cannot be read "
             f"({error.strerror or error}).",
             "Give a folder that 'vitessera compile -o' wrote.",
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildDirectoryError(f"{path} is damaged ({error}).", _COMPILE_AGAIN) from error
     if written != (FORMAT, version("vitessera")):
         raise BuildDirectoryError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,33 @@ def test_compile_replaces_an_older_build(command: Command, tmp_path: Path) -> No
     assert outcome.code == 0, outcome.errors
     assert "noise" in outcome.errors
     assert [path.name for path in tmp_path.iterdir()] == ["build"]
+
+
+def test_compile_writes_where_a_link_points(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "disk", target_is_directory=True)
+    for _ in range(2):
+        assert command("compile", DIGITS / "vit_digits.onnx", "-o", tmp_path / "link").code == 0
+    assert (tmp_path / "link").is_symlink()
+    assert read_build(tmp_path / "disk").model == "vit_digits.onnx"
+
+
+def test_a_file_that_the_manifest_does_not_name_is_not_used(
+    digits_build: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(digits_build, tmp_path / "build"))
+    (copy / "rtl" / "another.v").write_text("not Verilog")
+    assert read_build(copy).rtl == read_build(digits_build).rtl
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"layer_cycles": []}', '{"layer_cycles": null}'])
+def test_report_does_without_a_damaged_result(
+    command: Command, digits_build: Path, tmp_path: Path, content: str
+) -> None:
+    copy = Path(shutil.copytree(digits_build, tmp_path / "build"))
+    (copy / "simulation.json").write_text(content)
+    outcome = command("report", copy)
+    assert outcome.code == 0
+    assert "vitessera simulate" in outcome.output
 
 
 def test_report_shows_memories_and_layers(command: Command, digits_build: Path) -> None:
