@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from .errors import OutputError
 
 
 def cache_folder() -> Path:
@@ -15,14 +18,28 @@ def cache_folder() -> Path:
     return Path(chosen) if chosen else base / "vitessera"
 
 
+@contextmanager
+def cache_access() -> Iterator[None]:
+    """Makes OutputError, which names the cache, of whatever the file system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"The build cache {cache_folder()} cannot be used ({error.strerror or error}).",
+            "Set VITESSERA_CACHE to a folder on a disk with space, where you may write.",
+        ) from error
+
+
 def cached_text(name: str, make: Callable[[], str]) -> str:
     """The cached text `name`, made on first use; safe against concurrent processes."""
     path = cache_folder() / name
-    if path.is_file():
-        return path.read_text()
+    with cache_access():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            return path.read_text()
     text = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        file.write(text)
-    Path(file.name).replace(path)
+    with cache_access():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
+            file.write(text)
+        Path(file.name).replace(path)
     return text

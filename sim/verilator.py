@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ..codegen.cache import cache_folder
+from ..codegen.cache import cache_access, cache_folder
 from ..codegen.errors import SimulationError, ToolError
 
 # The system tools that a Verilator build calls, and the Debian package of each.
@@ -102,7 +102,17 @@ def environment() -> dict[str, str]:
 
 
 def build(design: Design) -> Path:
-    """Folder of the simulation binary, built unless the cache has it."""
+    """Folder of the simulation binary, built unless the cache has it.
+
+    Raises:
+        OutputError: the cache cannot be read or written.
+        ToolError: a tool is missing or fails.
+    """
+    with cache_access():
+        return _cached_build(design)
+
+
+def _cached_build(design: Design) -> Path:
     folder = cache_folder() / f"sim-{design.top}-{design.digest()}"
     binary = folder / design.top
     if binary.is_file():
