@@ -20,7 +20,7 @@ class ImageSet:
 
     Attributes:
         images: float.
-        labels: class of each, when the file has them.
+        labels: class of each, int [n], when the file has them.
     """
 
     images: Array
@@ -48,12 +48,20 @@ def load_images(path: Path, keys: tuple[str, ...] = ("images",)) -> ImageSet:
             f"Save the images as numpy.savez(path, {keys[0]}=images).",
         )
     labels = arrays.get("labels") if name == "images" else None
-    if labels is not None and len(labels) != len(arrays[name]):
-        raise CalibrationError(
-            f"{path}: {len(labels)} labels for {len(arrays[name])} images.",
-            "Save one label for each image.",
-        )
+    if labels is not None:
+        _check_labels(path, labels, arrays[name])
     return ImageSet(arrays[name], labels)
+
+
+def _check_labels(path: Path, labels: Array, images: Array) -> None:
+    remedy = "Save one label for each image: the number of its class, in a vector of integers."
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise CalibrationError(
+            f"{path}: labels has shape {list(labels.shape)} and dtype {labels.dtype}.", remedy
+        )
+    if images.shape[:1] != labels.shape:
+        count = images.shape[0] if images.ndim else "no"
+        raise CalibrationError(f"{path}: {len(labels)} labels for {count} images.", remedy)
 
 
 def _read(path: Path) -> dict[str, Array]:
