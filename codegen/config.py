@@ -74,7 +74,8 @@ class HardwareConfig:
 
     def _contradictions(self) -> dict[str, bool]:
         tile, depth, lanes = self.tile, self.depth, self.lanes
-        memories = {memory: self.words(memory) for memory in Memory}
+        depths = {memory.value: self.words(memory) for memory in Memory}
+        depths["norm_buffer"] = self.norm_buffer_words
         return {
             f"tile is {tile}, must be a power of two from 4 to 16": tile not in (4, 8, 16),
             f"depth is {depth}, must be 2, 4 or 8 and divide tile": depth not in (2, 4, 8)
@@ -84,14 +85,11 @@ class HardwareConfig:
             or bool(tile % lanes),
             f"bus_bits is {self.bus_bits}, must be 64 or 128": self.bus_bits not in (64, 128),
             f"clock_mhz is {self.clock_mhz}, must be positive": self.clock_mhz <= 0,
-            f"norm_buffer_words is {self.norm_buffer_words}, must be positive": (
-                self.norm_buffer_words <= 0
-            ),
         } | {
-            f"{memory.value}_words is {words}, must be 1 to {2**ADDRESS_BITS}": not (
+            f"{name}_words is {words}, must be 1 to {2**ADDRESS_BITS}": not (
                 1 <= words <= 2**ADDRESS_BITS
             )
-            for memory, words in memories.items()
+            for name, words in depths.items()
         }
 
     @property
