@@ -8,7 +8,6 @@ that kernels import: `config.x` (sizes, tables) and `isa.x` (instruction decoder
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import re
 import tempfile
@@ -335,8 +334,3 @@ def ports(module: str, verilog: str) -> tuple[Port, ...]:
         )
         for valid, producer in sends.items()
     )
-
-
-def clog2(value: int) -> int:
-    """Bits that count to `value` - 1."""
-    return max(1, math.ceil(math.log2(value)))
