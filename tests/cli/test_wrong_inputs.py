@@ -6,7 +6,9 @@ own in tests/importer, wrong calibration arrays in tests/quantize.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import numpy as np
 import onnx
 import pytest
 from command_line import DIGITS, Command, Outcome
-from vitessera.codegen import cache
+from vitessera.codegen import builddir, cache
 from vitessera.sim import verilator
 
 MODEL = DIGITS / "vit_digits.onnx"
@@ -84,10 +86,23 @@ def test_calibration(command: Command, tmp_path: Path, kind: str, words: tuple[s
     assert not (tmp_path / "build").exists()
 
 
-def test_labels_of_another_count(command: Command, digits_build: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("labels", "word"),
+    [
+        (np.zeros(3, np.int64), "3 labels for 2 images"),
+        (np.zeros((2, 10), np.int64), "shape [2, 10]"),
+        (np.int64(4), "shape []"),
+        (np.array(["cat", "dog"]), "dtype <U3"),
+    ],
+    ids=["count", "one-hot", "scalar", "names"],
+)
+def test_labels(
+    command: Command, digits_build: Path, tmp_path: Path, labels: np.ndarray, word: str
+) -> None:
     images = np.zeros((2, 1, 8, 8), np.float32)
-    path = save_images(tmp_path / "images.npz", images=images, labels=np.zeros(3, np.int64))
-    assert_refused(command("simulate", digits_build, "--images", path), "3 labels for 2 images")
+    path = save_images(tmp_path / "images.npz", images=images, labels=labels)
+    outcome = command("simulate", digits_build, "--images", path)
+    assert_refused(outcome, word, "one label for each image")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"hello", MODEL.read_bytes()[:1000]])
@@ -131,7 +146,9 @@ def test_board(command: Command, tmp_path: Path) -> None:
         ("bus.toml", "bus_bits = 32", ("bus_bits is 32", "64 or 128")),
         ("clock.toml", "clock_mhz = 0", ("clock_mhz is 0", "positive")),
         ("words.toml", "left_words = 0", ("left_words is 0", "1 to 262144")),
-        ("buffer.toml", "norm_buffer_words = 0", ("norm_buffer_words is 0", "positive")),
+        ("buffer.toml", "norm_buffer_words = 0", ("norm_buffer_words is 0", "1 to 262144")),
+        ("huge.toml", "norm_buffer_words = 300000", ("norm_buffer_words is 300000", "262144")),
+        ("bool.toml", "tile = true", ("bool.toml", "tile is True", "int")),
     ],
 )
 def test_configuration(
@@ -167,6 +184,64 @@ def test_output_with_files_of_others(command: Command, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("content", ['{"name": "not ours"}', "no JSON", '{"files": []}'])
+def test_output_with_a_manifest_of_others(command: Command, tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    assert_refused(command("compile", MODEL, "-o", tmp_path), "manifest.json", "did not write")
+    assert (tmp_path / "manifest.json").read_text() == content
+
+
+def test_older_build_with_files_of_others(command: Command, damaged: Path) -> None:
+    (damaged / "rtl" / "mine.v").write_text("// mine")
+    assert_refused(command("compile", MODEL, "-o", damaged), "rtl/mine.v", "-o")
+    assert (damaged / "rtl" / "mine.v").read_text() == "// mine"
+
+
+def test_output_that_is_the_current_folder(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_refused(command("compile", MODEL, "-o", "."), "current folder", "-o")
+
+
+def test_output_with_a_name_that_is_too_long(command: Command, tmp_path: Path) -> None:
+    outcome = command("compile", MODEL, "-o", tmp_path / ("x" * 300))
+    assert_refused(outcome, "cannot be written", "-o")
+
+
+def test_disk_that_fills_up(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(builddir, "save_program", write)
+    outcome = command("compile", MODEL, "-o", tmp_path / "new" / "build")
+    assert_refused(outcome, "No space left", "with space")
+    assert not (tmp_path / "new" / "build").exists()
+
+
+def test_nothing_stays_behind_when_compiling_fails(command: Command, tmp_path: Path) -> None:
+    outcome = command("compile", tmp_path / "none.onnx", "-o", tmp_path / "new" / "build")
+    assert_refused(outcome, "none.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["compile", "simulate"])
+def test_cache_that_cannot_be_written(
+    command: Command,
+    digits_build: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VITESSERA_CACHE", str(tmp_path / "file"))
+    arguments = (MODEL, "-o", tmp_path / "build") if name == "compile" else (digits_build,)
+    assert_refused(command(name, *arguments), "build cache", "file", "VITESSERA_CACHE")
+    assert not (tmp_path / "build").exists()
+
+
 def test_output_below_a_file(command: Command, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert_refused(
@@ -191,8 +266,12 @@ class TestBuildDirectory:
         (damaged / "manifest.json").write_text(json.dumps(manifest | {"vitessera": "0.0.1"}))
         assert_refused(command(name, damaged), "vitessera 0.0.1", "Compile the model again")
 
-    def test_damaged_manifest(self, command: Command, damaged: Path, name: str) -> None:
-        (damaged / "manifest.json").write_text("{}")
+    @pytest.mark.parametrize("change", [{"files": []}, {"files": None}, {"design_hash": 5}])
+    def test_damaged_manifest(
+        self, command: Command, damaged: Path, name: str, change: dict[str, object]
+    ) -> None:
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        (damaged / "manifest.json").write_text(json.dumps(manifest | change))
         assert_refused(command(name, damaged), "manifest.json is damaged", "Compile the model")
 
     def test_changed_weights(self, command: Command, damaged: Path, name: str) -> None:
