@@ -9,6 +9,7 @@ import pytest
 from dma import CONFIGS, pack
 from vitessera.codegen import isa
 from vitessera.codegen.config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
+from vitessera.codegen.errors import ProgramError
 from vitessera.codegen.registers import HardwareError
 from vitessera.sim.kernel import check_kernel
 
@@ -70,12 +71,7 @@ def test_read_data_goes_to_who_asked(
 
 def random_instruction(source: random.Random) -> isa.Instruction:
     kind = source.choice(isa.INSTRUCTIONS)
-    values = {}
-    for field in isa.fields(kind):
-        low = -(1 << (field.width - 1)) if field.signed else 0
-        values[field.name] = (
-            source.choice(list(field.enum)) if field.enum else low + source.getrandbits(field.width)
-        )
+    values = {f.name: source.randint(f.least, f.highest) for f in isa.fields(kind)}
     return kind(**values)
 
 
@@ -109,6 +105,11 @@ ILLEGAL = {
     "undefined top bit in LOAD": isa.Load(words=1).encode() | 1 << 255,
     "unknown load target": isa.Load(words=1, target=isa.LoadTarget.NORM).encode() | 7 << 20,
     "unknown region": isa.Store(words=1).encode() | 3 << 20,
+    "wait for no source": isa.End().encode() | 1 << 11,
+    "signal to no unit": isa.Load().encode() | 1 << 18,
+    "no words": isa.Load().encode() & ~(1 << 43),
+    "no outer steps": isa.Compute().encode() & ~(1 << 21),
+    "no channels": isa.Norm().encode() & ~(1 << 153),
 }
 
 
@@ -116,6 +117,8 @@ ILLEGAL = {
 def test_dispatch_stops_at_an_illegal_instruction(bad: int) -> None:
     source = random.Random(24)
     words = [random_instruction(source).encode() for _ in range(5)]
+    with pytest.raises(ProgramError):
+        isa.decode(bad)
     inputs, outputs = dispatch_case(CONFIG, words)
     inputs["beat_r"] += cut(bad, INSTRUCTION_BITS // CONFIG.bus_bits, CONFIG.bus_bits)
     outputs["error_s"] = [HardwareError.DECODE]

@@ -131,7 +131,7 @@ def random_instructions(kind: type[isa.Instruction], **limits: int) -> list[isa.
     source = random.Random(7)
     edges = [
         kind(region=isa.Region.OUTPUT, address=0, words=1, offset=0),
-        kind(region=isa.Region.WEIGHTS, words=2**ADDRESS_BITS - 1, offset=0xFFFF_FFF0, signal=0xFF),
+        kind(region=isa.Region.WEIGHTS, words=2**ADDRESS_BITS - 1, offset=0xFFFF_FFF0, signal=0x3F),
     ]
     return edges[: None if "words" not in limits else 1] + [
         kind(
