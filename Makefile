@@ -51,10 +51,12 @@ $(VENV)/base: | tools
 
 $(VENV)/sim: pyproject.toml | $(VENV)/base
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[sim]'
+	@$(BIN)/python -m vitessera.sim.verilator
 	@touch $@
 
 $(VENV)/dev: pyproject.toml | $(VENV)/base
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@$(BIN)/python -m vitessera.sim.verilator
 	@touch $@ $(VENV)/sim
 
 tools:

@@ -55,9 +55,9 @@ class HardwareConfig:
     lanes: int = 8
     bus_bits: int = 64
     left_words: int = 4096
-    right_words: int = 4096
+    right_words: int = 8192
     probability_words: int = 64
-    residual_words: int = 2048
+    residual_words: int = 32768
     parameter_words: int = 512
     norm_words: int = 256
     norm_buffer_words: int = 512

@@ -8,6 +8,7 @@ that kernels import: `config.x` (sizes, tables) and `isa.x` (instruction decoder
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tempfile
@@ -253,6 +254,19 @@ def _quiet() -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def options() -> str:
+    """kernels.json of a build directory: how XLS compiles each kernel, for whoever repeats it."""
+    table = {
+        entry.name: {
+            "proc": entry.proc,
+            "scheduling_options": _scheduling(entry),
+            "codegen_flags": _codegen(entry),
+        }
+        for entry in KERNELS
+    }
+    return json.dumps({"xls-python": _xls_version(), "kernels": table}, indent=2)
 
 
 def _scheduling(entry: Kernel) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from . import hls, quantreport, report, toplevel
+from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
 from .builddir import Build
 from .config import HardwareConfig
@@ -54,13 +54,14 @@ def compile_model(
         model=model.name,
         program=program,
         rtl=rtl,
-        sources=hls.sources(config),
+        sources={**hls.sources(config), "kernels.json": hls.options()},
         reports={
             "quantization.json": quantreport.to_json(errors),
             "quantization.txt": quantreport.to_text(errors),
             "program.json": resources.to_json(),
             "program.txt": resources.to_text(),
             "assembler.txt": print_program(program),
+            "registers.json": registers.host_constants(),
         },
         images=kept,
     )

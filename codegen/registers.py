@@ -7,6 +7,7 @@ HLS lays out those of an `ap_ctrl_hs` kernel, a reserved word after each argumen
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum
@@ -319,6 +320,28 @@ def shell_values(config: HardwareConfig, design_hash: int) -> dict[str, object]:
         "states": State,
         "events": Event,
     }
+
+
+def host_constants() -> str:
+    """registers.json of a build directory: what a host driver must know, as JSON.
+
+    Offsets and bit fields by register name, the meaning of error codes, the map's version.
+    """
+    return json.dumps(
+        {
+            "interface_version": INTERFACE_VERSION,
+            "magic": MAGIC,
+            "registers": {
+                entry.name: {
+                    "offset": entry.offset,
+                    "fields": {f.name: {"low": f.low, "width": f.width} for f in entry.fields},
+                }
+                for entry in REGISTERS
+            },
+            "errors": {error.value: [error.name, ERROR_MEANING[error]] for error in HardwareError},
+        },
+        indent=2,
+    )
 
 
 def registers_markdown() -> str:

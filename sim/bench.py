@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,8 @@ OUTPUT = Path("build", "bench", "bench.json")
 DIGITS = Path("examples", "digits")
 # Rows, depth, columns: a small square, and the first MLP layer of DeiT-Tiny.
 PRODUCTS = ((64, 64, 64), (197, 192, 768))
-# 256 MACs; memories that hold the larger product's operands and result.
-CONFIG = replace(HardwareConfig(), right_words=8192, residual_words=32768)
+# 256 MACs; its memories hold the larger product's operands and result.
+CONFIG = HardwareConfig()
 PIPE_WIDTH = 140
 UNITS = ("LOAD", "COMPUTE", "EPILOGUE", "SOFTMAX", "NORM", "STORE")
 
@@ -100,14 +100,13 @@ def product(rtl: toplevel.Rtl, rows: int, depth: int, columns: int) -> Row:
 
 def digits() -> Row:
     """One image of the digits example at the default configuration."""
-    config = HardwareConfig()
     images = load_images(DIGITS / "digits.npz", ("calibration",)).images
-    build = pipeline.compile_model(DIGITS / "vit_digits.onnx", config, images)
+    build = pipeline.compile_model(DIGITS / "vit_digits.onnx", CONFIG, images)
     outcome = verify(build, np.asarray(images[:1]))
-    ideal = sum(layer.macs for layer in build.program.layers) / config.macs
+    ideal = sum(layer.macs for layer in build.program.layers) / CONFIG.macs
     return _row(
         "vit_digits",
-        config,
+        CONFIG,
         ideal,
         outcome.cycles[0],
         outcome.bit_exact,

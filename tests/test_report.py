@@ -24,7 +24,7 @@ def test_report_counts_true_and_padded_work() -> None:
         "control": 1,
     }
     right = next(memory for memory in summary.memories if memory.memory == "right")
-    assert (right.used, right.depth) == (3 * 4, 4096)
+    assert (right.used, right.depth) == (3 * 4, 8192)
     assert right.largest == (("result/weight[1]", 12),)
 
 

@@ -119,6 +119,12 @@ def _opset(model: onnx.ModelProto, path: Path) -> int:
             f"{path} uses ONNX operator set {version}.",
             f"Export it with opset_version=17 or newer (at least {OLDEST_OPSET}).",
         )
+    newest = onnx.defs.onnx_opset_version()
+    if version > newest:
+        raise UnsupportedModelError(
+            f"{path} uses ONNX operator set {version}; the installed onnx knows up to {newest}.",
+            f"Export it with opset_version={newest} or older, or upgrade the package onnx.",
+        )
     return version
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from vitessera.codegen.importer import import_model
+from vitessera.codegen.isa import Compute
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.program import unpack_outputs
 from vitessera.codegen.quantexec import execute
@@ -64,6 +65,23 @@ def test_images_give_the_quantised_network_exactly(digits: Digits) -> None:
             np.testing.assert_array_equal(outputs[name], logits[index])
             assert outputs[name].argmax() == digits.labels[index]
     print(simulation.runs[0].counters, f"{simulation.seconds:.1f} s")
+
+
+def test_nothing_but_the_result_is_written_to_dram(digits: Digits) -> None:
+    """Scores and probabilities, the residual stream, queries, keys: all stays on chip."""
+    work = digits.work
+    (run,) = check(Workload(work.program, work.inputs[:1], work.outputs[:1])).runs
+    written = run.counters["WRITE_BEATS"] * DEFAULT.bus_bits // 8
+    assert written == work.program.output_size
+
+
+def test_one_pair_of_operand_words_feeds_the_whole_array(digits: Digits) -> None:
+    """A word of each operand a cycle, however wide the array: the engine reads nothing else."""
+    work = digits.work
+    (run,) = check(Workload(work.program, work.inputs[:1], work.outputs[:1])).runs
+    computes = [i for i in work.program.instructions if isinstance(i, Compute)]
+    assert run.counters["COMPUTE_WORDS"] == sum(i.outer * i.inner * i.depth for i in computes)
+    assert run.counters["COMPUTE_WORDS"] == run.counters["COMPUTE_BUSY"]
 
 
 @pytest.mark.parametrize("timing", TIMINGS.values(), ids=TIMINGS.keys())

@@ -53,6 +53,13 @@ def test_square_product_keeps_the_engine_busy() -> None:
     assert utilisation(size, run) >= 0.90
 
 
+def test_mlp_product_of_deit_tiny_keeps_the_engine_busy() -> None:
+    size = (197, 192, 768)
+    run = run_product(size)
+    print(f"{run.counters}, utilisation {utilisation(size, run):.4f}")
+    assert utilisation(size, run) >= 0.95
+
+
 @pytest.mark.parametrize(
     ("size", "resident"),
     [((100, 96, 72), True), ((100, 96, 72), False), ((61, 50, 83), True), ((1, 3, 1), True)],

@@ -9,6 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+
+pytest.importorskip("torch", reason="models are exported where torch is installed")
+
 from vit_variants import DIM, HEADS, UnsupportedOpsetError, Variant, export
 from vitessera.codegen.graph import (
     Activation,

@@ -30,6 +30,8 @@ from vitessera.codegen.errors import (
 )
 from vitessera.codegen.importer import Status, import_model, inspect_model
 
+DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "vit_digits.onnx"
+
 
 def op(op_type: str, *constants: object, **attrs: object) -> Step:
     """A step of one node, called `culprit`."""
@@ -400,6 +402,14 @@ def test_output_that_is_constant(tmp_path: Path) -> None:
     path = net.save(tmp_path / "model.onnx", output)
     with pytest.raises(UnsupportedModelError, match="does not depend on the image"):
         import_model(path)
+
+
+def test_operator_set_newer_than_onnx_knows(tmp_path: Path) -> None:
+    model = onnx.load(DIGITS)
+    next(entry for entry in model.opset_import if not entry.domain).version = 99
+    onnx.save(model, tmp_path / "new.onnx")
+    with pytest.raises((UnsupportedModelError, ModelFileError), match=r"99"):
+        import_model(tmp_path / "new.onnx")
 
 
 def test_old_operator_set(tmp_path: Path) -> None:

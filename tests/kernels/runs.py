@@ -49,6 +49,7 @@ RUNS = (
     Run(MAIN, 0.15, 2),
     Run(MAIN, 0.6, 3),
     Run(SMALL, 0.0, 4),
+    Run(LARGE, 0.0, 8),
     Run(LARGE, 0.3, 5),
     Run(HALF_ROW, 0.0, 6),
     Run(HALF_ROW, 0.4, 7),
