@@ -1,8 +1,9 @@
 """The register map: the one place where it is written.
 
-The Verilog of the shell (hls/shell.v.j2), the DSLX error codes, docs/registers.md and the host
-driver's names are all generated from the tables here. The first registers are laid out as Vitis
-HLS lays out those of an `ap_ctrl_hs` kernel, a reserved word after each argument included.
+The Verilog of the shell (hls/shell.v.j2), the DSLX error codes, docs/registers.md and the host's
+constants (registers.json in a build directory) are all generated from the tables here. The first
+registers are laid out as Vitis HLS lays out those of an `ap_ctrl_hs` kernel, a reserved word after
+each argument included.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The digits example in integers: accuracy, the error report, and the fields' limits.
 
-The test to read first: it shows the whole way from the ONNX file to integer predictions.
+Of this folder the test to read first: it shows the whole way from the ONNX file to integer
+predictions.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The whole way of the digits example: ONNX file to program to predictions, every bit checked.
 
-The test to read first.
+Of this folder the test to read first.
 """
 
 from __future__ import annotations
