@@ -5,6 +5,7 @@ hls/            DSLX sources, generated config.x and isa.x included
 rtl/            Verilog of the whole accelerator, top module `accelerator`
 program/        instructions, packed weights, description; program.txt is the readable form
 reports/        quantisation error of every value, resources of the program
+vivado/         the bitstream's sources: packaged IP, scripts; `make -C vivado bitstream`
 images.npz      some of the calibration images, for `simulate`
 
 `simulate` adds simulation.json, its result.
@@ -45,6 +46,7 @@ class Build:
         rtl: the generated hardware.
         sources: DSLX file name → text.
         reports: file name → text.
+        vivado: path below vivado/ → text.
         images: float [n, channels, height, width], some of the calibration images.
     """
 
@@ -53,6 +55,7 @@ class Build:
     rtl: Rtl
     sources: dict[str, str]
     reports: dict[str, str]
+    vivado: dict[str, str]
     images: Array
 
     @property
@@ -134,11 +137,13 @@ def _write_files(build: Build, folder: Path) -> None:
         "hls": build.sources,
         "rtl": dict(build.rtl.files),
         "reports": build.reports,
+        "vivado": build.vivado,
     }
     for name, files in texts.items():
-        (folder / name).mkdir(parents=True)
         for file, text in files.items():
-            (folder / name / file).write_text(text, encoding="utf-8")
+            path = folder / name / file
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
     (folder / "program").mkdir()
     save_program(build.program, folder / "program")
     np.savez_compressed(folder / "images.npz", images=build.images)
@@ -182,14 +187,18 @@ def read_build(folder: Path) -> Build:
         rtl=Rtl(_texts(folder, manifest, "rtl"), int(manifest["design_hash"], 16)),
         sources=_texts(folder, manifest, "hls"),
         reports=_texts(folder, manifest, "reports"),
+        vivado=_texts(folder, manifest, "vivado"),
         images=images,
     )
 
 
 def _texts(folder: Path, manifest: dict[str, Any], part: str) -> dict[str, str]:
-    """The files of one sub-folder; only those that the manifest vouches for."""
-    paths = sorted(folder / name for name in manifest["files"] if name.startswith(f"{part}/"))
-    return {path.name: path.read_text(encoding="utf-8") for path in paths}
+    """The files of one sub-folder, by path in it; only those that the manifest vouches for."""
+    prefix = f"{part}/"
+    names = sorted(name for name in manifest["files"] if name.startswith(prefix))
+    return {
+        name.removeprefix(prefix): (folder / name).read_text(encoding="utf-8") for name in names
+    }
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from .images import Array
 from .importer import import_model
 from .quantize import default_calibration, quantize
 from .schedule import schedule
+from .vivado import vivado_sources
 
 Announce = Callable[[str], None]
 KEPT_IMAGES = 32  # calibration images that the build directory carries
@@ -63,5 +64,6 @@ def compile_model(
             "assembler.txt": print_program(program),
             "registers.json": registers.host_constants(),
         },
+        vivado=vivado_sources(rtl, config),
         images=kept,
     )

@@ -1,0 +1,20 @@
+"""Bitstream sources: what Vivado needs to make the overlay, and the .hwh that describes it.
+
+design.py        the block design as one frozen description
+component.py     the accelerator as a packaged IP: component.xml
+handoff.py       the description as the .hwh that PYNQ reads
+sources.py       all files of DIR/vivado/
+"""
+
+from .design import ACCELERATOR, OVERLAY, VIVADO_VERSIONS, VLNV, BlockDesign, block_design
+from .sources import vivado_sources
+
+__all__ = [
+    "ACCELERATOR",
+    "OVERLAY",
+    "VIVADO_VERSIONS",
+    "VLNV",
+    "BlockDesign",
+    "block_design",
+    "vivado_sources",
+]

@@ -1,0 +1,463 @@
+"""The block design around the accelerator, as one description.
+
+The Tcl script that makes it in Vivado and the .hwh that PYNQ reads are both rendered from a
+`BlockDesign`, so that board and simulated device agree on addresses, interrupt and names.
+
+    processor --control--> accelerator's registers, interrupt controller
+    accelerator --memory--> processor's DDR
+    accelerator --interrupt--> interrupt controller --> processor
+
+The interrupt controller is there for PYNQ, which waits for no interrupt without one. One clock,
+made by the processor, drives everything.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..boards import BOARDS, Board
+from ..config import HardwareConfig
+from ..errors import ConfigError
+from ..registers import INTERFACE_VERSION
+
+OVERLAY = "vitessera"  # names block design, .bit and .hwh
+VLNV = f"vitessera:ip:accelerator:{INTERFACE_VERSION}.0"  # what the host's driver binds to
+VIVADO_VERSIONS = ("2022.2", "2023.1", "2023.2", "2024.1", "2024.2", "2025.1", "2025.2")
+REGISTER_BYTES = 4096  # of the accelerator's AXI4-Lite slave
+
+# Cells, by the names that PYNQ shows.
+PROCESSOR = "ps_0"
+ACCELERATOR = "accelerator_0"
+CONTROLLER = "axi_intc_0"
+CONTROL = "control_0"
+MEMORY = "memory_0"
+RESET = "reset_0"
+
+CONTROLLER_BYTES = 0x10000
+GIGABYTE = 1 << 30
+DIVIDERS = range(1, 64)  # each of the two that divide a PLL to a clock of the fabric
+# PYNQ looks for the settings of four clocks, used or not.
+FABRIC_CLOCKS = range(4)
+# Property → parameter in the .hwh.
+PORT_WIDTHS = {
+    "PSU__MAXIGP0__DATA_WIDTH": "C_MAXIGP0_DATA_WIDTH",
+    "PSU__SAXIGP2__DATA_WIDTH": "C_SAXIGP2_DATA_WIDTH",
+}
+
+Properties = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An IP in the block design.
+
+    Attributes:
+        name: of the instance.
+        vlnv: vendor:library:name:version. Of Xilinx's IPs the script takes the version that the
+            running Vivado has.
+        properties: CONFIG properties set on it, in order.
+        parameters: what the .hwh says besides, which Vivado derives.
+    """
+
+    name: str
+    vlnv: str
+    properties: Properties = ()
+    parameters: Properties = ()
+
+
+@dataclass(frozen=True)
+class Net:
+    """A wire. Pins are cell/pin.
+
+    Attributes:
+        source: the pin that drives it.
+        sinks: the pins that it drives.
+        kind: of signal, as a .hwh says it: clk, rst, INTERRUPT.
+    """
+
+    source: str
+    sinks: tuple[str, ...]
+    kind: str
+
+
+@dataclass(frozen=True)
+class Bus:
+    """An AXI connection between two interfaces, each cell/interface."""
+
+    master: str
+    slave: str
+
+
+@dataclass(frozen=True)
+class External:
+    """An interface of the processor that leaves the chip.
+
+    Attributes:
+        name: of the port.
+        vlnv: of the interface.
+        pin: cell/interface.
+    """
+
+    name: str
+    vlnv: str
+    pin: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A range of addresses.
+
+    Attributes:
+        space: whose addresses: cell/address space.
+        target: what lies there: cell/interface/block.
+        offset: first byte.
+        size: bytes.
+        master: the interface of the space's cell that the accesses leave by.
+        slave: the interface of the target's cell that they enter by.
+        memory: DDR rather than registers.
+    """
+
+    space: str
+    target: str
+    offset: int
+    size: int
+    master: str
+    slave: str
+    memory: bool = False
+
+
+@dataclass(frozen=True)
+class ClockNames:
+    """Properties and parameters of a processor's clocks, with {} for the clock's number.
+
+    Attributes:
+        enable, source, wanted: properties: 0 or 1, PLL, MHz.
+        divisor: parameter; the second {} is 0 or 1.
+        achieved: parameter, MHz.
+        pll: the value of `source`.
+    """
+
+    enable: str
+    source: str
+    wanted: str
+    divisor: str
+    achieved: str
+    pll: str
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What varies between the processing systems.
+
+    Attributes:
+        vlnv: of the IP.
+        clock, reset: pins that it drives.
+        interrupt: pin that the interrupt controller drives.
+        clock_sinks: pins that take the clock back, one for each AXI port.
+        control, memory: AXI ports.
+        space: address space of the control port.
+        segments: of DDR: name, offset, bytes.
+        control_base: where the control port's addresses start.
+        externals: interfaces that leave the chip.
+        clocks: how its properties for clocks are called.
+        port_width: property for the width of the memory port.
+        port_bits: at most.
+        properties: for every board.
+    """
+
+    vlnv: str
+    clock: str
+    reset: str
+    interrupt: str
+    clock_sinks: tuple[str, ...]
+    control: str
+    memory: str
+    space: str
+    segments: tuple[tuple[str, int, int], ...]
+    control_base: int
+    clocks: ClockNames
+    port_width: str
+    port_bits: int
+    properties: Properties
+    externals: tuple[tuple[str, str], ...] = ()
+
+
+ZYNQ_7000 = Processor(
+    vlnv="xilinx.com:ip:processing_system7:5.5",
+    clock="FCLK_CLK0",
+    reset="FCLK_RESET0_N",
+    interrupt="IRQ_F2P",
+    clock_sinks=("M_AXI_GP0_ACLK", "S_AXI_HP0_ACLK"),
+    control="M_AXI_GP0",
+    memory="S_AXI_HP0",
+    space="Data",
+    segments=(("S_AXI_HP0/HP0_DDR_LOWOCM", 0, GIGABYTE // 2),),
+    control_base=0x4000_0000,
+    clocks=ClockNames(
+        enable="PCW_FPGA_FCLK{}_ENABLE",
+        source="PCW_FCLK{}_PERIPHERAL_CLKSRC",
+        wanted="PCW_FPGA{}_PERIPHERAL_FREQMHZ",
+        divisor="PCW_FCLK{}_PERIPHERAL_DIVISOR{}",
+        achieved="PCW_ACT_FPGA{}_PERIPHERAL_FREQMHZ",
+        pll="IO PLL",
+    ),
+    port_width="PCW_S_AXI_HP0_DATA_WIDTH",
+    port_bits=64,
+    properties=(
+        ("PCW_USE_M_AXI_GP0", "1"),
+        ("PCW_USE_S_AXI_HP0", "1"),
+        ("PCW_USE_FABRIC_INTERRUPT", "1"),
+        ("PCW_IRQ_F2P_INTR", "1"),
+        ("PCW_EN_CLK0_PORT", "1"),
+    ),
+    externals=(
+        ("DDR", "xilinx.com:interface:ddrx_rtl:1.0"),
+        ("FIXED_IO", "xilinx.com:display_processing_system7:fixedio_rtl:1.0"),
+    ),
+)
+ZYNQ_ULTRASCALE = Processor(
+    vlnv="xilinx.com:ip:zynq_ultra_ps_e:3.5",
+    clock="pl_clk0",
+    reset="pl_resetn0",
+    interrupt="pl_ps_irq0",
+    clock_sinks=("maxihpm0_fpd_aclk", "saxihp0_fpd_aclk"),
+    control="M_AXI_HPM0_FPD",
+    memory="S_AXI_HP0_FPD",
+    space="Data",
+    segments=(
+        ("SAXIGP2/HP0_DDR_LOW", 0, 2 * GIGABYTE),
+        ("SAXIGP2/HP0_DDR_HIGH", 0x8_0000_0000, 2 * GIGABYTE),
+    ),
+    control_base=0xA000_0000,
+    clocks=ClockNames(
+        enable="PSU__FPGA_PL{}_ENABLE",
+        source="PSU__CRL_APB__PL{}_REF_CTRL__SRCSEL",
+        wanted="PSU__CRL_APB__PL{}_REF_CTRL__FREQMHZ",
+        divisor="PSU__CRL_APB__PL{}_REF_CTRL__DIVISOR{}",
+        achieved="PSU__CRL_APB__PL{}_REF_CTRL__ACT_FREQMHZ",
+        pll="IOPLL",
+    ),
+    port_width="PSU__SAXIGP2__DATA_WIDTH",
+    port_bits=128,
+    properties=(
+        # The board's settings turn further ports on, whose clocks would hang in the air.
+        ("PSU__USE__M_AXI_GP0", "1"),
+        ("PSU__USE__M_AXI_GP1", "0"),
+        ("PSU__USE__M_AXI_GP2", "0"),
+        ("PSU__MAXIGP0__DATA_WIDTH", "128"),
+        ("PSU__USE__S_AXI_GP2", "1"),
+        ("PSU__USE__IRQ0", "1"),
+        ("PSU__USE__FABRIC__RST", "1"),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What Vivado must know of a board besides its part.
+
+    Attributes:
+        processor: the processing system of the part.
+        pll_mhz: of the PLL that fabric clocks are divided from, as the board's boot image sets it.
+            PYNQ copies the divisors from the .hwh, so they must be meant for this frequency.
+        properties: of the processor, for this board.
+        board_part: pattern for the board files, whose settings of the processor are then taken;
+            None if `properties` says all.
+    """
+
+    processor: Processor
+    pll_mhz: int
+    properties: Properties = ()
+    board_part: str | None = None
+
+
+# The boot image has set up DDR and pins before the bitstream is loaded. Only what the fabric sees
+# must be right: clocks, ports and the size of the DDR.
+PLATFORMS: dict[str, Platform] = {
+    "pynq-z2": Platform(
+        ZYNQ_7000,
+        1000,
+        (
+            ("PCW_CRYSTAL_PERIPHERAL_FREQMHZ", "50"),
+            ("PCW_APU_PERIPHERAL_FREQMHZ", "650"),
+            ("PCW_UIPARAM_DDR_PARTNO", "MT41J256M16 RE-125"),
+            ("PCW_UIPARAM_DDR_BUS_WIDTH", "16 Bit"),
+        ),
+    ),
+    "kv260": Platform(ZYNQ_ULTRASCALE, 1000, board_part="*:kv260_som:*"),
+}
+
+
+@dataclass(frozen=True)
+class BlockDesign:
+    """Everything in the fabric, and how it hangs together.
+
+    Attributes:
+        board: that it is for.
+        platform: what Vivado must know of it.
+        clock_hz: of the one clock, as the dividers can make it.
+        cells, nets, buses, externals, segments: the design.
+    """
+
+    board: Board
+    platform: Platform
+    clock_hz: int
+    cells: tuple[Cell, ...]
+    nets: tuple[Net, ...]
+    buses: tuple[Bus, ...]
+    externals: tuple[External, ...]
+    segments: tuple[Segment, ...]
+
+
+def block_design(config: HardwareConfig) -> BlockDesign:
+    """The block design for the board that `config` names.
+
+    Raises:
+        ConfigError: the board is not known, or cannot make the clock.
+    """
+    if config.board not in PLATFORMS:
+        raise ConfigError(
+            f"There is no block design for board {config.board!r}.",
+            f"Boards with one: {', '.join(PLATFORMS)}. Name the board in the configuration.",
+        )
+    platform = PLATFORMS[config.board]
+    processor = platform.processor
+    first, second = dividers(platform.pll_mhz, config.clock_mhz)
+    return BlockDesign(
+        board=BOARDS[config.board],
+        platform=platform,
+        clock_hz=platform.pll_mhz * 1_000_000 // (first * second),
+        cells=_cells(platform, config, (first, second)),
+        nets=_nets(processor),
+        buses=_buses(processor),
+        externals=tuple(
+            External(name, vlnv, f"{PROCESSOR}/{name}") for name, vlnv in processor.externals
+        ),
+        segments=tuple(_segments(processor)),
+    )
+
+
+def dividers(pll_mhz: int, clock_mhz: int) -> tuple[int, int]:
+    """The two divisors that bring the PLL nearest to the clock, the larger one first.
+
+    Raises:
+        ConfigError: the nearest is more than a tenth away.
+    """
+    pairs = ((first, second) for first in DIVIDERS for second in DIVIDERS if first >= second)
+    first, second = min(pairs, key=lambda pair: abs(pll_mhz / (pair[0] * pair[1]) - clock_mhz))
+    if abs(pll_mhz / (first * second) - clock_mhz) > clock_mhz / 10:
+        raise ConfigError(
+            f"clock_mhz is {clock_mhz}, and the board's PLL of {pll_mhz} MHz cannot be divided to "
+            "it.",
+            f"Choose {pll_mhz} divided by a whole number.",
+        )
+    return first, second
+
+
+def _cells(
+    platform: Platform, config: HardwareConfig, divisors: tuple[int, int]
+) -> tuple[Cell, ...]:
+    processor = platform.processor
+    properties, parameters = _settings(platform, config, divisors)
+    return (
+        Cell(PROCESSOR, processor.vlnv, properties, parameters),
+        Cell(RESET, "xilinx.com:ip:proc_sys_reset:5.0"),
+        Cell(CONTROL, "xilinx.com:ip:smartconnect:1.0", (("NUM_SI", "1"), ("NUM_MI", "2"))),
+        # Also makes AXI3, with its bursts of at most 16 beats, where the port wants it.
+        Cell(MEMORY, "xilinx.com:ip:smartconnect:1.0", (("NUM_SI", "1"), ("NUM_MI", "1"))),
+        # A single wire to the processor, not an interrupt bus.
+        Cell(CONTROLLER, "xilinx.com:ip:axi_intc:4.1", (("C_IRQ_CONNECTION", "1"),)),
+        Cell(ACCELERATOR, VLNV),
+    )
+
+
+def _settings(
+    platform: Platform, config: HardwareConfig, divisors: tuple[int, int]
+) -> tuple[Properties, Properties]:
+    """Properties and parameters of the processor."""
+    processor, names = platform.processor, platform.processor.clocks
+    # Zynq-7000's port is 64 bits wide at most; the interconnect adapts.
+    width = str(min(config.bus_bits, processor.port_bits))
+    properties = (
+        *platform.properties,
+        *processor.properties,
+        (processor.port_width, width),
+        (names.enable.format(0), "1"),
+        (names.source.format(0), names.pll),
+        (names.wanted.format(0), str(config.clock_mhz)),
+    )
+    clock_mhz = platform.pll_mhz / (divisors[0] * divisors[1])
+    parameters = [(names.achieved.format(0), f"{clock_mhz:.6f}")]
+    for clock in FABRIC_CLOCKS:
+        if clock > 0:
+            parameters += [(names.enable.format(clock), "0")]
+            parameters += [(names.source.format(clock), names.pll)]
+        for index, divisor in enumerate(divisors if clock == 0 else (1, 1)):
+            parameters.append((names.divisor.format(clock, index), str(divisor)))
+    # From these PYNQ sets the width of an UltraScale+'s ports.
+    for name, value in properties:
+        if name in PORT_WIDTHS:
+            parameters.append((PORT_WIDTHS[name], value))
+    return properties, tuple(parameters)
+
+
+def _nets(processor: Processor) -> tuple[Net, ...]:
+    clocked = tuple(f"{PROCESSOR}/{pin}" for pin in processor.clock_sinks)
+    return (
+        Net(
+            f"{PROCESSOR}/{processor.clock}",
+            (
+                *clocked,
+                f"{RESET}/slowest_sync_clk",
+                f"{CONTROL}/aclk",
+                f"{MEMORY}/aclk",
+                f"{CONTROLLER}/s_axi_aclk",
+                f"{ACCELERATOR}/aclk",
+            ),
+            "clk",
+        ),
+        Net(f"{PROCESSOR}/{processor.reset}", (f"{RESET}/ext_reset_in",), "rst"),
+        Net(
+            f"{RESET}/peripheral_aresetn",
+            (
+                f"{CONTROL}/aresetn",
+                f"{MEMORY}/aresetn",
+                f"{CONTROLLER}/s_axi_aresetn",
+                f"{ACCELERATOR}/aresetn",
+            ),
+            "rst",
+        ),
+        Net(f"{ACCELERATOR}/interrupt", (f"{CONTROLLER}/intr",), "INTERRUPT"),
+        Net(f"{CONTROLLER}/irq", (f"{PROCESSOR}/{processor.interrupt}",), "INTERRUPT"),
+    )
+
+
+def _buses(processor: Processor) -> tuple[Bus, ...]:
+    return (
+        Bus(f"{PROCESSOR}/{processor.control}", f"{CONTROL}/S00_AXI"),
+        Bus(f"{CONTROL}/M00_AXI", f"{ACCELERATOR}/s_axi"),
+        Bus(f"{CONTROL}/M01_AXI", f"{CONTROLLER}/s_axi"),
+        Bus(f"{ACCELERATOR}/m_axi", f"{MEMORY}/S00_AXI"),
+        Bus(f"{MEMORY}/M00_AXI", f"{PROCESSOR}/{processor.memory}"),
+    )
+
+
+def _segments(processor: Processor) -> list[Segment]:
+    space, base, port = f"{PROCESSOR}/{processor.space}", processor.control_base, processor.control
+    registers = [
+        Segment(space, f"{ACCELERATOR}/s_axi/Reg", base, REGISTER_BYTES, port, "s_axi"),
+        Segment(space, f"{CONTROLLER}/S_AXI/Reg", base + 0x10000, CONTROLLER_BYTES, port, "s_axi"),
+    ]
+    memory = [
+        Segment(
+            f"{ACCELERATOR}/m_axi",
+            f"{PROCESSOR}/{name}",
+            offset,
+            size,
+            "m_axi",
+            processor.memory,
+            memory=True,
+        )
+        for name, offset, size in processor.segments
+    ]
+    return registers + memory

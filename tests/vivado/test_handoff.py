@@ -1,0 +1,114 @@
+"""The .hwh, read as PYNQ reads it; by PYNQ itself where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import pytest
+from vitessera.codegen.boards import BOARDS
+from vitessera.codegen.registers import REGISTERS
+from vitessera.codegen.vivado import ACCELERATOR, VLNV, block_design
+from vitessera.codegen.vivado.design import CONTROLLER, PROCESSOR
+
+BASE = {"pynq-z2": 0x4000_0000, "kv260": 0xA000_0000}
+INTERRUPT_PIN = {"pynq-z2": "IRQ_F2P", "kv260": "pl_ps_irq0"}
+DIVISOR = {
+    "pynq-z2": "PCW_FCLK{}_PERIPHERAL_DIVISOR{}",
+    "kv260": "PSU__CRL_APB__PL{}_REF_CTRL__DIVISOR{}",
+}
+PLL_MHZ = 1000
+
+
+@pytest.fixture(scope="session")
+def modules(sources: dict[str, str]) -> dict[str, Element]:
+    root = ElementTree.fromstring(sources["vitessera.hwh"])
+    assert root.find("EXTERNALPORTS") is not None  # PYNQ walks it
+    return {node.attrib["INSTANCE"]: node for node in root.iter("MODULE")}
+
+
+def values(module: Element, kind: str, attribute: str) -> dict[str, str]:
+    return {node.attrib["NAME"]: node.get(attribute, "") for node in module.iter(kind)}
+
+
+def test_modules_are_the_cells(modules: dict[str, Element], board: str) -> None:
+    design = block_design(BOARDS[board].config)
+    assert {name: node.get("VLNV") for name, node in modules.items()} == {
+        cell.name: cell.vlnv for cell in design.cells
+    }
+    assert all(node.get("FULLNAME") == f"/{name}" for name, node in modules.items())
+
+
+def test_addresses(modules: dict[str, Element], board: str) -> None:
+    ranges = {
+        node.attrib["INSTANCE"]: (
+            int(node.attrib["BASEVALUE"], 16),
+            int(node.attrib["HIGHVALUE"], 16),
+        )
+        for node in modules[PROCESSOR].iter("MEMRANGE")
+    }
+    base = BASE[board]
+    assert ranges == {
+        ACCELERATOR: (base, base + 0xFFF),
+        CONTROLLER: (base + 0x10000, base + 0x1FFFF),
+    }
+
+
+def test_registers(modules: dict[str, Element]) -> None:
+    found = {}
+    for node in modules[ACCELERATOR].iter("REGISTER"):
+        own = {entry.attrib["NAME"]: entry.attrib["VALUE"] for entry in node.findall("PROPERTY")}
+        fields = {}
+        for field in node.iter("FIELD"):
+            bits = {e.attrib["NAME"]: e.attrib["VALUE"] for e in field.findall("PROPERTY")}
+            fields[field.attrib["NAME"]] = int(bits["BIT_OFFSET"]), int(bits["BIT_WIDTH"])
+        found[node.attrib["NAME"]] = int(own["ADDRESS_OFFSET"], 16), fields
+    assert found == {
+        entry.name: (entry.offset, {f.name: (f.low, f.width) for f in entry.fields})
+        for entry in REGISTERS
+    }
+
+
+def test_the_interrupt_goes_through_the_controller(modules: dict[str, Element], board: str) -> None:
+    signals = {name: values(node, "PORT", "SIGNAME") for name, node in modules.items()}
+    assert signals[ACCELERATOR]["interrupt"] == signals[CONTROLLER]["intr"]
+    assert signals[CONTROLLER]["irq"] == signals[PROCESSOR][INTERRUPT_PIN[board]]
+
+
+def test_clocks(modules: dict[str, Element], board: str) -> None:
+    parameters = values(modules[PROCESSOR], "PARAMETER", "VALUE")
+    first, second = (int(parameters[DIVISOR[board].format(0, index)]) for index in (0, 1))
+    assert PLL_MHZ / (first * second) == BOARDS[board].config.clock_mhz
+    for clock in (1, 2, 3):
+        assert DIVISOR[board].format(clock, 1) in parameters
+
+
+def test_signals_are_connected_at_both_ends(modules: dict[str, Element]) -> None:
+    pins = {
+        (name, port.attrib["NAME"]): port
+        for name, node in modules.items()
+        for port in node.iter("PORT")
+    }
+    for (name, pin), port in pins.items():
+        for end in port.iter("CONNECTION"):
+            other = pins[end.attrib["INSTANCE"], end.attrib["PORT"]]
+            assert other.get("SIGNAME") == port.get("SIGNAME"), (name, pin)
+            assert {other.get("DIR"), port.get("DIR")} == {"I", "O"}
+
+
+def test_pynq_reads_it(sources: dict[str, str], board: str, tmp_path: Path) -> None:
+    parsers = pytest.importorskip(
+        "pynq.pl_server.hwh_parser", reason="pynq is not installed: pip install pynq"
+    )
+    path = tmp_path / "vitessera.hwh"
+    path.write_text(sources["vitessera.hwh"])
+    kind = {"pynq-z2": parsers._HWHZynq, "kv260": parsers._HWHUltrascale}[board]
+    parsed = kind(hwh_name=str(path))
+    entry = parsed.ip_dict[ACCELERATOR]
+    assert entry["type"] == VLNV
+    assert (entry["phys_addr"], entry["addr_range"]) == (BASE[board], 4096)
+    assert list(entry["registers"]) == [register.name for register in REGISTERS]
+    assert entry["interrupts"]["interrupt"]["controller"] == CONTROLLER
+    assert parsed.interrupt_controllers[CONTROLLER]["index"] == 0
+    assert parsed.clock_dict[0]["enable"] == 1
