@@ -13,7 +13,7 @@ from .images import Array
 from .importer import import_model
 from .quantize import default_calibration, quantize
 from .schedule import schedule
-from .vivado import vivado_sources
+from .vivado import check_board, vivado_sources
 
 Announce = Callable[[str], None]
 KEPT_IMAGES = 32  # calibration images that the build directory carries
@@ -38,6 +38,7 @@ def compile_model(
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
             been written.
     """
+    check_board(config)
     announce("import")
     graph = import_model(model)
     images = default_calibration(graph) if calibration is None else calibration

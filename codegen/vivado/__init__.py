@@ -7,7 +7,7 @@ sources.py       all files of DIR/vivado/
 """
 
 from .design import ACCELERATOR, OVERLAY, VIVADO_VERSIONS, VLNV, BlockDesign, block_design
-from .sources import vivado_sources
+from .sources import check_board, vivado_sources
 
 __all__ = [
     "ACCELERATOR",
@@ -16,5 +16,6 @@ __all__ = [
     "VLNV",
     "BlockDesign",
     "block_design",
+    "check_board",
     "vivado_sources",
 ]

@@ -25,6 +25,12 @@ SCRIPTS = ("block_design.tcl", "build.tcl", "constraints.xdc")
 TEMPLATES = resources.files(__package__)
 
 
+def check_board(config: HardwareConfig) -> None:
+    """Raises ConfigError if the board that `config` names cannot make its clock."""
+    if config.board in PLATFORMS:
+        block_design(config)
+
+
 def vivado_sources(rtl: Rtl, config: HardwareConfig) -> dict[str, str]:
     """Path below DIR/vivado/ → text.
 

@@ -51,3 +51,16 @@ def test_a_changed_script_is_noticed(digits: Path) -> None:
             read_build(digits)
     finally:
         script.write_text(text)
+
+
+def test_a_clock_that_the_board_cannot_make_is_refused_before_anything_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "fast.toml"
+    file.write_text('board = "kv260"\nclock_mhz = 700\n')
+    output = tmp_path / "build"
+    arguments = ["compile", str(DIGITS / "vit_digits.onnx"), "-o", str(output)]
+    assert main([*arguments, "--config", str(file)]) == 2
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "clock_mhz is 700" in printed and "Choose 1000 divided by a whole number" in printed
+    assert not output.exists()
