@@ -1,8 +1,11 @@
 """What the stand-in knows of Vivado: commands with their options, and Xilinx's IPs.
 
-Written down from Vivado's own listings: the commands as UG835 has them; versions, properties, pins
-and address segments as they stand in the block-design scripts that Vivado wrote for PYNQ's overlays
-(Xilinx/PYNQ, Kria-PYNQ, PYNQ-HelloWorld). It shares nothing with codegen/vivado.
+It shares nothing with codegen/vivado. Properties, pins and address segments of the processing
+systems and of axi_intc were compared with the block-design scripts that Vivado wrote for PYNQ's
+overlays (Xilinx/PYNQ, Kria-PYNQ, PYNQ-HelloWorld). Not compared with anything yet, for want of a
+Vivado: the options of commands that those scripts do not use, the pins of smartconnect and
+proc_sys_reset, which release has which version of an IP, the name of the KV260's board files and
+the DDR part number of the Pynq-Z2. Whoever runs the build should correct the table first.
 """
 
 from __future__ import annotations
