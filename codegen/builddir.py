@@ -32,6 +32,10 @@ from .toplevel import Rtl
 
 FORMAT = 1  # of the directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
+# What a manifest must vouch for; the rest hangs on these.
+ESSENTIAL = {"images.npz", "rtl/accelerator.v", "rtl/core.v", "rtl/shell.v"} | {
+    f"program/{name}" for name in ("program.bin", "program.json", "weights.bin")
+}
 RESULT_FILE = "simulation.json"  # of the last simulation; `report` shows its cycles by layer
 _COMPILE_AGAIN = "Compile the model again."
 
@@ -207,6 +211,8 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         written = manifest["format"], manifest["vitessera"]
         _ = manifest["files"].items(), manifest["model"], int(manifest["design_hash"], 16)
+        if missing := ESSENTIAL - manifest["files"].keys():
+            raise KeyError(*sorted(missing))
     except OSError as error:
         raise BuildDirectoryError(
             f"{folder} is not a build directory: {MANIFEST} cannot be read "

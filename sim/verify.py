@@ -65,8 +65,8 @@ class Verification:
         return program.config.clock_mhz * 1e6 / self.cycles_per_image
 
 
-def input_buffers(program: Program, images: Array) -> list[bytes]:
-    """The input buffer of each image.
+def patch_matrices(program: Program, images: Array) -> npt.NDArray[np.int8]:
+    """The int8 patches of each image, [n, tokens, channels], as the reference takes them.
 
     Args:
         program: what is to run.
@@ -78,10 +78,15 @@ def input_buffers(program: Program, images: Array) -> list[bytes]:
     description = program.input
     image = Image(description.name, *description.image)
     scale = np.asarray(description.scale, np.float64)
-    return [
-        pack_input(program, integer_patches(each, description.patch, description.prefix, scale))
-        for each in check_images(images, image, "Images")
-    ]
+    checked = check_images(images, image, "Images")
+    return np.stack(
+        [integer_patches(each, description.patch, description.prefix, scale) for each in checked]
+    )
+
+
+def input_buffers(program: Program, images: Array) -> list[bytes]:
+    """The input buffer of each image; see patch_matrices."""
+    return [pack_input(program, matrix) for matrix in patch_matrices(program, images)]
 
 
 def verify(

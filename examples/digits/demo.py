@@ -19,9 +19,8 @@ from vitessera.cli.main import main as vitessera
 from vitessera.cli.simulate import accuracy
 from vitessera.codegen.builddir import Build, read_build
 from vitessera.codegen.images import ImageSet, load_images
-from vitessera.codegen.program import unpack_outputs
 from vitessera.codegen.reference import Reference
-from vitessera.sim.verify import input_buffers
+from vitessera.sim.verify import patch_matrices
 
 HERE = Path(__file__).parent
 MODEL = HERE / "vit_digits.onnx"
@@ -72,12 +71,9 @@ def float_accuracy(chosen: ImageSet) -> float:
 def integer_accuracy(build: Build, chosen: ImageSet) -> float:
     """Top-1 of the integer reference."""
     program = build.program
-    reference = Reference(program)
-    buffers = input_buffers(program, chosen.images)
-    outputs = [unpack_outputs(program, reference.run_buffer(buffer)) for buffer in buffers]
+    outputs = Reference(program).run(patch_matrices(program, chosen.images))
     output = program.outputs[0]
-    logits = [output.dequantize(each[output.name]) for each in outputs]
-    return accuracy(np.stack(logits), _labels(chosen))
+    return accuracy(output.dequantize(outputs[output.name]), _labels(chosen))
 
 
 def summary(result: dict) -> str:

@@ -274,6 +274,13 @@ class TestBuildDirectory:
         (damaged / "manifest.json").write_text(json.dumps(manifest | change))
         assert_refused(command(name, damaged), "manifest.json is damaged", "Compile the model")
 
+    def test_manifest_that_vouches_for_nothing(
+        self, command: Command, damaged: Path, name: str
+    ) -> None:
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        (damaged / "manifest.json").write_text(json.dumps(manifest | {"files": {}}))
+        assert_refused(command(name, damaged), "manifest.json is damaged", "images.npz")
+
     def test_changed_weights(self, command: Command, damaged: Path, name: str) -> None:
         weights = damaged / "program" / "weights.bin"
         content = bytearray(weights.read_bytes())
