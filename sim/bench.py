@@ -144,7 +144,7 @@ def table(rows: list[Row]) -> Table:
     shown = Table(title="RTL cycles", title_justify="left")
     headings = ("", "MACs", "ideal", "RTL", "of peak", "bit-exact")
     for heading in (*headings, *(f"{unit.lower()} busy" for unit in UNITS)):
-        shown.add_column(heading, justify="left" if not heading else "right")
+        shown.add_column(heading, justify="right" if heading else "left", no_wrap=not heading)
     for row in rows:
         shown.add_row(
             row.model,
