@@ -135,15 +135,18 @@ SLIPS = {
 }
 
 
-@pytest.mark.parametrize("slip", SLIPS)
-def test_slips_are_found(folder: Path, engine: str, slip: str) -> None:
-    right, wrong, message = SLIPS[slip]
-    script = folder / "block_design.tcl"
+def assert_found(script: Path, engine: str, right: str, wrong: str, message: str) -> None:
+    """The build stops with `message` when `wrong` stands in the script in place of `right`."""
     text = script.read_text()
     assert right in text
     script.write_text(text.replace(right, wrong))
     with pytest.raises(TclError, match=re.escape(message)):
-        build(engine, Vivado(folder))
+        build(engine, Vivado(script.parent))
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_slips_are_found(folder: Path, engine: str, slip: str) -> None:
+    assert_found(folder / "block_design.tcl", engine, *SLIPS[slip])
 
 
 def statements(text: str) -> list[str]:
@@ -179,13 +182,7 @@ BUILD_SLIPS = {
 
 @pytest.mark.parametrize("slip", BUILD_SLIPS)
 def test_slips_in_the_build_are_found(folder: Path, engine: str, slip: str) -> None:
-    right, wrong, message = BUILD_SLIPS[slip]
-    script = folder / "build.tcl"
-    text = script.read_text()
-    assert right in text
-    script.write_text(text.replace(right, wrong))
-    with pytest.raises(TclError, match=re.escape(message)):
-        build(engine, Vivado(folder))
+    assert_found(folder / "build.tcl", engine, *BUILD_SLIPS[slip])
 
 
 # --- Configurations
