@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
-from vitessera.codegen.errors import CalibrationError
+from vitessera.codegen.errors import ImageError
 from vitessera.codegen.images import ImageSet, load_images
 
 from .output import check_writable, write_json
@@ -83,7 +83,7 @@ def choose_images(build: Build, path: Path | None, count: int | None) -> ImageSe
     """The first `count` images of the file, or of the build directory."""
     found = ImageSet(build.images) if path is None else load_images(path)
     if count is not None and count > len(found.images):
-        raise CalibrationError(
+        raise ImageError(
             f"--count asks for {count} images, {path or 'the build directory'} holds "
             f"{len(found.images)}.",
             "Give a smaller --count, or more images with --images.",

@@ -1,4 +1,6 @@
-"""The exception tree. Every message names the culprit and the remedy.
+"""The exception tree of compiler and simulator. Every message names the culprit and the remedy.
+
+Its root, and what the host shares with us, are in host/errors.py.
 
 A command line entry point catches `VitesseraError` alone, prints it as one paragraph and exits
 with code 2; any other exception is a bug in vitessera.
@@ -6,23 +8,9 @@ with code 2; any other exception is a bug in vitessera.
 
 from __future__ import annotations
 
-
-class VitesseraError(Exception):
-    """Base of everything vitessera raises on purpose.
-
-    Args:
-        culprit: what is wrong and where (file, node, tensor, value).
-        remedy: what the user can do about it.
-    """
-
-    def __init__(self, culprit: str, remedy: str) -> None:
-        super().__init__(f"{culprit} {remedy}")
-        self.culprit = culprit
-        self.remedy = remedy
-
-    def __reduce__(self) -> tuple[type[VitesseraError], tuple[str, str]]:
-        """Errors cross process boundaries: pickle by what the constructor takes."""
-        return type(self), (self.culprit, self.remedy)
+from ..host.errors import BuildDirectoryError as BuildDirectoryError
+from ..host.errors import ImageError as ImageError
+from ..host.errors import VitesseraError as VitesseraError
 
 
 class ModelFileError(VitesseraError):
@@ -35,10 +23,6 @@ class UnsupportedModelError(VitesseraError):
 
 class ModelValueError(VitesseraError):
     """A weight holds NaN or infinity, or has an impossible shape."""
-
-
-class CalibrationError(VitesseraError):
-    """Calibration or input images have the wrong shape, dtype or values."""
 
 
 class HostBufferError(VitesseraError):
@@ -59,10 +43,6 @@ class ProgramError(VitesseraError):
 
 class OutputError(VitesseraError):
     """The output folder cannot be written."""
-
-
-class BuildDirectoryError(VitesseraError):
-    """A build directory that is incomplete, altered, or written by another version."""
 
 
 class ToolError(VitesseraError):

@@ -37,6 +37,11 @@ class Image:
     height: int
     width: int
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.channels, self.height, self.width
+
 
 @dataclass(frozen=True)
 class Node:

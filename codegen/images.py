@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .errors import CalibrationError
+from .errors import ImageError
 
 Array = npt.NDArray[np.generic]
 
@@ -36,14 +36,14 @@ def load_images(path: Path, keys: tuple[str, ...] = ("images",)) -> ImageSet:
             a single array needs no name. An array `labels` is taken along with `images`.
 
     Raises:
-        CalibrationError: the file is missing, damaged, or has no such array.
+        ImageError: the file is missing, damaged, or has no such array.
     """
     arrays = _read(path)
     name = next((key for key in keys if key in arrays), None)
     if name is None and len(arrays) == 1:
         name = next(iter(arrays))
     if name is None:
-        raise CalibrationError(
+        raise ImageError(
             f"{path}: has no array {' or '.join(map(repr, keys))}, only {sorted(arrays)}.",
             f"Save the images as numpy.savez(path, {keys[0]}=images).",
         )
@@ -56,12 +56,12 @@ def load_images(path: Path, keys: tuple[str, ...] = ("images",)) -> ImageSet:
 def _check_labels(path: Path, labels: Array, images: Array) -> None:
     remedy = "Save one label for each image: the number of its class, in a vector of integers."
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-        raise CalibrationError(
+        raise ImageError(
             f"{path}: labels has shape {list(labels.shape)} and dtype {labels.dtype}.", remedy
         )
     if images.shape[:1] != labels.shape:
         count = images.shape[0] if images.ndim else "no"
-        raise CalibrationError(f"{path}: {len(labels)} labels for {count} images.", remedy)
+        raise ImageError(f"{path}: {len(labels)} labels for {count} images.", remedy)
 
 
 def _read(path: Path) -> dict[str, Array]:
@@ -73,12 +73,12 @@ def _read(path: Path) -> dict[str, Array]:
                 return {"images": content}
             return {name: content[name] for name in content.files}
     except OSError as error:
-        raise CalibrationError(
+        raise ImageError(
             f"{path}: cannot be read ({error.strerror or error}).",
             "Give an .npz or .npy file as numpy.savez or numpy.save writes it.",
         ) from error
     except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise CalibrationError(
+        raise ImageError(
             f"{path}: not a file of numpy arrays ({error}).",
             "Give an .npz or .npy file as numpy.savez or numpy.save writes it.",
         ) from error

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..host.images import INT8_MAX as INT8_MAX
 from .graph import Function
 
 IntArray = npt.NDArray[np.int64]
 
-INT8_MAX = 127
 INT16_MAX = 32767
 BIASED_BITS = 25  # accumulator + bias after pre_shift
 SCALED_BITS = 24  # after the first requantisation step

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..host.images import check_images
 from . import numerics
 from .errors import missing_case
 from .numerics import INT8_MAX, INT16_MAX, IntArray, SoftmaxState
-from .preprocess import check_images, patches
+from .preprocess import patches
 from .quantgraph import (
     Attention,
     Constant,
@@ -47,9 +48,9 @@ def execute(
             depends on it, and with the maximum the last bit of a probability.
 
     Raises:
-        CalibrationError: the images have the wrong shape, dtype or values.
+        ImageError: the images have the wrong shape, dtype or values.
     """
-    checked = check_images(images, quantgraph.image, "Input images")
+    checked = check_images(images, quantgraph.image.shape, "Input images")
     values: dict[str, Integers] = {}
     for node in quantgraph:
         if isinstance(node, PatchInput):

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ..host.images import Float32Array, check_images
 from .graph import Graph
 from .importer.evaluate import evaluate
 from .numerics import INT8_MAX, INT16_MAX
-from .preprocess import Float32Array, check_images, patch_rows
+from .preprocess import patch_rows
 from .quantexec import LANES, Integers, execute
 from .quantgraph import Constant, PatchInput, QuantGraph, QuantNode
 from .quantize.hoist import hoist_selections
@@ -59,9 +60,9 @@ def report(
         lanes: as for `quantexec.execute`.
 
     Raises:
-        CalibrationError: the images have the wrong shape, dtype or values.
+        ImageError: the images have the wrong shape, dtype or values.
     """
-    checked = check_images(images, graph.image, "Images for the error report")
+    checked = check_images(images, graph.image.shape, "Images for the error report")
     hoisted = hoist_selections(graph)
     nodes = [node for node in quantgraph if not isinstance(node, Constant)]
     sums = {node.name: _Sums() for node in nodes}

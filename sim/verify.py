@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.builddir import Build
-from ..codegen.graph import Image
 from ..codegen.images import Array
 from ..codegen.isa import Compute, Unit
-from ..codegen.preprocess import check_images, integer_patches
+from ..codegen.preprocess import integer_patches
 from ..codegen.program import Program, pack_input, unpack_outputs
 from ..codegen.reference import Reference
+from ..host.images import check_images
 from .accelerator import DramTiming, Progress, Simulation, simulate
 
 Outputs = dict[str, npt.NDArray[np.float64]]
@@ -73,12 +73,11 @@ def patch_matrices(program: Program, images: Array) -> npt.NDArray[np.int8]:
         images: float [n, channels, height, width].
 
     Raises:
-        CalibrationError: the images have the wrong shape, dtype or values.
+        ImageError: the images have the wrong shape, dtype or values.
     """
     description = program.input
-    image = Image(description.name, *description.image)
     scale = np.asarray(description.scale, np.float64)
-    checked = check_images(images, image, "Images")
+    checked = check_images(images, description.image, "Images")
     return np.stack(
         [integer_patches(each, description.patch, description.prefix, scale) for each in checked]
     )
@@ -107,7 +106,7 @@ def verify(
         waves: file for a waveform.
 
     Raises:
-        CalibrationError: the images do not fit the model.
+        ImageError: the images do not fit the model.
         SimulationError: the RTL failed other than by a wrong result.
         ToolError: the simulator cannot be built.
     """

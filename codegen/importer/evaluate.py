@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..errors import CalibrationError, missing_case
+from ..errors import ImageError, missing_case
 from ..graph import (
     Activation,
     Add,
@@ -37,7 +37,7 @@ def evaluate(graph: Graph, image: FloatArray) -> dict[str, FloatArray]:
         [tokens, channels] for one image, [batch, tokens, channels] for a batch.
 
     Raises:
-        CalibrationError: the image has another shape.
+        ImageError: the image has another shape.
     """
     batch = np.asarray(image, dtype=np.float32)
     single = batch.ndim == 3
@@ -55,7 +55,7 @@ def evaluate(graph: Graph, image: FloatArray) -> dict[str, FloatArray]:
 def _check_shape(image: Image, batch: FloatArray) -> None:
     wanted = (image.channels, image.height, image.width)
     if batch.ndim != 4 or batch.shape[1:] != wanted:
-        raise CalibrationError(
+        raise ImageError(
             f"Images of shape {list(batch.shape)} do not fit input {image.name!r}.",
             f"Give {list(wanted)}, or a batch of them.",
         )

@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from ...host.images import Float32Array, check_images
 from ..graph import Graph
-from ..preprocess import Float32Array, check_images
 from ..quantgraph import QuantGraph
 from .calibrate import measure
 from .forms import assign_forms
@@ -36,10 +36,10 @@ def quantize(graph: Graph, calibration: npt.NDArray[np.generic]) -> QuantGraph:
             dozens are enough; they decide the scales, so they should look like the real ones.
 
     Raises:
-        CalibrationError: the images have the wrong shape, dtype or values.
+        ImageError: the images have the wrong shape, dtype or values.
         UnsupportedModelError: an operator that has no lowering where it stands.
     """
-    images = check_images(calibration, graph.image, "Calibration images")
+    images = check_images(calibration, graph.image.shape, "Calibration images")
     hoisted = hoist_selections(graph)
     forms = assign_forms(hoisted)
     evidence = Evidence(hoisted, forms, measure(hoisted, images))

@@ -8,9 +8,9 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from ...host.images import Float32Array
 from ..graph import Graph
 from ..importer.evaluate import evaluate
-from ..preprocess import Float32Array
 
 FloatArray = npt.NDArray[np.float64]
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...host.images import Float32Array
 from ..graph import (
     Activation,
     Attention,
@@ -32,7 +33,6 @@ from ..graph import (
     SelectToken,
 )
 from ..numerics import INT8_MAX, INT16_MAX
-from ..preprocess import Float32Array
 from .calibrate import FloatArray, Statistics
 from .constants import Scale, exact_steps, norm_gain
 from .forms import INT8_READERS, Form, readers

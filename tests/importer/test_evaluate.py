@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
-from vitessera.codegen.errors import CalibrationError
+from vitessera.codegen.errors import ImageError
 from vitessera.codegen.importer import evaluate, import_model
 from vitessera.codegen.importer.evaluate import erf
 
@@ -43,7 +43,7 @@ def test_one_image_and_a_batch_agree() -> None:
 
 def test_wrong_image_shape() -> None:
     graph = import_model(DIGITS / "vit_digits.onnx")
-    with pytest.raises(CalibrationError, match=r"\[1, 3, 8, 8\].*Give \[1, 8, 8\]"):
+    with pytest.raises(ImageError, match=r"\[1, 3, 8, 8\].*Give \[1, 8, 8\]"):
         evaluate(graph, np.zeros((3, 8, 8), np.float32))
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from random_vit import Shape, random_images, random_vit
-from vitessera.codegen.errors import CalibrationError, UnsupportedModelError
+from vitessera.codegen.errors import ImageError, UnsupportedModelError
 from vitessera.codegen.graph import (
     Activation,
     Add,
@@ -27,7 +27,7 @@ GRAPH = random_vit(0, Shape(blocks=1))
 def refusal(graph: Graph, images: np.ndarray | None = None) -> str:
     """The message with which `quantize` refuses."""
     given = default_calibration(graph, count=2) if images is None else images
-    with pytest.raises((CalibrationError, UnsupportedModelError)) as caught:
+    with pytest.raises((ImageError, UnsupportedModelError)) as caught:
         quantize(graph, given)
     assert caught.value.remedy
     return str(caught.value)
@@ -87,7 +87,7 @@ def test_empty() -> None:
 
 
 def test_images_to_execute_are_checked_too() -> None:
-    with pytest.raises(CalibrationError, match=r"Input images: the dtype is uint8"):
+    with pytest.raises(ImageError, match=r"Input images: the dtype is uint8"):
         execute(quantize(GRAPH, GOOD), GOOD.astype(np.uint8))
 
 
