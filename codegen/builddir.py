@@ -3,7 +3,7 @@
 manifest.json   version, model, configuration, design hash, hash of every file below
 hls/            DSLX sources, generated config.x and isa.x included
 rtl/            Verilog of the whole accelerator, top module `accelerator`
-program/        instructions, packed weights, description; program.txt is the readable form
+program/        instructions, packed weights, description, and the host's tables (hostlayout.py)
 reports/        quantisation error of every value, resources of the program
 vivado/         the bitstream's sources: packaged IP, scripts; `make -C vivado bitstream`
 images.npz      some of the calibration images, for `simulate`
@@ -24,17 +24,18 @@ from typing import Any
 
 import numpy as np
 
+from ..host.build import FORMAT, MANIFEST
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
+from .hostlayout import host_layout
 from .images import Array
 from .program import Program, load_program, save_program
+from .schedule.timing import estimate
 from .toplevel import Rtl
 
-FORMAT = 1  # of the directory; raise when older ones cannot be read any more
-MANIFEST = "manifest.json"
 # What a manifest must vouch for; the rest hangs on these.
 ESSENTIAL = {"images.npz", "rtl/accelerator.v", "rtl/core.v", "rtl/shell.v"} | {
-    f"program/{name}" for name in ("program.bin", "program.json", "weights.bin")
+    f"program/{name}" for name in ("program.bin", "program.json", "weights.bin", "layout.npz")
 }
 RESULT_FILE = "simulation.json"  # of the last simulation; `report` shows its cycles by layer
 _COMPILE_AGAIN = "Compile the model again."
@@ -150,6 +151,8 @@ def _write_files(build: Build, folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
     (folder / "program").mkdir()
     save_program(build.program, folder / "program")
+    tables: dict[str, Any] = host_layout(build.program)
+    np.savez_compressed(folder / "program" / "layout.npz", **tables)
     np.savez_compressed(folder / "images.npz", images=build.images)
     manifest = {
         "format": FORMAT,
@@ -157,6 +160,7 @@ def _write_files(build: Build, folder: Path) -> None:
         "model": build.model,
         "config": json.loads(build.config.to_json()),
         "design_hash": f"{build.rtl.design_hash:016x}",
+        "expected_cycles": estimate(build.program).cycles,
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")

@@ -15,13 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...host.interface import OVERLAY as OVERLAY
+from ...host.interface import VLNV as VLNV
 from ..boards import BOARDS, Board
 from ..config import HardwareConfig
 from ..errors import ConfigError
-from ..registers import INTERFACE_VERSION
 
-OVERLAY = "vitessera"  # names block design, .bit and .hwh
-VLNV = f"vitessera:ip:accelerator:{INTERFACE_VERSION}.0"  # what the host's driver binds to
 VIVADO_VERSIONS = ("2022.2", "2023.1", "2023.2", "2024.1", "2024.2", "2025.1", "2025.2")
 REGISTER_BYTES = 4096  # of the accelerator's AXI4-Lite slave
 
