@@ -10,7 +10,7 @@ from pathlib import Path
 from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, board_config, read_config
 from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.images import load_images
+from vitessera.host.imagesets import load_images
 
 DESCRIPTION = """\
 Quantises a Vision Transformer, schedules it and generates the accelerator that runs it.

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from ..host.build import FORMAT, MANIFEST
+from ..host.imagesets import Array
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
 from .hostlayout import host_layout
-from .images import Array
 from .program import Program, load_program, save_program
 from .schedule.timing import estimate
 from .toplevel import Rtl

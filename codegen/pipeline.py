@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..host.imagesets import Array
 from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
 from .builddir import Build
 from .config import HardwareConfig
-from .images import Array
 from .importer import import_model
 from .quantize import default_calibration, quantize
 from .schedule import schedule

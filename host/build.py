@@ -20,6 +20,7 @@ import numpy.typing as npt
 from .errors import BuildDirectoryError
 from .images import Float32Array, quantize_pixels
 from .interface import OVERLAY
+from .preprocessing import Preprocessing
 
 FORMAT = 2  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
@@ -78,6 +79,8 @@ class CompiledModel:
         folder: the build directory.
         name: of the ONNX file.
         config: sizes of the accelerator, as in HardwareConfig.
+        device_names: what the board that it was compiled for calls itself; empty for any.
+        preprocessing: from image files to arrays; None when the model came without.
         design_hash: of the hardware that the program is for.
         instructions, weights: content of two of the buffers.
         instruction_count: what the register COUNT takes.
@@ -94,6 +97,8 @@ class CompiledModel:
     folder: Path
     name: str
     config: Mapping[str, Any]
+    device_names: tuple[str, ...]
+    preprocessing: Preprocessing | None
     design_hash: int
     instructions: bytes
     instruction_count: int
@@ -106,6 +111,11 @@ class CompiledModel:
     macs: int
     expected_cycles: int
     hardware: Hardware
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty when the model came without."""
+        return () if self.preprocessing is None else self.preprocessing.classes
 
     @property
     def bitstream(self) -> Path:
@@ -201,6 +211,8 @@ def _rebuild(files: _Files) -> CompiledModel:
         folder=files.folder,
         name=manifest["model"],
         config=manifest["config"],
+        device_names=tuple(manifest.get("device_names", ())),
+        preprocessing=_preprocessing(files),
         design_hash=int(manifest["design_hash"], 16),
         instructions=files.read("program/program.bin"),
         instruction_count=len(program["labels"]),
@@ -222,6 +234,11 @@ def _rebuild(files: _Files) -> CompiledModel:
         expected_cycles=int(manifest["expected_cycles"]),
         hardware=_hardware(files.json("reports/registers.json")),
     )
+
+
+def _preprocessing(files: _Files) -> Preprocessing | None:
+    entry = files.manifest.get("preprocessing")
+    return None if entry is None else Preprocessing.from_dict(entry, str(files.folder / MANIFEST))
 
 
 def _hardware(registers: Mapping[str, Any]) -> Hardware:
