@@ -139,8 +139,9 @@ class Accelerator:
     def _load_overlay(self, model: CompiledModel) -> None:
         from pynq import Overlay
 
-        from .driver import Driver
+        from .driver import Driver, event_loop
 
+        event_loop()  # PYNQ connects interrupts to it
         self._overlay = Overlay(str(self._bitstream), device=self._device)
         names = [name for name, entry in self._overlay.ip_dict.items() if entry["type"] == VLNV]
         driver = getattr(self._overlay, names[0]) if names else None

@@ -37,7 +37,7 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
     bindto = [VLNV]  # noqa: RUF012 (as PYNQ wants it)
 
     def __init__(self, description: Mapping[str, Any]) -> None:
-        self._loop = _event_loop()  # PYNQ listens for interrupts on this one
+        self._loop = event_loop()  # PYNQ listens for interrupts on it
         super().__init__(description)
         self._interrupt_works = getattr(self, "interrupt", None) is not None
         self._idle_looks = 0
@@ -224,7 +224,7 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
         )
 
 
-def _event_loop() -> asyncio.AbstractEventLoop:
+def event_loop() -> asyncio.AbstractEventLoop:
     """The running loop, or this thread's; one is made where there is none."""
     with suppress(RuntimeError):  # there is none
         return asyncio.get_running_loop()
