@@ -1,6 +1,7 @@
 """The build directory: everything `compile` produces, self-contained and checked when read.
 
-manifest.json   version, model, configuration, design hash, hash of every file below
+manifest.json   version, model, configuration, design hash, what hosts do to images, class names,
+                hash of every file below
 hls/            DSLX sources, generated config.x and isa.x included
 rtl/            Verilog of the whole accelerator, top module `accelerator`
 program/        instructions, packed weights, description; program.txt is the readable form
@@ -24,13 +25,14 @@ from typing import Any
 
 import numpy as np
 
+from ..host.preprocessing import Preprocessing
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
 from .images import Array
 from .program import Program, load_program, save_program
 from .toplevel import Rtl
 
-FORMAT = 1  # of the directory; raise when older ones cannot be read any more
+FORMAT = 2  # of the directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
 # What a manifest must vouch for; the rest hangs on these.
 ESSENTIAL = {"images.npz", "rtl/accelerator.v", "rtl/core.v", "rtl/shell.v"} | {
@@ -52,6 +54,8 @@ class Build:
         reports: file name → text.
         vivado: path below vivado/ → text.
         images: float [n, channels, height, width], some of the calibration images.
+        preprocessing: from image files to what the network takes, and the names of its classes;
+            None when nothing is known.
     """
 
     model: str
@@ -61,6 +65,7 @@ class Build:
     reports: dict[str, str]
     vivado: dict[str, str]
     images: Array
+    preprocessing: Preprocessing | None = None
 
     @property
     def config(self) -> HardwareConfig:
@@ -156,6 +161,7 @@ def _write_files(build: Build, folder: Path) -> None:
         "vitessera": version("vitessera"),
         "model": build.model,
         "config": json.loads(build.config.to_json()),
+        "preprocessing": build.preprocessing and build.preprocessing.to_dict(),
         "design_hash": f"{build.rtl.design_hash:016x}",
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
     }
@@ -193,7 +199,13 @@ def read_build(folder: Path) -> Build:
         reports=_texts(folder, manifest, "reports"),
         vivado=_texts(folder, manifest, "vivado"),
         images=images,
+        preprocessing=_preprocessing(folder, manifest),
     )
+
+
+def _preprocessing(folder: Path, manifest: dict[str, Any]) -> Preprocessing | None:
+    values = manifest.get("preprocessing", {})  # which is refused, as a damaged one is
+    return None if values is None else Preprocessing.from_dict(values, folder / MANIFEST)
 
 
 def _texts(folder: Path, manifest: dict[str, Any], part: str) -> dict[str, str]:
