@@ -19,7 +19,8 @@ assumed, nowhere else than here:
 - the filter is bilinear for transformers and for metadata, bicubic for timm, as there;
 - transformers: `size` as one number means a square, but the shorter edge for SHORTER_EDGE; images
   are resized, rescaled and normalised, but not cropped, unless do_resize ... say otherwise;
-- timm: crop_mode is center, crop_pct 0.875.
+- timm: crop_mode is center, crop_pct 0.875. When an odd number of rows or columns is cut off, timm
+  may begin one later than we do, which follow transformers.
 
 No mean and std are assumed: when nobody names them, the host refuses image files.
 """
