@@ -1,6 +1,7 @@
 """The build directory: everything `compile` produces, self-contained and checked when read.
 
-manifest.json   version, model, configuration, design hash, hash of every file below
+manifest.json   version, model, configuration, design hash, what hosts do to images, class names,
+                hash of every file below
 hls/            DSLX sources, generated config.x and isa.x included
 rtl/            Verilog of the whole accelerator, top module `accelerator`
 program/        instructions, packed weights, description, and the host's tables (hostlayout.py)
@@ -26,6 +27,7 @@ import numpy as np
 
 from ..host.build import FORMAT, MANIFEST
 from ..host.imagesets import Array
+from ..host.preprocessing import Preprocessing
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
 from .hostlayout import host_layout
@@ -53,6 +55,8 @@ class Build:
         reports: file name → text.
         vivado: path below vivado/ → text.
         images: float [n, channels, height, width], some of the calibration images.
+        preprocessing: from image files to what the network takes, and the names of its classes;
+            None when nothing is known.
     """
 
     model: str
@@ -62,6 +66,7 @@ class Build:
     reports: dict[str, str]
     vivado: dict[str, str]
     images: Array
+    preprocessing: Preprocessing | None = None
 
     @property
     def config(self) -> HardwareConfig:
@@ -159,6 +164,7 @@ def _write_files(build: Build, folder: Path) -> None:
         "vitessera": version("vitessera"),
         "model": build.model,
         "config": json.loads(build.config.to_json()),
+        "preprocessing": build.preprocessing and build.preprocessing.to_dict(),
         "design_hash": f"{build.rtl.design_hash:016x}",
         "expected_cycles": estimate(build.program).cycles,
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
@@ -197,7 +203,13 @@ def read_build(folder: Path) -> Build:
         reports=_texts(folder, manifest, "reports"),
         vivado=_texts(folder, manifest, "vivado"),
         images=images,
+        preprocessing=_preprocessing(folder, manifest),
     )
+
+
+def _preprocessing(folder: Path, manifest: dict[str, Any]) -> Preprocessing | None:
+    values = manifest.get("preprocessing", {})  # which is refused, as a damaged one is
+    return None if values is None else Preprocessing.from_dict(values, folder / MANIFEST)
 
 
 def _texts(folder: Path, manifest: dict[str, Any], part: str) -> dict[str, str]:

@@ -33,6 +33,10 @@ class ConfigError(VitesseraError):
     """An unknown board, or a hardware configuration that contradicts itself."""
 
 
+class PreprocessingError(VitesseraError):
+    """What is said about images and classes cannot be read, or does not fit the model."""
+
+
 class CapacityError(VitesseraError):
     """The model does not fit the hardware configuration; names tensor, buffer and depth."""
 

@@ -11,6 +11,7 @@ from .assembler import print_program
 from .builddir import Build
 from .config import HardwareConfig
 from .importer import import_model
+from .preprocessing import Given, find_preprocessing
 from .quantize import default_calibration, quantize
 from .schedule import schedule
 from .vivado import check_board, vivado_sources
@@ -24,6 +25,7 @@ def compile_model(
     config: HardwareConfig,
     calibration: Array | None = None,
     announce: Announce = lambda _: None,
+    given: Given | None = None,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -33,6 +35,7 @@ def compile_model(
         calibration: images [n, channels, height, width]; noise when there are none, which costs
             accuracy.
         announce: called with the name of each stage as it starts.
+        given: what the user says about images and class names; the rest is looked for.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
@@ -41,6 +44,7 @@ def compile_model(
     check_board(config)
     announce("import")
     graph = import_model(model)
+    preprocessing = find_preprocessing(model, graph, given)
     images = default_calibration(graph) if calibration is None else calibration
     announce("quantise")
     quantized = quantize(graph, images)
@@ -67,4 +71,5 @@ def compile_model(
         },
         vivado=vivado_sources(rtl, config),
         images=kept,
+        preprocessing=preprocessing,
     )

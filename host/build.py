@@ -22,7 +22,7 @@ from .images import Float32Array, quantize_pixels
 from .interface import OVERLAY
 from .preprocessing import Preprocessing
 
-FORMAT = 2  # of the build directory; raise when older ones cannot be read any more
+FORMAT = 3  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it
 _COMPILE_AGAIN = "Compile the model again."

@@ -14,6 +14,7 @@ from .build import CompiledModel
 from .errors import ImageError
 from .images import Float32Array, check_images
 from .imagesets import load_images
+from .preprocessing import normalisation_unknown
 
 Images = str | Path | npt.NDArray[Any] | Sequence[str | Path | npt.NDArray[Any]]
 
@@ -65,16 +66,14 @@ def _from_file(path: Path, model: CompiledModel) -> Batch:
         content = load_images(path, KEYS).images
         return _from_array(content, model, str(path))
     if model.preprocessing is None:
-        raise ImageError(
-            f"{path}: {model.name} was compiled without saying how images are normalised.",
-            "Compile it again with --mean and --std (see 'vitessera compile --help'), or give an "
-            "array that is normalised as in training.",
-        )
+        raise normalisation_unknown()
     return Batch(check_images(model.preprocessing.load(path)[None], model.image, str(path)), True)
 
 
 def _from_array(array: npt.NDArray[Any], model: CompiledModel, what: str) -> Batch:
-    if array.dtype == np.uint8 and array.ndim in (2, 3) and model.preprocessing is not None:
+    if array.dtype == np.uint8 and array.ndim in (2, 3):
+        if model.preprocessing is None:
+            raise normalisation_unknown()
         array = model.preprocessing.normalise(array)
     single = array.ndim == 3
     return Batch(check_images(array[None] if single else array, model.image, what), single)

@@ -107,14 +107,14 @@ class Preprocessing:
             if not fits:
                 yield (
                     "resize",
-                    f"the shorter edge is resized to {self.resize}, the model takes {_size(wanted)}",
+                    f"the shorter edge becomes {self.resize}, the model takes {_size(wanted)}",
                 )
         elif self.resize is not None:
             enough = self.resize[0] >= self.height and self.resize[1] >= self.width
             if not (enough if self.crop else self.resize == wanted):
                 yield (
                     "resize",
-                    f"images are resized to {_size(self.resize)}, the model takes {_size(wanted)}",
+                    f"images become {_size(self.resize)}, the model takes {_size(wanted)}",
                 )
 
     def describe(self) -> str:

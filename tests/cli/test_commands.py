@@ -107,6 +107,35 @@ def test_report_shows_memories_and_layers(command: Command, digits_build: Path) 
         assert word in outcome.output
 
 
+def test_what_lies_beside_the_model_travels_to_the_host(digits_build: Path) -> None:
+    found = read_build(digits_build).preprocessing
+    assert found is not None
+    assert (found.channels, found.height, found.width, found.resize) == (1, 8, 8, (8, 8))
+    assert (found.mean, found.std, found.rescale) == ((0.5,), (0.5,), 1 / 240)
+    assert [found.class_name(index) for index in (0, 9)] == ["zero", "nine"]
+
+
+def test_compile_says_what_it_knows_about_images(command: Command, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    outcome = command("compile", DIGITS / "vit_digits.onnx", "-o", build, "--mean=-1")
+    assert outcome.code == 0, outcome.errors
+    (line,) = (line for line in outcome.output.splitlines() if line.startswith("images: "))
+    assert line == (
+        "images: mean -1, std 0.5, pixels ×0.00416667, resized to 8x8 (bilinear), from --mean and "
+        "preprocessor_config.json; 10 class names from config.json"
+    )
+    alone = Path(shutil.copy(DIGITS / "vit_digits.onnx", tmp_path))
+    outcome = command("compile", alone, "-o", build)
+    assert "images: nothing known" in outcome.output
+    assert read_build(build).preprocessing is None
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    outcome = command("compile", alone, "-o", build, "--classes", tmp_path / "names.txt")
+    assert "mean and std not known; 10 class names from names.txt" in outcome.output
+    found = read_build(build).preprocessing
+    assert found is not None
+    assert (found.mean, found.classes) == ((), tuple("abcdefghij"))
+
+
 def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:
     config = tmp_path / "small.toml"
     config.write_text("tile = 4\nlanes = 4\nright_words = 2048\nclock_mhz = 77\n")

@@ -105,6 +105,48 @@ def test_labels(
     assert_refused(outcome, word, "one label for each image")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--mean", "grey"), ("--mean", "'grey' is not a list of numbers", "0.5,0.5,0.5")),
+        (("--std", "0.5,"), ("--std", "'0.5,' is not a list of numbers")),
+        (("--std", "nan"), ("--std", "'nan' is not a list of numbers")),
+        (("--std", "0"), ("--std: std holds a number that is not above zero", "--mean and --std")),
+        (("--mean", "0.5,0.5"), ("--mean: mean has 2 numbers", "1 channel", "--mean and --std")),
+        (("--classes", "nowhere.txt"), ("nowhere.txt: cannot be read", "existing file")),
+        (("--classes", MODEL), ("vit_digits.onnx", "codec", "--classes")),
+        (("--classes", Path(__file__)), ("has an empty name", "--classes FILE with 10")),
+    ],
+)
+def test_preprocessing(
+    command: Command, tmp_path: Path, arguments: tuple[object, ...], words: tuple[str, ...]
+) -> None:
+    assert_refused(command("compile", MODEL, "-o", tmp_path / "build", *arguments), *words)
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("preprocessor_config.json", "{", ("not valid JSON", "Repair or remove it", "--mean")),
+        ("preprocessor_config.json", '{"size": 16}', ("16x16, the model takes 8x8", "Correct it")),
+        (
+            "preprocessor_config.json",
+            '{"size": 8, "do_pad": true}',
+            ("do_pad is a step", "Repair or remove"),
+        ),
+        ("config.json", '{"id2label": ["cat"]}', ("1 class names", "--classes FILE with 10")),
+    ],
+)
+def test_files_beside_the_model(
+    command: Command, tmp_path: Path, name: str, content: str, words: tuple[str, ...]
+) -> None:
+    model = Path(shutil.copy(MODEL, tmp_path))
+    (tmp_path / name).write_text(content)
+    assert_refused(command("compile", model, "-o", tmp_path / "build"), name, *words)
+    assert not (tmp_path / "build").exists()
+
+
 @pytest.mark.parametrize("content", [None, b"", b"hello", MODEL.read_bytes()[:1000]])
 def test_model_file(command: Command, tmp_path: Path, content: bytes | None) -> None:
     model = tmp_path / "model.onnx"
@@ -273,6 +315,26 @@ class TestBuildDirectory:
         manifest = json.loads((damaged / "manifest.json").read_text())
         (damaged / "manifest.json").write_text(json.dumps(manifest | change))
         assert_refused(command(name, damaged), "manifest.json is damaged", "Compile the model")
+
+    @pytest.mark.parametrize("change", [{"mean": [1, 2]}, {"classes": None}, {"colour": "red"}])
+    def test_damaged_preprocessing(
+        self, command: Command, damaged: Path, name: str, change: dict[str, object]
+    ) -> None:
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        manifest["preprocessing"] |= change
+        (damaged / "manifest.json").write_text(json.dumps(manifest))
+        (word,) = change
+        words = ("manifest.json: preprocessing: ", word, "Compile the model")
+        assert_refused(command(name, damaged), *words)
+
+    def test_manifest_without_preprocessing(
+        self, command: Command, damaged: Path, name: str
+    ) -> None:
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        del manifest["preprocessing"]
+        (damaged / "manifest.json").write_text(json.dumps(manifest))
+        words = ("manifest.json: preprocessing: missing", "Compile the model")
+        assert_refused(command(name, damaged), *words)
 
     def test_manifest_that_vouches_for_nothing(
         self, command: Command, damaged: Path, name: str
