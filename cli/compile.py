@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, board_config, read_config
+from vitessera.codegen.boardfile import find_board
+from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
 from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.images import load_images
@@ -22,7 +23,10 @@ EPILOG = """\
 examples:
   vitessera compile vit.onnx -o build/ --calibration images.npz
   vitessera compile vit.onnx -o build/ --board kv260 --calibration images.npz
+  vitessera compile vit.onnx -o build/ --board my-board.toml
   vitessera compile vit.onnx -o build/ --config accelerator.toml
+
+'vitessera boards' shows what there is for each board, and how to describe another one.
 """
 
 
@@ -50,8 +54,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "--board",
-        metavar="NAME",
-        help=f"the board to build for: {', '.join(BOARDS)} (default {DEFAULT_BOARD})",
+        metavar="NAME|FILE.toml",
+        help=f"the board to build for: {', '.join(BOARDS)} (default {DEFAULT_BOARD}), or a file "
+        "that describes another one",
     )
     target.add_argument(
         "--config",
@@ -63,18 +68,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def hardware(args: argparse.Namespace) -> HardwareConfig:
-    """The configuration that --board or --config asks for."""
+def hardware(args: argparse.Namespace) -> tuple[HardwareConfig, Board | None]:
+    """The configuration that --board or --config asks for, and its board if it is for one."""
     if args.config is not None:
-        return read_config(args.config)
-    return board_config(args.board or DEFAULT_BOARD)
+        config = read_config(args.config)
+        return config, BOARDS.get(config.board)
+    board = find_board(args.board or DEFAULT_BOARD)
+    return board.config, board
 
 
 def run(args: argparse.Namespace) -> int:
     """Compiles and writes the build directory."""
     from vitessera.codegen.pipeline import compile_model
 
-    config = hardware(args)
+    config, board = hardware(args)
     check_output(args.output)
     calibration = None
     if args.calibration is not None:
@@ -86,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     stages = Stages()
-    build = compile_model(args.model, config, calibration, stages.start)
+    build = compile_model(args.model, config, calibration, stages.start, board)
     stages.start("write")
     write_build(build, args.output)
     stages.finish()

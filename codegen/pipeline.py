@@ -7,6 +7,7 @@ from pathlib import Path
 
 from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
+from .boards import Board
 from .builddir import Build
 from .config import HardwareConfig
 from .images import Array
@@ -24,6 +25,7 @@ def compile_model(
     config: HardwareConfig,
     calibration: Array | None = None,
     announce: Announce = lambda _: None,
+    board: Board | None = None,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -33,12 +35,13 @@ def compile_model(
         calibration: images [n, channels, height, width]; noise when there are none, which costs
             accuracy.
         announce: called with the name of each stage as it starts.
+        board: to make the bitstream's sources for; None for the known board that `config` names.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
             been written.
     """
-    check_board(config)
+    check_board(config, board)
     announce("import")
     graph = import_model(model)
     images = default_calibration(graph) if calibration is None else calibration
@@ -65,6 +68,6 @@ def compile_model(
             "assembler.txt": print_program(program),
             "registers.json": registers.host_constants(),
         },
-        vivado=vivado_sources(rtl, config),
+        vivado=vivado_sources(rtl, config, board),
         images=kept,
     )
