@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from vitessera.codegen.boardfile import EXAMPLE, find_board
 from vitessera.codegen.boards import BOARDS, GIBIBYTE, Board
+from vitessera.codegen.vivado import check_board
 
 # Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
 PIPE_WIDTH = 4096
@@ -58,9 +59,11 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table.
 
     Raises:
-        ConfigError: a board is not known, or its file is wrong.
+        ConfigError: a board is not known, its file is wrong, or it cannot make its clock.
     """
     boards = [find_board(name) for name in args.boards] or list(BOARDS.values())
+    for board in boards:
+        check_board(board.config, board)
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     console.print(_table(boards))
     return 0

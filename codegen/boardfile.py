@@ -82,9 +82,10 @@ def find_board(name: str) -> Board:
     """
     if name in BOARDS:
         return BOARDS[name]
-    for path in (Path(name), Path(f"{name}{SUFFIX}")):
-        if path.suffix == SUFFIX and (path.is_file() or str(path) == name):
-            return read_board(path)
+    if Path(name).suffix == SUFFIX:
+        return read_board(Path(name))
+    if Path(f"{name}{SUFFIX}").is_file():
+        return read_board(Path(f"{name}{SUFFIX}"))
     raise ConfigError(
         f"There is no board called {name!r}, and no file {name}{SUFFIX}.",
         f"Known boards: {', '.join(BOARDS)}. For another one write a board file ('vitessera boards "

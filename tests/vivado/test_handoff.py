@@ -13,7 +13,14 @@ from vitessera.codegen.vivado import ACCELERATOR, VLNV, block_design
 from vitessera.codegen.vivado.design import CONTROLLER, PROCESSOR
 
 ZYNQ_7000 = "pynq-z2"  # the others are UltraScale+
-PLL_MHZ = {"pynq-z2": 1000, "kv260": 1000}  # of the others 1500
+PLL_MHZ = {
+    "pynq-z2": 1000,
+    "ultra96-v2": 1500,
+    "kv260": 1000,
+    "zcu104": 1500,
+    "zcu102": 1500,
+    "rfsoc4x2": 1500,
+}
 
 
 def base(board: str) -> int:
@@ -90,7 +97,7 @@ def test_the_interrupt_goes_through_the_controller(modules: dict[str, Element], 
 def test_clocks(modules: dict[str, Element], board: str) -> None:
     parameters = values(modules[PROCESSOR], "PARAMETER", "VALUE")
     first, second = (int(parameters[divisor(board, 0, index)]) for index in (0, 1))
-    made = PLL_MHZ.get(board, 1500) / (first * second)
+    made = PLL_MHZ[board] / (first * second)
     assert abs(made - BOARDS[board].config.clock_mhz) < 1
     for clock in (1, 2, 3):
         assert divisor(board, clock, 1) in parameters

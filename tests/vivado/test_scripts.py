@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from tcl_interpreter import TclError
+from vitessera.codegen.boardfile import read_board
 from vitessera.codegen.boards import BOARDS, ProcessorKind
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import ConfigError
@@ -255,3 +256,62 @@ def test_make_runs_the_build_in_batch_mode(folder: Path) -> None:
     )
     expected = "-mode batch -notrace -nojournal -log build.log -source build.tcl"
     assert outcome.stdout.strip() == expected
+
+
+# --- Boards from files
+
+FILES = {
+    "ultrascale": (
+        "zcu104",
+        """\
+part = "xczu7ev-ffvc1156-2-e"
+processor = "zynq-ultrascale"
+pll_mhz = 1500
+ddr_mib = 2048
+ddr_bytes_per_second = 17_064_000_000
+board_part = "*:zcu104:*"
+""",
+    ),
+    "zynq-7000": (
+        "pynq-z2",
+        """\
+part = "xc7z020clg400-1"
+processor = "zynq-7000"
+pll_mhz = 1000
+ddr_mib = 1024
+ddr_bytes_per_second = 4_200_000_000
+[processor_properties]
+PCW_UIPARAM_DDR_PARTNO = "MT41K256M16 RE-125"
+PCW_UIPARAM_DDR_BUS_WIDTH = "32 Bit"
+""",
+    ),
+}
+TABLES = """
+[resources]
+luts = 1
+flip_flops = 1
+bram36 = 1
+uram = 0
+dsp = 1
+[config]
+clock_mhz = 150
+"""
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_board_from_a_file_builds(
+    rtl: dict[str, Rtl], tmp_path: Path, engine: str, kind: str
+) -> None:
+    known, text = FILES[kind]
+    (tmp_path / "my-board.toml").write_text(text + TABLES)
+    board = read_board(tmp_path / "my-board.toml")
+    for name, content in vivado_sources(rtl[known], board.config, board).items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    vivado = Vivado(tmp_path)
+    build(engine, vivado)
+    assert vivado.part == board.part
+    reached = [a for a in vivado.assigned if a.space == "/accelerator_0/m_axi"]
+    assert sum(entry.size for entry in reached) == board.ddr_bytes
+    assert dict(board.properties).items() <= vivado.cells["ps_0"].values.items()
