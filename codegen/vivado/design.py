@@ -277,7 +277,8 @@ def block_design(config: HardwareConfig, board: Board | None = None) -> BlockDes
     """The block design for `board`, or for the known board that `config` names.
 
     Raises:
-        ConfigError: the board is not known, or cannot make the clock.
+        ConfigError: the board is not known, cannot make the clock, or has a property that the
+            design sets.
     """
     board = board or BOARDS.get(config.board)
     if board is None:
@@ -340,8 +341,7 @@ def _settings(
     # Where the port is narrower than the bus, the interconnect adapts.
     width = str(min(config.bus_bits, board.memory_port_bits))
     clock_mhz = board.pll_mhz / (divisors[0] * divisors[1])
-    properties = (
-        *board.properties,
+    own = (
         *processor.properties,
         (processor.port_width, width),
         (names.enable.format(0), "1"),
@@ -349,6 +349,13 @@ def _settings(
         # What the divisors make: asked for less, Vivado would take the next larger divisor.
         (names.wanted.format(0), f"{clock_mhz:.9g}"),
     )
+    taken = [name for name, _ in board.properties if name in dict(own)]
+    if taken:
+        raise ConfigError(
+            f"{board.name}: {taken[0]} is set by the block design itself.",
+            "Remove it from processor_properties.",
+        )
+    properties = (*board.properties, *own)
     parameters = [(names.achieved.format(0), f"{clock_mhz:.6f}")]
     for clock in FABRIC_CLOCKS:
         if clock > 0:

@@ -27,7 +27,7 @@ TEMPLATES = resources.files(__package__)
 
 
 def check_board(config: HardwareConfig, board: Board | None = None) -> None:
-    """Raises ConfigError if the board cannot make the clock.
+    """Raises ConfigError if there is no block design for the board with this clock.
 
     The board is `board` or, without one, the known board that `config` names, if any.
     """

@@ -159,6 +159,7 @@ BOARD_FILE_SLIPS: dict[tuple[str, str], tuple[str, ...]] = {
     ("PSU__USE__IRQ1 = ", "psu = "): ("[processor_properties]", "'psu'", "PSU__"),
     ('IRQ1 = "0"', "IRQ1 = true"): ("PSU__USE__IRQ1 is True", "whole number, or a string"),
     ('IRQ1 = "0"', 'IRQ1 = "}"'): ("PSU__USE__IRQ1 is '}'", "without braces"),
+    ("PSU__USE__IRQ1", "PSU__USE__IRQ0"): ("PSU__USE__IRQ0 is set by the block", "Remove it"),
     ("tile = 8", "tiles = 8"): ("[config]", "unknown key 'tiles'", "Known keys"),
     ("tile = 8", "tile = 6"): ("tile is 6", "power of two"),
     ("tile = 8", "board = 'x'"): ("[config]", "board is set", "Remove the line"),
