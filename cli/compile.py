@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, board_config, read_config
+from vitessera.codegen.boardfile import find_board
+from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
 from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.host.imagesets import load_images
@@ -31,8 +32,11 @@ EPILOG = """\
 examples:
   vitessera compile vit.onnx -o build/ --calibration images.npz
   vitessera compile vit.onnx -o build/ --board kv260 --calibration images.npz
+  vitessera compile vit.onnx -o build/ --board my-board.toml
   vitessera compile vit.onnx -o build/ --config accelerator.toml
   vitessera compile vit.onnx -o build/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+
+'vitessera boards' shows what there is for each board, and how to describe another one.
 """
 UNKNOWN_IMAGES = (
     "images: nothing known about mean, std and class names, so the board takes normalised arrays "
@@ -78,8 +82,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "--board",
-        metavar="NAME",
-        help=f"the board to build for: {', '.join(BOARDS)} (default {DEFAULT_BOARD})",
+        metavar="NAME|FILE.toml",
+        help=f"the board to build for: {', '.join(BOARDS)} (default {DEFAULT_BOARD}), or a file "
+        "that describes another one",
     )
     target.add_argument(
         "--config",
@@ -113,18 +118,20 @@ def said(args: argparse.Namespace) -> Given:
     return Given(args.mean, args.std, read_classes(args.classes), args.classes.name)
 
 
-def hardware(args: argparse.Namespace) -> HardwareConfig:
-    """The configuration that --board or --config asks for."""
+def hardware(args: argparse.Namespace) -> tuple[HardwareConfig, Board | None]:
+    """The configuration that --board or --config asks for, and its board if it is for one."""
     if args.config is not None:
-        return read_config(args.config)
-    return board_config(args.board or DEFAULT_BOARD)
+        config = read_config(args.config)
+        return config, BOARDS.get(config.board)
+    board = find_board(args.board or DEFAULT_BOARD)
+    return board.config, board
 
 
 def run(args: argparse.Namespace) -> int:
     """Compiles and writes the build directory."""
     from vitessera.codegen.pipeline import compile_model
 
-    config, given = hardware(args), said(args)
+    (config, board), given = hardware(args), said(args)
     check_output(args.output)
     calibration = None
     if args.calibration is not None:
@@ -136,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     stages = Stages()
-    build = compile_model(args.model, config, calibration, stages.start, given)
+    build = compile_model(args.model, config, calibration, stages.start, given, board)
     stages.start("write")
     write_build(build, args.output)
     stages.finish()

@@ -57,6 +57,7 @@ class Build:
         images: float [n, channels, height, width], some of the calibration images.
         preprocessing: from image files to what the network takes, and the names of its classes;
             None when nothing is known.
+        device_names: what the board that it is for calls itself; empty for any.
     """
 
     model: str
@@ -67,6 +68,7 @@ class Build:
     vivado: dict[str, str]
     images: Array
     preprocessing: Preprocessing | None = None
+    device_names: tuple[str, ...] = ()
 
     @property
     def config(self) -> HardwareConfig:
@@ -165,6 +167,7 @@ def _write_files(build: Build, folder: Path) -> None:
         "model": build.model,
         "config": json.loads(build.config.to_json()),
         "preprocessing": build.preprocessing and build.preprocessing.to_dict(),
+        "device_names": build.device_names,
         "design_hash": f"{build.rtl.design_hash:016x}",
         "expected_cycles": estimate(build.program).cycles,
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
@@ -204,6 +207,7 @@ def read_build(folder: Path) -> Build:
         vivado=_texts(folder, manifest, "vivado"),
         images=images,
         preprocessing=_preprocessing(folder, manifest),
+        device_names=tuple(manifest.get("device_names", ())),
     )
 
 

@@ -30,7 +30,7 @@ class HostBufferError(VitesseraError):
 
 
 class ConfigError(VitesseraError):
-    """An unknown board, or a hardware configuration that contradicts itself."""
+    """An unknown board, a wrong board file, or a configuration that contradicts itself."""
 
 
 class PreprocessingError(VitesseraError):

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..host.imagesets import Array
 from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
+from .boards import BOARDS, Board
 from .builddir import Build
 from .config import HardwareConfig
 from .importer import import_model
@@ -26,6 +27,7 @@ def compile_model(
     calibration: Array | None = None,
     announce: Announce = lambda _: None,
     given: Given | None = None,
+    board: Board | None = None,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -36,12 +38,14 @@ def compile_model(
             accuracy.
         announce: called with the name of each stage as it starts.
         given: what the user says about images and class names; the rest is looked for.
+        board: to make the bitstream's sources for; None for the known board that `config` names.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
             been written.
     """
-    check_board(config)
+    board = board or BOARDS.get(config.board)
+    check_board(config, board)
     announce("import")
     graph = import_model(model)
     preprocessing = find_preprocessing(model, graph, given)
@@ -69,7 +73,8 @@ def compile_model(
             "assembler.txt": print_program(program),
             "registers.json": registers.host_constants(),
         },
-        vivado=vivado_sources(rtl, config),
+        vivado=vivado_sources(rtl, config, board),
+        device_names=board.device_names if board else (),
         images=kept,
         preprocessing=preprocessing,
     )

@@ -230,7 +230,8 @@ class Rtl:
     Attributes:
         files: file name → text, everything that a simulator or Vivado needs; the top module is
             `accelerator`.
-        design_hash: 64 bits over all of it, and over nothing else, readable in the accelerator's registers.
+        design_hash: 64 bits over all of it and nothing else, readable in the accelerator's
+            registers.
     """
 
     files: Mapping[str, str]

@@ -17,6 +17,7 @@ import onnx
 import pytest
 from command_line import DIGITS, Command, Outcome
 from vitessera.codegen import builddir, cache
+from vitessera.codegen.boardfile import EXAMPLE
 from vitessera.sim import verilator
 
 MODEL = DIGITS / "vit_digits.onnx"
@@ -171,6 +172,83 @@ def test_weights_that_are_not_numbers(command: Command, tmp_path: Path) -> None:
 def test_board(command: Command, tmp_path: Path) -> None:
     outcome = command("compile", MODEL, "-o", tmp_path / "build", "--board", "de10")
     assert_refused(outcome, "'de10'", "pynq-z2", "--config")
+
+
+# Replaced in the example of a board file, by what → what the message says.
+BOARD_FILE_SLIPS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("pll_mhz = 1500", "pll = 1500"): ("unknown key 'pll'", "Known keys", "pll_mhz"),
+    ("pll_mhz = 1500", ""): ("pll_mhz is missing", "whole number"),
+    ("pll_mhz = 1500", "pll_mhz = '1500'"): ("pll_mhz is '1500'", "whole number"),
+    ("pll_mhz = 1500", "pll_mhz = 0"): ("pll_mhz is 0", "positive"),
+    ("pll_mhz = 1500", "pll_mhz = 130"): ("clock_mhz is 150", "PLL of 130 MHz"),
+    ("pll_mhz = 1500", "pll_mhz = true"): ("pll_mhz is True", "whole number"),
+    ("19_200_000_000", "-1"): ("ddr_bytes_per_second is -1", "positive"),
+    ("19_200_000_000", "19.2e9"): ("ddr_bytes_per_second is 19200000000.0", "whole number"),
+    ("ddr_mib = 4096", "ddr_mib = 3072"): ("ddr_mib is 3072", "power of two up to 32768"),
+    ("ddr_mib = 4096", "ddr_mib = 65536"): ("ddr_mib is 65536", "power of two up to 32768"),
+    ("ddr_mib = 4096", "ddr_mib = 0"): ("ddr_mib is 0", "power of two"),
+    ('"zynq-ultrascale"', '"versal"'): ("'versal'", "zynq-7000, zynq-ultrascale"),
+    ('"zynq-ultrascale"', '"zynq-7000"'): ("no part with the processor zynq-7000", "xc7z020clg"),
+    ('"xczu5ev-sfvc784-1-e"', '"xcvu9p-flga2104-2-i"'): ("'xcvu9p", "xczu3eg"),
+    ('"xczu5ev-sfvc784-1-e"', '"xczu5ev [exit]"'): ("'xczu5ev [exit]'", "full name"),
+    ('"*:my-board:*"', '"{*}"'): ("board_part '{*}'", "vendor:board:*"),
+    ('["MyBoard"]', '"MyBoard"'): ("device_names is 'MyBoard'", "list of strings"),
+    ('["MyBoard"]', "[1]"): ("device_names is [1]", "list of strings"),
+    ("dsp = 1_248", ""): ("[resources]", "dsp is missing", "whole number"),
+    ("dsp = 1_248", "dsps = 1"): ("[resources]", "unknown key 'dsps'", "Known keys", "bram36"),
+    ("dsp = 1_248", "dsp = 0"): ("dsp is 0", "at least 1", "data sheet"),
+    ("uram = 64", "uram = -1"): ("uram is -1", "at least 0"),
+    ("PSU__USE__IRQ1 = ", "psu = "): ("[processor_properties]", "'psu'", "PSU__"),
+    ('IRQ1 = "0"', "IRQ1 = true"): ("PSU__USE__IRQ1 is True", "whole number, or a string"),
+    ('IRQ1 = "0"', 'IRQ1 = "}"'): ("PSU__USE__IRQ1 is '}'", "without braces"),
+    ("PSU__USE__IRQ1", "PSU__USE__IRQ0"): ("PSU__USE__IRQ0 is set by the block", "Remove it"),
+    ("tile = 8", "tiles = 8"): ("[config]", "unknown key 'tiles'", "Known keys"),
+    ("tile = 8", "tile = 6"): ("tile is 6", "power of two"),
+    ("tile = 8", "board = 'x'"): ("[config]", "board is set", "Remove the line"),
+    ("[config]", "[configuration]"): ("unknown key 'configuration'", "Known keys", "config"),
+    (EXAMPLE, "part 8"): ("my-board.toml", "not valid TOML"),
+}
+
+
+@pytest.mark.parametrize("slip", BOARD_FILE_SLIPS, ids=lambda slip: slip[1][:30])
+@pytest.mark.parametrize("name", ["boards", "compile"])
+def test_board_file(command: Command, tmp_path: Path, slip: tuple[str, str], name: str) -> None:
+    right, wrong = slip
+    assert right in EXAMPLE
+    path = tmp_path / "my-board.toml"
+    path.write_text(EXAMPLE.replace(right, wrong))
+    arguments = {
+        "boards": (path,),
+        "compile": (MODEL, "-o", tmp_path / "build", "--board", path),
+    }[name]
+    assert_refused(command(name, *arguments), *BOARD_FILE_SLIPS[slip])
+    assert not (tmp_path / "build").exists()
+
+
+def test_board_file_that_says_nothing_of_the_ddr(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "my-board.toml"
+    lines = EXAMPLE.splitlines(keepends=True)
+    without = [line for line in lines if not line.startswith(("board_part", "PSU__"))]
+    path.write_text("".join(without))
+    assert_refused(command("boards", path), "my-board.toml", "DDR", "board_part", "[processor_")
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("kv260.toml", ("a board called kv260 already", "Rename")),
+        ("my board.toml", ("'my board'", "Rename", "letters, digits")),
+        ("missing.toml", ("missing.toml", "cannot be read")),
+        ("de10", ("no board called", "de10.toml", "pynq-z2", "vitessera boards --help")),
+    ],
+)
+def test_board_file_name(
+    command: Command, tmp_path: Path, name: str, words: tuple[str, ...]
+) -> None:
+    path = tmp_path / name
+    if name not in ("missing.toml", "de10"):
+        path.write_text(EXAMPLE)
+    assert_refused(command("boards", path), *words)
 
 
 @pytest.mark.parametrize(

@@ -5,30 +5,22 @@ Those that load an overlay need pynq; they are run once with each generation of 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from host_support import DIGITS, NO_PYNQ, SMALL, Compile, Open, vouch
 from vitessera.codegen.builddir import read_build, write_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.pipeline import compile_model
 from vitessera.host import Accelerator
 
 sys.path.append(str(Path(__file__).parents[1] / "schedule"))
-
-DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-# The design that the tests of the accelerator simulate as well.
-SMALL = HardwareConfig(tile=4, depth=4, lanes=4, board="pynq-z2")
-
-Compile = Callable[[HardwareConfig], Path]
-Open = Callable[..., Accelerator]
 
 
 @pytest.fixture(scope="session")
@@ -68,18 +60,10 @@ def stuck(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Path:
     return copy
 
 
-def vouch(folder: Path, name: str, content: bytes) -> None:
-    """Replaces a file of a build directory, and its checksum with it."""
-    (folder / name).write_bytes(content)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"][name] = hashlib.sha256(content).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
 @pytest.fixture
 def open_board(folder: Path) -> Iterator[Open]:
     """Opens accelerators on simulated boards, and closes them after the test."""
-    pytest.importorskip("pynq", reason="pynq is not installed: pip install pynq")
+    pytest.importorskip("pynq", reason=NO_PYNQ)
     opened: list[Accelerator] = []
 
     def make(path: Path = folder, **options: Any) -> Accelerator:  # noqa: ANN401
