@@ -69,7 +69,7 @@ $(VENV)/dev: pyproject.toml | $(VENV)/base
 
 $(VENV)-pynq3/ready: PYNQ := 'pynq>=3.1,<4' 'pycparser<3'
 $(VENV)-pynq4/ready: PYNQ := 'pynq>=4,<5'
-$(VENV)-pynq%/ready: pyproject.toml | tools
+$(VENV)-pynq%/ready: pyproject.toml | $(VENV)/base
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check -e '.[sim,notebook,test]' $(PYNQ)
 	@touch $@
