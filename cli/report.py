@@ -6,7 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
-from vitessera.codegen.builddir import RESULT_FILE, read_build
+from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
+from vitessera.codegen.errors import BuildDirectoryError
 
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
@@ -26,6 +27,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--quantization", action="store_true", help="the quantisation error of every layer, too"
     )
+    parser.add_argument(
+        "--timeline",
+        type=Path,
+        metavar="FILE",
+        help="draw what each unit did when, as measured by 'vitessera simulate': one lane a unit, "
+        "coloured by layer, grey while it waited (.png, .svg or .pdf)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -40,7 +48,33 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nCycles by layer: run 'vitessera simulate {args.directory}' to measure them.")
     if args.quantization:
         print(f"\n{build.reports['quantization.txt']}")
+    if args.timeline is not None:
+        draw_timeline(args.directory, build, args.timeline)
     return 0
+
+
+def draw_timeline(folder: Path, build: Build, path: Path) -> None:
+    """Writes the picture of the last simulation's first image.
+
+    Raises:
+        BuildDirectoryError: there has been no simulation.
+        OutputError: the picture cannot be written.
+    """
+    from vitessera.sim.trace import from_table
+
+    from .timeline import draw
+
+    try:
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        intervals, counters = from_table(result["timeline"]), result["counters"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BuildDirectoryError(
+            f"{folder} holds no simulation to draw a timeline of.",
+            f"Run 'vitessera simulate {folder}' first.",
+        ) from error
+    title = f"{build.model} on {build.config.macs} MACs: {counters['CYCLES']:,} cycles"
+    draw(intervals, path, title)
+    print(f"\nTimeline: {path}")
 
 
 def measured_cycles(folder: Path) -> dict[str, int] | None:

@@ -71,20 +71,21 @@ module testbench #(
   );
 
   // --- Trace: lines "issue cycle unit" and "raise cycle source unit"
-  localparam int UNITS = accelerator.core.UNITS;
-  localparam int SOURCES = accelerator.core.SOURCES;
+  wire [$bits(accelerator.core.issue)-1:0] issue = accelerator.core.issue;
+  wire [$bits(accelerator.core.raise)-1:0] raised = accelerator.core.raise;
+  localparam int UNITS = $bits(issue);
   string path;
   int file = 0;
   longint unsigned cycle;
   initial if ($value$plusargs("trace=%s", path)) file = $fopen(path, "w");
   always_ff @(posedge aclk) begin
     cycle <= aresetn ? cycle + 1 : 0;
-    if (file != 0 && accelerator.core.issue != 0)
+    if (file != 0 && issue != 0)
       for (int unit = 0; unit < UNITS; unit++)
-        if (accelerator.core.issue[unit]) $fwrite(file, "issue %0d %0d\n", cycle, unit);
-    if (file != 0 && accelerator.core.raise != 0)
-      for (int pair = 0; pair < SOURCES * UNITS; pair++)
-        if (accelerator.core.raise[pair])
+        if (issue[unit]) $fwrite(file, "issue %0d %0d\n", cycle, unit);
+    if (file != 0 && raised != 0)
+      for (int pair = 0; pair < $bits(raised); pair++)
+        if (raised[pair])
           $fwrite(file, "raise %0d %0d %0d\n", cycle, pair / UNITS, pair % UNITS);
   end
   final if (file != 0) $fclose(file);

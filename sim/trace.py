@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..codegen.isa import Compute, End, Instruction, Source, Unit
 from ..codegen.program import Program
@@ -182,3 +183,41 @@ def waiting(program: Program, trace: Trace, cycles: int) -> dict[str, int]:
     causes[FINISH] = end - last.start - last.work
     assert sum(causes.values()) + sum(entry.work for entry in computes) == cycles
     return {cause: count for cause, count in causes.items() if count}
+
+
+# --- In a file
+
+
+def to_table(times: Sequence[Interval]) -> dict[str, list[object]]:
+    """`times` as JSON: a list of labels, and a row of numbers for each interval."""
+    labels = list(dict.fromkeys(entry.label for entry in times))
+    number = {label: index for index, label in enumerate(labels)}
+    rows: list[object] = [
+        [
+            entry.unit.value,
+            number[entry.label],
+            entry.ready,
+            None if entry.cause is None else entry.cause.value,
+            entry.start,
+            entry.end,
+            entry.work,
+        ]
+        for entry in times
+    ]
+    return {"labels": list(labels), "rows": rows}
+
+
+def from_table(table: Mapping[str, Any]) -> tuple[Interval, ...]:
+    """What `to_table` was given."""
+    return tuple(
+        Interval(
+            Unit(unit),
+            table["labels"][label],
+            ready,
+            None if cause is None else Source(cause),
+            start,
+            end,
+            work,
+        )
+        for unit, label, ready, cause, start, end, work in table["rows"]
+    )
