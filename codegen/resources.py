@@ -1,4 +1,4 @@
-"""FPGA resources: what a part has, and what a netlist's cells take of it."""
+"""FPGA resources: what a part has, what a netlist's cells take of it, and what to expect."""
 
 from __future__ import annotations
 
