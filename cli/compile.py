@@ -3,27 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, board_config, read_config
+from vitessera.codegen.boardfile import find_board
+from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
 from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.images import load_images
+from vitessera.host.imagesets import load_images
+
+if TYPE_CHECKING:
+    from vitessera.codegen.preprocessing import Given
 
 DESCRIPTION = """\
 Quantises a Vision Transformer, schedules it and generates the accelerator that runs it.
 
 The build directory holds everything: HLS sources and configuration, RTL, program, packed weights,
 manifest, and a report of the quantisation error of every layer.
+
+How image files become what the network takes, and what its classes are called, is read from the
+model's metadata and from preprocessor_config.json and config.json beside it (transformers, timm);
+--mean, --std and --classes say it, or correct it.
 """
 EPILOG = """\
 examples:
   vitessera compile vit.onnx -o build/ --calibration images.npz
   vitessera compile vit.onnx -o build/ --board kv260 --calibration images.npz
+  vitessera compile vit.onnx -o build/ --board my-board.toml
   vitessera compile vit.onnx -o build/ --config accelerator.toml
+  vitessera compile vit.onnx -o build/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+
+'vitessera boards' shows what there is for each board, and how to describe another one.
 """
+UNKNOWN_IMAGES = (
+    "images: nothing known about mean, std and class names, so the board takes normalised arrays "
+    "only; --mean, --std and --classes change that."
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -47,11 +65,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "'calibration' or 'images'; some dozens are enough. Without them noise is used, which "
         "costs accuracy.",
     )
+    for name, meaning in (("mean", "subtracted from pixels of 0 to 1"), ("std", "divided by next")):
+        parser.add_argument(
+            f"--{name}",
+            type=numbers,
+            default=(),
+            metavar="M,M,M",
+            help=f"{meaning}, one number a channel, as in training; for image files on the board",
+        )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of the classes: one a line, or JSON, a list or a map from number to name",
+    )
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
         "--board",
-        metavar="NAME",
-        help=f"the board to build for: {', '.join(BOARDS)} (default {DEFAULT_BOARD})",
+        metavar="NAME|FILE.toml",
+        help=f"the board to build for: {', '.join(BOARDS)} (default {DEFAULT_BOARD}), or a file "
+        "that describes another one",
     )
     target.add_argument(
         "--config",
@@ -63,18 +96,42 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
-def hardware(args: argparse.Namespace) -> HardwareConfig:
-    """The configuration that --board or --config asks for."""
+def numbers(text: str) -> tuple[float, ...]:
+    """Numbers between commas, for argparse."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of numbers; give one for each channel, such as 0.5,0.5,0.5"
+        )
+    return values
+
+
+def said(args: argparse.Namespace) -> Given:
+    """What --mean, --std and --classes say."""
+    from vitessera.codegen.preprocessing import Given, read_classes
+
+    if args.classes is None:
+        return Given(args.mean, args.std)
+    return Given(args.mean, args.std, read_classes(args.classes), args.classes.name)
+
+
+def hardware(args: argparse.Namespace) -> tuple[HardwareConfig, Board | None]:
+    """The configuration that --board or --config asks for, and its board if it is for one."""
     if args.config is not None:
-        return read_config(args.config)
-    return board_config(args.board or DEFAULT_BOARD)
+        config = read_config(args.config)
+        return config, BOARDS.get(config.board)
+    board = find_board(args.board or DEFAULT_BOARD)
+    return board.config, board
 
 
 def run(args: argparse.Namespace) -> int:
     """Compiles and writes the build directory."""
     from vitessera.codegen.pipeline import compile_model
 
-    config = hardware(args)
+    (config, board), given = hardware(args), said(args)
     check_output(args.output)
     calibration = None
     if args.calibration is not None:
@@ -86,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     stages = Stages()
-    build = compile_model(args.model, config, calibration, stages.start)
+    build = compile_model(args.model, config, calibration, stages.start, given, board)
     stages.start("write")
     write_build(build, args.output)
     stages.finish()
@@ -116,13 +173,15 @@ class Stages:
 
 
 def summary(build: Build, folder: Path) -> str:
-    """What was built, in three lines."""
-    config = build.config
+    """What was built, in four lines."""
+    config, images = build.config, build.preprocessing
+    known = images.describe() if images else UNKNOWN_IMAGES
     return (
         f"{build.model}: {len(build.program.instructions)} instructions, "
         f"{len(build.program.weights) / 1024:.0f} KiB of weights, on {config.macs} MACs "
         f"({config.tile}x{config.tile}x{config.depth}) at {config.clock_mhz} MHz, "
         f"{config.on_chip_bytes / 1024:.0f} KiB on chip ({config.board}).\n"
+        f"{known}\n"
         f"Written to {folder}. Quantisation error: {folder / 'reports' / 'quantization.txt'}.\n"
         f"Next: vitessera simulate {folder}"
     )

@@ -32,13 +32,14 @@ Vision Transformers on FPGAs: from the ONNX file to verified RTL.
   vitessera compile model.onnx -o build/        quantise, schedule, generate the accelerator
   vitessera simulate build/                     the RTL, bit for bit against the integer reference
   vitessera report build/                       memory, instructions, cycles by layer
+  vitessera boards                              the boards, and the accelerator for each
 """
 
 
 def parser() -> argparse.ArgumentParser:
     """The argument parser with all sub-commands."""
+    from . import boards, inspect, report, simulate
     from . import compile as compile_command
-    from . import inspect, report, simulate
 
     top = argparse.ArgumentParser(
         prog="vitessera",
@@ -47,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"vitessera {version('vitessera')}")
     subparsers = top.add_subparsers(required=True, metavar="COMMAND")
-    for command in (inspect, compile_command, simulate, report):
+    for command in (inspect, compile_command, simulate, report, boards):
         command.add_parser(subparsers)
     return top
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
 from vitessera.codegen.errors import ImageError
-from vitessera.codegen.images import ImageSet, load_images
+from vitessera.host.imagesets import ImageSet, load_images
 
 from .output import check_writable, write_json
 

@@ -1,10 +1,15 @@
-"""The boards that vitessera knows, and the accelerator it builds for each."""
+"""The boards that vitessera knows: their parts, memories and clocks, and the accelerator for each.
+
+Plain data. codegen/boardfile.py reads further boards from files; codegen/vivado/ makes block
+designs of them.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,41 +22,152 @@ else:
     import tomli as tomllib
 
 DEFAULT_BOARD = "pynq-z2"
+MEBIBYTE = 1 << 20
+GIBIBYTE = 1 << 30
+
+
+class ProcessorKind(Enum):
+    """The processing systems; the value is the name in board files."""
+
+    ZYNQ_7000 = "zynq-7000"
+    ZYNQ_ULTRASCALE = "zynq-ultrascale"
+
+    @property
+    def memory_port_bits(self) -> int:
+        """Width, at most, of a port from the fabric to the DDR."""
+        return {ProcessorKind.ZYNQ_7000: 64, ProcessorKind.ZYNQ_ULTRASCALE: 128}[self]
+
+    @property
+    def most_ddr_bytes(self) -> int:
+        """The largest DDR that its address map has room for; a power of two."""
+        return {
+            ProcessorKind.ZYNQ_7000: GIBIBYTE,
+            ProcessorKind.ZYNQ_ULTRASCALE: 32 * GIBIBYTE,
+        }[self]
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What the fabric of a part has.
+
+    Attributes:
+        luts: look-up tables with six inputs.
+        flip_flops: flip-flops.
+        bram36: block RAMs of 36 Kib.
+        uram: UltraRAMs of 288 Kib.
+        dsp: DSP slices.
+    """
+
+    luts: int
+    flip_flops: int
+    bram36: int
+    uram: int
+    dsp: int
 
 
 @dataclass(frozen=True)
 class Board:
     """A board and the configuration that is built for it.
 
+    The boot image has set up DDR and pins before the bitstream is loaded. So Vivado need only be
+    told of the processing system what the fabric sees: clocks, ports and the size of the DDR.
+
     Attributes:
         name: as --board takes it.
         part: the FPGA, as Vivado names it.
-        config: the accelerator that fits it.
+        resources: of the part.
+        processor: the processing system of the part.
+        pll_mhz: of the PLL that fabric clocks are divided from, as the board's boot image sets it.
+            PYNQ copies the divisors from the .hwh, so they must be meant for this frequency.
+        ddr_bytes: of the processing system's DDR; a power of two.
+        ddr_bytes_per_second: its peak.
+        config: the accelerator that fits the board.
+        device_names: what the board calls itself, in /proc/device-tree/chosen/pynq_board or in the
+            environment variable BOARD of its PYNQ image.
+        board_part: pattern for Vivado's board files, whose settings of the processing system are
+            then taken; None if `properties` says all.
+        board_files: where Vivado gets the board files from, as an instruction.
+        properties: of the processing system's IP, for this board.
     """
 
     name: str
     part: str
+    resources: Resources
+    processor: ProcessorKind
+    pll_mhz: int
+    ddr_bytes: int
+    ddr_bytes_per_second: int
     config: HardwareConfig
+    device_names: tuple[str, ...] = ()
+    board_part: str | None = None
+    board_files: str = "Install them under Tools, Vivado Store, Boards."
+    properties: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def memory_port_bits(self) -> int:
+        """Width, at most, of the port that the accelerator reaches the DDR by."""
+        return self.processor.memory_port_bits
 
 
+# The UltraScale+ boards but KV260 boot with their PLLs at 1500 MHz, from which no 200 MHz can be
+# divided: 187 stands for 187.5.
 BOARDS: dict[str, Board] = {
     board.name: board
     for board in (
         Board(
             "pynq-z2",
             "xc7z020clg400-1",
-            HardwareConfig(
+            Resources(luts=53_200, flip_flops=106_400, bram36=140, uram=0, dsp=220),
+            ProcessorKind.ZYNQ_7000,
+            pll_mhz=1000,
+            ddr_bytes=GIBIBYTE // 2,
+            ddr_bytes_per_second=2_100_000_000,  # DDR3-1050, 16 bits
+            config=HardwareConfig(
                 left_words=6144,
                 right_words=6144,
                 probability_words=128,
                 residual_words=4096,
                 board="pynq-z2",
             ),
+            # The Z1 has the same part and memory.
+            device_names=("Pynq-Z2", "Pynq-Z1"),
+            properties=(
+                ("PCW_CRYSTAL_PERIPHERAL_FREQMHZ", "50"),
+                ("PCW_APU_PERIPHERAL_FREQMHZ", "650"),
+                ("PCW_UIPARAM_DDR_PARTNO", "MT41J256M16 RE-125"),
+                ("PCW_UIPARAM_DDR_BUS_WIDTH", "16 Bit"),
+            ),
+        ),
+        Board(
+            "ultra96-v2",
+            "xczu3eg-sbva484-1-i",
+            Resources(luts=70_560, flip_flops=141_120, bram36=216, uram=0, dsp=360),
+            ProcessorKind.ZYNQ_ULTRASCALE,
+            pll_mhz=1500,
+            ddr_bytes=2 * GIBIBYTE,
+            ddr_bytes_per_second=4_264_000_000,  # LPDDR4-1066, 32 bits
+            config=HardwareConfig(
+                bus_bits=128,
+                left_words=6144,
+                right_words=6144,
+                probability_words=128,
+                residual_words=8192,
+                clock_mhz=187,
+                board="ultra96-v2",
+            ),
+            device_names=("Ultra96",),
+            # The board files spell the name with U, Vivado with u.
+            board_part="avnet.com:?ltra96v2:*",
         ),
         Board(
             "kv260",
             "xck26-sfvc784-2LV-c",
-            HardwareConfig(
+            Resources(luts=117_120, flip_flops=234_240, bram36=144, uram=64, dsp=1_248),
+            ProcessorKind.ZYNQ_ULTRASCALE,
+            pll_mhz=1000,
+            ddr_bytes=4 * GIBIBYTE,
+            ddr_bytes_per_second=17_064_000_000,  # DDR4-2133, 64 bits: the part allows no more
+            config=HardwareConfig(
                 tile=16,
                 lanes=16,
                 bus_bits=128,
@@ -65,23 +181,98 @@ BOARDS: dict[str, Board] = {
                 clock_mhz=200,
                 board="kv260",
             ),
+            device_names=("KV260",),
+            board_part="*:kv260_som:*",
+        ),
+        Board(
+            "zcu104",
+            "xczu7ev-ffvc1156-2-e",
+            Resources(luts=230_400, flip_flops=460_800, bram36=312, uram=96, dsp=1_728),
+            ProcessorKind.ZYNQ_ULTRASCALE,
+            pll_mhz=1500,
+            ddr_bytes=2 * GIBIBYTE,
+            ddr_bytes_per_second=17_064_000_000,  # DDR4-2133, 64 bits
+            config=HardwareConfig(
+                tile=16,
+                lanes=16,
+                bus_bits=128,
+                left_words=16384,
+                right_words=16384,
+                probability_words=512,
+                residual_words=20480,
+                parameter_words=512,
+                norm_words=512,
+                norm_buffer_words=1024,
+                clock_mhz=187,
+                board="zcu104",
+            ),
+            device_names=("ZCU104",),
+            board_part="xilinx.com:zcu104:*",
+        ),
+        Board(
+            "zcu102",
+            "xczu9eg-ffvb1156-2-e",
+            Resources(luts=274_080, flip_flops=548_160, bram36=912, uram=0, dsp=2_520),
+            ProcessorKind.ZYNQ_ULTRASCALE,
+            pll_mhz=1500,
+            ddr_bytes=4 * GIBIBYTE,
+            ddr_bytes_per_second=17_064_000_000,  # DDR4-2133, 64 bits
+            config=HardwareConfig(
+                tile=16,
+                lanes=16,
+                bus_bits=128,
+                left_words=12288,
+                right_words=12288,
+                probability_words=512,
+                residual_words=24576,
+                parameter_words=512,
+                norm_words=512,
+                norm_buffer_words=1024,
+                clock_mhz=187,
+                board="zcu102",
+            ),
+            # There is no image from the makers of PYNQ; those who build one call the board so.
+            device_names=("ZCU102",),
+            board_part="xilinx.com:zcu102:*",
+        ),
+        Board(
+            "rfsoc4x2",
+            "xczu48dr-ffvg1517-2-e",
+            Resources(luts=425_280, flip_flops=850_560, bram36=1_080, uram=80, dsp=4_272),
+            ProcessorKind.ZYNQ_ULTRASCALE,
+            pll_mhz=1500,
+            ddr_bytes=4 * GIBIBYTE,
+            ddr_bytes_per_second=19_200_000_000,  # DDR4-2400, 64 bits
+            config=HardwareConfig(
+                tile=16,
+                lanes=16,
+                bus_bits=128,
+                left_words=28672,
+                right_words=24576,
+                probability_words=512,
+                residual_words=32768,
+                parameter_words=512,
+                norm_words=512,
+                norm_buffer_words=1024,
+                clock_mhz=187,
+                board="rfsoc4x2",
+            ),
+            device_names=("RFSoC4x2",),
+            board_part="realdigital.org:rfsoc4x2:*",
+            board_files="Copy board_files/rfsoc4x2 of github.com/RealDigitalOrg/RFSoC4x2-BSP into "
+            "data/boards/board_files of Vivado.",
         ),
     )
 }
 
 
-def board_config(name: str) -> HardwareConfig:
-    """The configuration for board `name`; ConfigError for a board that is not known."""
-    if name not in BOARDS:
-        raise ConfigError(
-            f"There is no board called {name!r}.",
-            f"Known boards: {', '.join(BOARDS)}. For another one give --config FILE.",
-        )
-    return BOARDS[name].config
-
-
 def read_config(path: Path) -> HardwareConfig:
     """A configuration from a TOML or JSON file whose keys are HardwareConfig's fields."""
+    return HardwareConfig.from_dict(read_table(path), str(path))
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """The table of a TOML or JSON file; ConfigError if there is none to be had."""
     try:
         text = path.read_text(encoding="utf-8")
         values: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -96,4 +287,4 @@ def read_config(path: Path) -> HardwareConfig:
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no table of fields.", "Write 'key = value' lines.")
-    return HardwareConfig.from_dict(values, str(path))
+    return values

@@ -1,9 +1,10 @@
 """The build directory: everything `compile` produces, self-contained and checked when read.
 
-manifest.json   version, model, configuration, design hash, hash of every file below
+manifest.json   version, model, configuration, design hash, what hosts do to images, class names,
+                hash of every file below
 hls/            DSLX sources, generated config.x and isa.x included
 rtl/            Verilog of the whole accelerator, top module `accelerator`
-program/        instructions, packed weights, description; program.txt is the readable form
+program/        instructions, packed weights, description, and the host's tables (hostlayout.py)
 reports/        quantisation error of every value, resources of the program
 vivado/         the bitstream's sources: packaged IP, scripts; `make -C vivado bitstream`
 images.npz      some of the calibration images, for `simulate`
@@ -24,17 +25,19 @@ from typing import Any
 
 import numpy as np
 
+from ..host.build import FORMAT, MANIFEST
+from ..host.imagesets import Array
+from ..host.preprocessing import Preprocessing
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
-from .images import Array
+from .hostlayout import host_layout
 from .program import Program, load_program, save_program
+from .schedule.timing import estimate
 from .toplevel import Rtl
 
-FORMAT = 1  # of the directory; raise when older ones cannot be read any more
-MANIFEST = "manifest.json"
 # What a manifest must vouch for; the rest hangs on these.
 ESSENTIAL = {"images.npz", "rtl/accelerator.v", "rtl/core.v", "rtl/shell.v"} | {
-    f"program/{name}" for name in ("program.bin", "program.json", "weights.bin")
+    f"program/{name}" for name in ("program.bin", "program.json", "weights.bin", "layout.npz")
 }
 RESULT_FILE = "simulation.json"  # of the last simulation; `report` shows its cycles by layer
 _COMPILE_AGAIN = "Compile the model again."
@@ -52,6 +55,9 @@ class Build:
         reports: file name → text.
         vivado: path below vivado/ → text.
         images: float [n, channels, height, width], some of the calibration images.
+        preprocessing: from image files to what the network takes, and the names of its classes;
+            None when nothing is known.
+        device_names: what the board that it is for calls itself; empty for any.
     """
 
     model: str
@@ -61,6 +67,8 @@ class Build:
     reports: dict[str, str]
     vivado: dict[str, str]
     images: Array
+    preprocessing: Preprocessing | None = None
+    device_names: tuple[str, ...] = ()
 
     @property
     def config(self) -> HardwareConfig:
@@ -150,13 +158,18 @@ def _write_files(build: Build, folder: Path) -> None:
             path.write_text(text, encoding="utf-8")
     (folder / "program").mkdir()
     save_program(build.program, folder / "program")
+    tables: dict[str, Any] = host_layout(build.program)
+    np.savez_compressed(folder / "program" / "layout.npz", **tables)
     np.savez_compressed(folder / "images.npz", images=build.images)
     manifest = {
         "format": FORMAT,
         "vitessera": version("vitessera"),
         "model": build.model,
         "config": json.loads(build.config.to_json()),
+        "preprocessing": build.preprocessing and build.preprocessing.to_dict(),
+        "device_names": build.device_names,
         "design_hash": f"{build.rtl.design_hash:016x}",
+        "expected_cycles": estimate(build.program).cycles,
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
@@ -193,7 +206,14 @@ def read_build(folder: Path) -> Build:
         reports=_texts(folder, manifest, "reports"),
         vivado=_texts(folder, manifest, "vivado"),
         images=images,
+        preprocessing=_preprocessing(folder, manifest),
+        device_names=tuple(manifest.get("device_names", ())),
     )
+
+
+def _preprocessing(folder: Path, manifest: dict[str, Any]) -> Preprocessing | None:
+    values = manifest.get("preprocessing", {})  # which is refused, as a damaged one is
+    return None if values is None else Preprocessing.from_dict(values, folder / MANIFEST)
 
 
 def _texts(folder: Path, manifest: dict[str, Any], part: str) -> dict[str, str]:

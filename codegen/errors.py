@@ -30,7 +30,11 @@ class HostBufferError(VitesseraError):
 
 
 class ConfigError(VitesseraError):
-    """An unknown board, or a hardware configuration that contradicts itself."""
+    """An unknown board, a wrong board file, or a configuration that contradicts itself."""
+
+
+class PreprocessingError(VitesseraError):
+    """What is said about images and classes cannot be read, or does not fit the model."""
 
 
 class CapacityError(VitesseraError):

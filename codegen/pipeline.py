@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from ..host.imagesets import Array
 from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
+from .boards import BOARDS, Board
 from .builddir import Build
 from .config import HardwareConfig
-from .images import Array
 from .importer import import_model
+from .preprocessing import Given, find_preprocessing
 from .quantize import default_calibration, quantize
 from .schedule import schedule
 from .vivado import check_board, vivado_sources
@@ -24,6 +26,8 @@ def compile_model(
     config: HardwareConfig,
     calibration: Array | None = None,
     announce: Announce = lambda _: None,
+    given: Given | None = None,
+    board: Board | None = None,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -33,14 +37,18 @@ def compile_model(
         calibration: images [n, channels, height, width]; noise when there are none, which costs
             accuracy.
         announce: called with the name of each stage as it starts.
+        given: what the user says about images and class names; the rest is looked for.
+        board: to make the bitstream's sources for; None for the known board that `config` names.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
             been written.
     """
-    check_board(config)
+    board = board or BOARDS.get(config.board)
+    check_board(config, board)
     announce("import")
     graph = import_model(model)
+    preprocessing = find_preprocessing(model, graph, given)
     images = default_calibration(graph) if calibration is None else calibration
     announce("quantise")
     quantized = quantize(graph, images)
@@ -65,6 +73,8 @@ def compile_model(
             "assembler.txt": print_program(program),
             "registers.json": registers.host_constants(),
         },
-        vivado=vivado_sources(rtl, config),
+        vivado=vivado_sources(rtl, config, board),
+        device_names=board.device_names if board else (),
         images=kept,
+        preprocessing=preprocessing,
     )

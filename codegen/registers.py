@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 
+from ..host.interface import INTERFACE_VERSION
 from .config import HardwareConfig
 from .lookup import by_name
 
-INTERFACE_VERSION = 1  # of this map; the host refuses any other
 MAGIC = 0x56495453  # "VITS", so that the host knows what answers at an address
 
 
@@ -326,7 +326,8 @@ def shell_values(config: HardwareConfig, design_hash: int) -> dict[str, object]:
 def host_constants() -> str:
     """registers.json of a build directory: what a host driver must know, as JSON.
 
-    Offsets and bit fields by register name, the meaning of error codes, the map's version.
+    Offsets and bit fields by register name, the counters among them, the meaning of error codes,
+    the map's version.
     """
     return json.dumps(
         {
@@ -339,6 +340,8 @@ def host_constants() -> str:
                 }
                 for entry in REGISTERS
             },
+            "counters": [counter.name for counter in COUNTERS],
+            "states": {state.value: state.name for state in State},
             "errors": {error.value: [error.name, ERROR_MEANING[error]] for error in HardwareError},
         },
         indent=2,

@@ -230,7 +230,8 @@ class Rtl:
     Attributes:
         files: file name → text, everything that a simulator or Vivado needs; the top module is
             `accelerator`.
-        design_hash: 64 bits over all of it, readable in the accelerator's registers.
+        design_hash: 64 bits over all of it and nothing else, readable in the accelerator's
+            registers.
     """
 
     files: Mapping[str, str]
@@ -249,7 +250,7 @@ def generate(config: HardwareConfig) -> Rtl:
     files["core.v"] = core(config, modules)
     # The shell carries the hash, so it enters the hash before it carries it.
     unnamed = hls.template("shell.v.j2", **registers.shell_values(config, 0))
-    content = repr((sorted(files.items()), unnamed, config.to_json()))
+    content = repr((sorted(files.items()), unnamed))
     design_hash = int(hashlib.sha256(content.encode()).hexdigest()[:16], 16)
     files["shell.v"] = hls.template("shell.v.j2", **registers.shell_values(config, design_hash))
     files["accelerator.v"] = _accelerator(files["shell.v"], files["core.v"])

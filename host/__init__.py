@@ -1,1 +1,18 @@
-"""What runs beside the accelerator; depends on nothing else of vitessera."""
+"""What runs beside the accelerator; depends on nothing else of vitessera.
+
+    from vitessera.host import Accelerator
+
+accelerator.py   runs a compiled model, on a board or on its simulated RTL
+driver.py        the PYNQ driver of the IP: registers, interrupt, time limits, errors
+build.py         what is needed of a build directory
+inputs.py        what users hand over, to float images; images.py, imagesets.py, preprocessing.py
+results.py       predictions and profiles
+board.py         which board this is, and who may use it
+errors.py        everything that is raised on purpose
+interface.py     what bitstream, program and host agree on by name
+"""
+
+from .accelerator import Accelerator
+from .results import Prediction, Profile
+
+__all__ = ["Accelerator", "Prediction", "Profile"]

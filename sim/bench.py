@@ -18,10 +18,10 @@ from rich.table import Table
 
 from ..codegen import pipeline, toplevel
 from ..codegen.config import HardwareConfig
-from ..codegen.images import load_images
 from ..codegen.program import pack_input
 from ..codegen.reference import Reference
 from ..codegen.schedule.product import product_patches, product_program
+from ..host.imagesets import load_images
 from .accelerator import simulate
 from .verify import verify
 

@@ -65,6 +65,12 @@ class Dram:
         self._grants.append(f"{kind} 0x{address:x} 0x{address + size:x} {name}")
         self._write_map()
 
+    def revoke(self, address: int) -> None:
+        """Takes the grants back that start at `address`."""
+        mark = f" 0x{address:x} "
+        self._grants = [line for line in self._grants if mark not in line]
+        self._write_map()
+
     def fail(self, address: int, size: int, response: str) -> None:
         """Makes `size` bytes from `address` on answer with `response`: "slverr" or "decerr"."""
         self._failures.append(f"{response} 0x{address:x} 0x{address + size:x}")

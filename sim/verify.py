@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.builddir import Build
-from ..codegen.images import Array
 from ..codegen.isa import Compute, Unit
 from ..codegen.preprocess import integer_patches
 from ..codegen.program import Program, pack_input, unpack_outputs
 from ..codegen.reference import Reference
 from ..host.images import check_images
+from ..host.imagesets import Array
 from .accelerator import DramTiming, Progress, Simulation, simulate
 
 Outputs = dict[str, npt.NDArray[np.float64]]

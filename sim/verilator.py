@@ -106,6 +106,15 @@ def environment() -> dict[str, str]:
     }
 
 
+def is_built(design: Design) -> bool:
+    """Whether `build` will find it in the cache."""
+    return (_folder(design) / design.top).is_file()
+
+
+def _folder(design: Design) -> Path:
+    return cache_folder() / f"sim-{design.top}-{design.digest()}"
+
+
 def build(design: Design) -> Path:
     """Folder of the simulation binary, built unless the cache has it.
 
@@ -118,7 +127,7 @@ def build(design: Design) -> Path:
 
 
 def _cached_build(design: Design) -> Path:
-    folder = cache_folder() / f"sim-{design.top}-{design.digest()}"
+    folder = _folder(design)
     binary = folder / design.top
     if binary.is_file():
         return folder

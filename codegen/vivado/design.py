@@ -13,15 +13,15 @@ made by the processor, drives everything.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..boards import BOARDS, Board
+from ...host.interface import OVERLAY as OVERLAY
+from ...host.interface import VLNV as VLNV
+from ..boards import BOARDS, GIBIBYTE, Board, ProcessorKind
 from ..config import HardwareConfig
 from ..errors import ConfigError
-from ..registers import INTERFACE_VERSION
 
-OVERLAY = "vitessera"  # names block design, .bit and .hwh
-VLNV = f"vitessera:ip:accelerator:{INTERFACE_VERSION}.0"  # what the host's driver binds to
 VIVADO_VERSIONS = ("2022.2", "2023.1", "2023.2", "2024.1", "2024.2", "2025.1", "2025.2")
 REGISTER_BYTES = 4096  # of the accelerator's AXI4-Lite slave
 
@@ -34,7 +34,6 @@ MEMORY = "memory_0"
 RESET = "reset_0"
 
 CONTROLLER_BYTES = 0x10000
-GIGABYTE = 1 << 30
 DIVIDERS = range(1, 64)  # each of the two that divide a PLL to a clock of the fabric
 # PYNQ looks for the settings of four clocks, used or not.
 FABRIC_CLOCKS = range(4)
@@ -156,12 +155,11 @@ class Processor:
         clock_sinks: pins that take the clock back, one for each AXI port.
         control, memory: AXI ports.
         space: address space of the control port.
-        segments: of DDR: name, offset, bytes.
+        segments: of DDR: name, offset, bytes at most; the DDR fills them in order.
         control_base: where the control port's addresses start.
         externals: interfaces that leave the chip.
         clocks: how its properties for clocks are called.
         port_width: property for the width of the memory port.
-        port_bits: at most.
         properties: for every board.
     """
 
@@ -177,7 +175,6 @@ class Processor:
     control_base: int
     clocks: ClockNames
     port_width: str
-    port_bits: int
     properties: Properties
     externals: tuple[tuple[str, str], ...] = ()
 
@@ -191,7 +188,7 @@ ZYNQ_7000 = Processor(
     control="M_AXI_GP0",
     memory="S_AXI_HP0",
     space="Data",
-    segments=(("S_AXI_HP0/HP0_DDR_LOWOCM", 0, GIGABYTE // 2),),
+    segments=(("S_AXI_HP0/HP0_DDR_LOWOCM", 0, GIBIBYTE),),
     control_base=0x4000_0000,
     clocks=ClockNames(
         enable="PCW_FPGA_FCLK{}_ENABLE",
@@ -202,7 +199,6 @@ ZYNQ_7000 = Processor(
         pll="IO PLL",
     ),
     port_width="PCW_S_AXI_HP0_DATA_WIDTH",
-    port_bits=64,
     properties=(
         ("PCW_USE_M_AXI_GP0", "1"),
         ("PCW_USE_S_AXI_HP0", "1"),
@@ -225,8 +221,8 @@ ZYNQ_ULTRASCALE = Processor(
     memory="S_AXI_HP0_FPD",
     space="Data",
     segments=(
-        ("SAXIGP2/HP0_DDR_LOW", 0, 2 * GIGABYTE),
-        ("SAXIGP2/HP0_DDR_HIGH", 0x8_0000_0000, 2 * GIGABYTE),
+        ("SAXIGP2/HP0_DDR_LOW", 0, 2 * GIBIBYTE),
+        ("SAXIGP2/HP0_DDR_HIGH", 0x8_0000_0000, 32 * GIBIBYTE),
     ),
     control_base=0xA000_0000,
     clocks=ClockNames(
@@ -238,7 +234,6 @@ ZYNQ_ULTRASCALE = Processor(
         pll="IOPLL",
     ),
     port_width="PSU__SAXIGP2__DATA_WIDTH",
-    port_bits=128,
     properties=(
         # The board's settings turn further ports on, whose clocks would hang in the air.
         ("PSU__USE__M_AXI_GP0", "1"),
@@ -248,43 +243,13 @@ ZYNQ_ULTRASCALE = Processor(
         ("PSU__USE__S_AXI_GP2", "1"),
         ("PSU__USE__IRQ0", "1"),
         ("PSU__USE__FABRIC__RST", "1"),
+        # Some boards' settings fix the divisors, and the frequency asked for would be ignored.
+        ("PSU__OVERRIDE__BASIC_CLOCK", "0"),
     ),
 )
-
-
-@dataclass(frozen=True)
-class Platform:
-    """What Vivado must know of a board besides its part.
-
-    Attributes:
-        processor: the processing system of the part.
-        pll_mhz: of the PLL that fabric clocks are divided from, as the board's boot image sets it.
-            PYNQ copies the divisors from the .hwh, so they must be meant for this frequency.
-        properties: of the processor, for this board.
-        board_part: pattern for the board files, whose settings of the processor are then taken;
-            None if `properties` says all.
-    """
-
-    processor: Processor
-    pll_mhz: int
-    properties: Properties = ()
-    board_part: str | None = None
-
-
-# The boot image has set up DDR and pins before the bitstream is loaded. Only what the fabric sees
-# must be right: clocks, ports and the size of the DDR.
-PLATFORMS: dict[str, Platform] = {
-    "pynq-z2": Platform(
-        ZYNQ_7000,
-        1000,
-        (
-            ("PCW_CRYSTAL_PERIPHERAL_FREQMHZ", "50"),
-            ("PCW_APU_PERIPHERAL_FREQMHZ", "650"),
-            ("PCW_UIPARAM_DDR_PARTNO", "MT41J256M16 RE-125"),
-            ("PCW_UIPARAM_DDR_BUS_WIDTH", "16 Bit"),
-        ),
-    ),
-    "kv260": Platform(ZYNQ_ULTRASCALE, 1000, board_part="*:kv260_som:*"),
+PROCESSORS = {
+    ProcessorKind.ZYNQ_7000: ZYNQ_7000,
+    ProcessorKind.ZYNQ_ULTRASCALE: ZYNQ_ULTRASCALE,
 }
 
 
@@ -294,13 +259,11 @@ class BlockDesign:
 
     Attributes:
         board: that it is for.
-        platform: what Vivado must know of it.
         clock_hz: of the one clock, as the dividers can make it.
         cells, nets, buses, externals, segments: the design.
     """
 
     board: Board
-    platform: Platform
     clock_hz: int
     cells: tuple[Cell, ...]
     nets: tuple[Net, ...]
@@ -309,31 +272,31 @@ class BlockDesign:
     segments: tuple[Segment, ...]
 
 
-def block_design(config: HardwareConfig) -> BlockDesign:
-    """The block design for the board that `config` names.
+def block_design(config: HardwareConfig, board: Board | None = None) -> BlockDesign:
+    """The block design for `board`, or for the known board that `config` names.
 
     Raises:
-        ConfigError: the board is not known, or cannot make the clock.
+        ConfigError: the board is not known, cannot make the clock, or has a property that the
+            design sets.
     """
-    if config.board not in PLATFORMS:
+    board = board or BOARDS.get(config.board)
+    if board is None:
         raise ConfigError(
             f"There is no block design for board {config.board!r}.",
-            f"Boards with one: {', '.join(PLATFORMS)}. Name the board in the configuration.",
+            f"Boards with one: {', '.join(BOARDS)}. Name the board in the configuration.",
         )
-    platform = PLATFORMS[config.board]
-    processor = platform.processor
-    first, second = dividers(platform.pll_mhz, config.clock_mhz)
+    processor = PROCESSORS[board.processor]
+    divisors = dividers(board.pll_mhz, config.clock_mhz)
     return BlockDesign(
-        board=BOARDS[config.board],
-        platform=platform,
-        clock_hz=platform.pll_mhz * 1_000_000 // (first * second),
-        cells=_cells(platform, config, (first, second)),
+        board=board,
+        clock_hz=board.pll_mhz * 1_000_000 // (divisors[0] * divisors[1]),
+        cells=_cells(board, config, divisors),
         nets=_nets(processor),
         buses=_buses(processor),
         externals=tuple(
             External(name, vlnv, f"{PROCESSOR}/{name}") for name, vlnv in processor.externals
         ),
-        segments=tuple(_segments(processor)),
+        segments=tuple(_segments(processor, board.ddr_bytes)),
     )
 
 
@@ -354,13 +317,10 @@ def dividers(pll_mhz: int, clock_mhz: int) -> tuple[int, int]:
     return first, second
 
 
-def _cells(
-    platform: Platform, config: HardwareConfig, divisors: tuple[int, int]
-) -> tuple[Cell, ...]:
-    processor = platform.processor
-    properties, parameters = _settings(platform, config, divisors)
+def _cells(board: Board, config: HardwareConfig, divisors: tuple[int, int]) -> tuple[Cell, ...]:
+    properties, parameters = _settings(board, config, divisors)
     return (
-        Cell(PROCESSOR, processor.vlnv, properties, parameters),
+        Cell(PROCESSOR, PROCESSORS[board.processor].vlnv, properties, parameters),
         Cell(RESET, "xilinx.com:ip:proc_sys_reset:5.0"),
         Cell(CONTROL, "xilinx.com:ip:smartconnect:1.0", (("NUM_SI", "1"), ("NUM_MI", "2"))),
         # Also makes AXI3, with its bursts of at most 16 beats, where the port wants it.
@@ -372,21 +332,29 @@ def _cells(
 
 
 def _settings(
-    platform: Platform, config: HardwareConfig, divisors: tuple[int, int]
+    board: Board, config: HardwareConfig, divisors: tuple[int, int]
 ) -> tuple[Properties, Properties]:
     """Properties and parameters of the processor."""
-    processor, names = platform.processor, platform.processor.clocks
-    # Zynq-7000's port is 64 bits wide at most; the interconnect adapts.
-    width = str(min(config.bus_bits, processor.port_bits))
-    properties = (
-        *platform.properties,
+    processor = PROCESSORS[board.processor]
+    names = processor.clocks
+    # Where the port is narrower than the bus, the interconnect adapts.
+    width = str(min(config.bus_bits, board.memory_port_bits))
+    clock_mhz = board.pll_mhz / (divisors[0] * divisors[1])
+    own = (
         *processor.properties,
         (processor.port_width, width),
         (names.enable.format(0), "1"),
         (names.source.format(0), names.pll),
-        (names.wanted.format(0), str(config.clock_mhz)),
+        # What the divisors make: asked for less, Vivado would take the next larger divisor.
+        (names.wanted.format(0), f"{clock_mhz:.9g}"),
     )
-    clock_mhz = platform.pll_mhz / (divisors[0] * divisors[1])
+    taken = [name for name, _ in board.properties if name in dict(own)]
+    if taken:
+        raise ConfigError(
+            f"{board.name}: {taken[0]} is set by the block design itself.",
+            "Remove it from processor_properties.",
+        )
+    properties = (*board.properties, *own)
     parameters = [(names.achieved.format(0), f"{clock_mhz:.6f}")]
     for clock in FABRIC_CLOCKS:
         if clock > 0:
@@ -442,7 +410,7 @@ def _buses(processor: Processor) -> tuple[Bus, ...]:
     )
 
 
-def _segments(processor: Processor) -> list[Segment]:
+def _segments(processor: Processor, ddr_bytes: int) -> list[Segment]:
     space, base, port = f"{PROCESSOR}/{processor.space}", processor.control_base, processor.control
     registers = [
         Segment(space, f"{ACCELERATOR}/s_axi/Reg", base, REGISTER_BYTES, port, "s_axi"),
@@ -458,6 +426,16 @@ def _segments(processor: Processor) -> list[Segment]:
             processor.memory,
             memory=True,
         )
-        for name, offset, size in processor.segments
+        for name, offset, size in _ddr(processor, ddr_bytes)
     ]
     return registers + memory
+
+
+def _ddr(processor: Processor, ddr_bytes: int) -> Iterator[tuple[str, int, int]]:
+    """Name, offset and bytes of the segments that the DDR fills."""
+    left = ddr_bytes
+    for name, offset, most in processor.segments:
+        if left > 0:
+            # A segment's size is a power of two, so that the last one may reach past the DDR.
+            yield name, offset, min(1 << (left - 1).bit_length(), most)
+        left -= most

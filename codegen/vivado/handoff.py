@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from xml.etree.ElementTree import Element
 
+from ..boards import ProcessorKind
 from ..registers import REGISTERS, BitField, Register
 from ..toplevel import Rtl
 from .component import ACCESS, TOP, ports
@@ -29,6 +30,10 @@ from .markup import document, element
 
 PART = re.compile(r"xc?(?P<device>[a-z0-9]+?)-?(?P<package>[a-z]{4}\d+)(?P<speed>-.*)$")
 AXI = "xilinx.com:interface:aximm:1.0"
+ARCHITECTURES = {
+    ProcessorKind.ZYNQ_7000: "zynq",
+    ProcessorKind.ZYNQ_ULTRASCALE: "zynquplus",
+}
 
 
 def handoff(design: BlockDesign, rtl: Rtl) -> str:
@@ -51,7 +56,7 @@ def handoff(design: BlockDesign, rtl: Rtl) -> str:
 
 
 def _system(design: BlockDesign) -> Element:
-    architecture = "zynq" if design.board.part.startswith("xc7z") else "zynquplus"
+    architecture = ARCHITECTURES[design.board.processor]
     found = PART.match(design.board.part)
     known = (
         found.groupdict() if found else {"device": design.board.part, "package": "", "speed": ""}

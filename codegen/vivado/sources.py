@@ -15,27 +15,31 @@ from importlib import resources
 
 import jinja2
 
+from ..boards import BOARDS, Board
 from ..config import HardwareConfig
 from ..toplevel import Rtl
 from .component import GUI_FILE, component, interface_gui
-from .design import OVERLAY, PLATFORMS, PROCESSOR, VIVADO_VERSIONS, VLNV, block_design
+from .design import OVERLAY, PROCESSOR, VIVADO_VERSIONS, VLNV, block_design
 from .handoff import handoff
 
 SCRIPTS = ("block_design.tcl", "build.tcl", "constraints.xdc")
 TEMPLATES = resources.files(__package__)
 
 
-def check_board(config: HardwareConfig) -> None:
-    """Raises ConfigError if the board that `config` names cannot make its clock."""
-    if config.board in PLATFORMS:
-        block_design(config)
+def check_board(config: HardwareConfig, board: Board | None = None) -> None:
+    """Raises ConfigError if there is no block design for the board with this clock.
+
+    The board is `board` or, without one, the known board that `config` names, if any.
+    """
+    if board or config.board in BOARDS:
+        block_design(config, board)
 
 
-def vivado_sources(rtl: Rtl, config: HardwareConfig) -> dict[str, str]:
+def vivado_sources(rtl: Rtl, config: HardwareConfig, board: Board | None = None) -> dict[str, str]:
     """Path below DIR/vivado/ → text.
 
-    A configuration for no board that has a block design gets the packaged IP alone, and a Makefile
-    that says so.
+    The board is chosen as in `check_board`. Without one there is the packaged IP alone, and a
+    Makefile that says so.
 
     Raises:
         ConfigError: the board cannot make the clock.
@@ -46,11 +50,11 @@ def vivado_sources(rtl: Rtl, config: HardwareConfig) -> dict[str, str]:
     values: dict[str, object] = {
         "overlay": OVERLAY,
         "versions": VIVADO_VERSIONS,
-        "boards": tuple(PLATFORMS),
+        "boards": tuple(BOARDS),
         "design": None,
     }
-    if config.board in PLATFORMS:
-        design = block_design(config)
+    if board or config.board in BOARDS:
+        design = block_design(config, board)
         values |= {
             "design": design,
             "vlnv": VLNV,

@@ -18,8 +18,8 @@ import onnxruntime
 from vitessera.cli.main import main as vitessera
 from vitessera.cli.simulate import accuracy
 from vitessera.codegen.builddir import Build, read_build
-from vitessera.codegen.images import ImageSet, load_images
 from vitessera.codegen.reference import Reference
+from vitessera.host.imagesets import ImageSet, load_images
 from vitessera.sim.verify import patch_matrices
 
 HERE = Path(__file__).parent

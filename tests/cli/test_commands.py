@@ -11,9 +11,11 @@ import pytest
 from command_line import DIGITS, Command
 from vitessera.codegen import isa
 from vitessera.codegen.assembler import parse_program
+from vitessera.codegen.boardfile import EXAMPLE
+from vitessera.codegen.boards import BOARDS
 from vitessera.codegen.builddir import read_build
 
-COMMANDS = ("inspect", "compile", "simulate", "report")
+COMMANDS = ("inspect", "compile", "simulate", "report", "boards")
 
 
 def test_help_names_every_command(command: Command) -> None:
@@ -107,6 +109,35 @@ def test_report_shows_memories_and_layers(command: Command, digits_build: Path) 
         assert word in outcome.output
 
 
+def test_what_lies_beside_the_model_travels_to_the_host(digits_build: Path) -> None:
+    found = read_build(digits_build).preprocessing
+    assert found is not None
+    assert (found.channels, found.height, found.width, found.resize) == (1, 8, 8, (8, 8))
+    assert (found.mean, found.std, found.rescale) == ((0.5,), (0.5,), 1 / 240)
+    assert [found.class_name(index) for index in (0, 9)] == ["zero", "nine"]
+
+
+def test_compile_says_what_it_knows_about_images(command: Command, tmp_path: Path) -> None:
+    build = tmp_path / "build"
+    outcome = command("compile", DIGITS / "vit_digits.onnx", "-o", build, "--mean=-1")
+    assert outcome.code == 0, outcome.errors
+    (line,) = (line for line in outcome.output.splitlines() if line.startswith("images: "))
+    assert line == (
+        "images: mean -1, std 0.5, pixels ×0.00416667, resized to 8x8 (bilinear), from --mean and "
+        "preprocessor_config.json; 10 class names from config.json"
+    )
+    alone = Path(shutil.copy(DIGITS / "vit_digits.onnx", tmp_path))
+    outcome = command("compile", alone, "-o", build)
+    assert "images: nothing known" in outcome.output
+    assert read_build(build).preprocessing is None
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghij"))
+    outcome = command("compile", alone, "-o", build, "--classes", tmp_path / "names.txt")
+    assert "mean and std not known; 10 class names from names.txt" in outcome.output
+    found = read_build(build).preprocessing
+    assert found is not None
+    assert (found.mean, found.classes) == ((), tuple("abcdefghij"))
+
+
 def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:
     config = tmp_path / "small.toml"
     config.write_text("tile = 4\nlanes = 4\nright_words = 2048\nclock_mhz = 77\n")
@@ -115,3 +146,45 @@ def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: 
     assert outcome.code == 0, outcome.errors
     assert "4x4x4" in outcome.output
     assert read_build(tmp_path / "build").config.clock_mhz == 77
+
+
+def test_boards_are_listed_with_their_accelerators(command: Command) -> None:
+    outcome = command("boards")
+    assert outcome.code == 0, outcome.errors
+    rows = {line.split()[0]: line for line in outcome.output.splitlines() if line.strip()}
+    assert set(BOARDS) < set(rows)
+    for name, board in BOARDS.items():
+        assert board.part in rows[name]
+        assert f"{board.resources.dsp:,}" in rows[name]
+        assert f"{board.config.macs:,}" in rows[name]
+        assert f"{board.config.clock_mhz} MHz" in rows[name]
+    assert "4 GiB, 19.2 GB/s" in rows["rfsoc4x2"] and "16x16x4" in rows["rfsoc4x2"]
+
+
+def test_boards_shows_those_asked_for(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my-board.toml").write_text(EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+    for name in ("my-board", "my-board.toml", tmp_path / "my-board.toml"):
+        outcome = command("boards", name, "kv260")
+        assert outcome.code == 0, outcome.errors
+        shown = [line.split()[0] for line in outcome.output.splitlines() if "xc" in line]
+        assert shown == ["my-board", "kv260"]
+
+
+def test_help_of_boards_holds_a_whole_board_file(command: Command) -> None:
+    printed = command("boards", "--help").output
+    assert all(line.strip() in printed for line in EXAMPLE.splitlines())
+
+
+def test_a_board_from_a_file_gets_its_sources(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "my-board.toml").write_text(EXAMPLE)
+    folder = tmp_path / "build"
+    model = DIGITS / "vit_digits.onnx"
+    outcome = command("compile", model, "-o", folder, "--board", tmp_path / "my-board.toml")
+    assert outcome.code == 0, outcome.errors
+    build = read_build(folder)
+    assert build.config.board == "my-board" and build.config.clock_mhz == 150
+    assert "xczu5ev-sfvc784-1-e" in build.vivado["build.tcl"]
+    assert "vitessera.hwh" in build.vivado

@@ -17,6 +17,7 @@ import onnx
 import pytest
 from command_line import DIGITS, Command, Outcome
 from vitessera.codegen import builddir, cache
+from vitessera.codegen.boardfile import EXAMPLE
 from vitessera.sim import verilator
 
 MODEL = DIGITS / "vit_digits.onnx"
@@ -105,6 +106,48 @@ def test_labels(
     assert_refused(outcome, word, "one label for each image")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--mean", "grey"), ("--mean", "'grey' is not a list of numbers", "0.5,0.5,0.5")),
+        (("--std", "0.5,"), ("--std", "'0.5,' is not a list of numbers")),
+        (("--std", "nan"), ("--std", "'nan' is not a list of numbers")),
+        (("--std", "0"), ("--std: std holds a number that is not above zero", "--mean and --std")),
+        (("--mean", "0.5,0.5"), ("--mean: mean has 2 numbers", "1 channel", "--mean and --std")),
+        (("--classes", "nowhere.txt"), ("nowhere.txt: cannot be read", "existing file")),
+        (("--classes", MODEL), ("vit_digits.onnx", "codec", "--classes")),
+        (("--classes", Path(__file__)), ("has an empty name", "--classes FILE with 10")),
+    ],
+)
+def test_preprocessing(
+    command: Command, tmp_path: Path, arguments: tuple[object, ...], words: tuple[str, ...]
+) -> None:
+    assert_refused(command("compile", MODEL, "-o", tmp_path / "build", *arguments), *words)
+    assert not (tmp_path / "build").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("preprocessor_config.json", "{", ("not valid JSON", "Repair or remove it", "--mean")),
+        ("preprocessor_config.json", '{"size": 16}', ("16x16, the model takes 8x8", "Correct it")),
+        (
+            "preprocessor_config.json",
+            '{"size": 8, "do_pad": true}',
+            ("do_pad is a step", "Repair or remove"),
+        ),
+        ("config.json", '{"id2label": ["cat"]}', ("1 class names", "--classes FILE with 10")),
+    ],
+)
+def test_files_beside_the_model(
+    command: Command, tmp_path: Path, name: str, content: str, words: tuple[str, ...]
+) -> None:
+    model = Path(shutil.copy(MODEL, tmp_path))
+    (tmp_path / name).write_text(content)
+    assert_refused(command("compile", model, "-o", tmp_path / "build"), name, *words)
+    assert not (tmp_path / "build").exists()
+
+
 @pytest.mark.parametrize("content", [None, b"", b"hello", MODEL.read_bytes()[:1000]])
 def test_model_file(command: Command, tmp_path: Path, content: bytes | None) -> None:
     model = tmp_path / "model.onnx"
@@ -129,6 +172,83 @@ def test_weights_that_are_not_numbers(command: Command, tmp_path: Path) -> None:
 def test_board(command: Command, tmp_path: Path) -> None:
     outcome = command("compile", MODEL, "-o", tmp_path / "build", "--board", "de10")
     assert_refused(outcome, "'de10'", "pynq-z2", "--config")
+
+
+# Replaced in the example of a board file, by what → what the message says.
+BOARD_FILE_SLIPS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("pll_mhz = 1500", "pll = 1500"): ("unknown key 'pll'", "Known keys", "pll_mhz"),
+    ("pll_mhz = 1500", ""): ("pll_mhz is missing", "whole number"),
+    ("pll_mhz = 1500", "pll_mhz = '1500'"): ("pll_mhz is '1500'", "whole number"),
+    ("pll_mhz = 1500", "pll_mhz = 0"): ("pll_mhz is 0", "positive"),
+    ("pll_mhz = 1500", "pll_mhz = 130"): ("clock_mhz is 150", "PLL of 130 MHz"),
+    ("pll_mhz = 1500", "pll_mhz = true"): ("pll_mhz is True", "whole number"),
+    ("19_200_000_000", "-1"): ("ddr_bytes_per_second is -1", "positive"),
+    ("19_200_000_000", "19.2e9"): ("ddr_bytes_per_second is 19200000000.0", "whole number"),
+    ("ddr_mib = 4096", "ddr_mib = 3072"): ("ddr_mib is 3072", "power of two up to 32768"),
+    ("ddr_mib = 4096", "ddr_mib = 65536"): ("ddr_mib is 65536", "power of two up to 32768"),
+    ("ddr_mib = 4096", "ddr_mib = 0"): ("ddr_mib is 0", "power of two"),
+    ('"zynq-ultrascale"', '"versal"'): ("'versal'", "zynq-7000, zynq-ultrascale"),
+    ('"zynq-ultrascale"', '"zynq-7000"'): ("no part with the processor zynq-7000", "xc7z020clg"),
+    ('"xczu5ev-sfvc784-1-e"', '"xcvu9p-flga2104-2-i"'): ("'xcvu9p", "xczu3eg"),
+    ('"xczu5ev-sfvc784-1-e"', '"xczu5ev [exit]"'): ("'xczu5ev [exit]'", "full name"),
+    ('"*:my-board:*"', '"{*}"'): ("board_part '{*}'", "vendor:board:*"),
+    ('["MyBoard"]', '"MyBoard"'): ("device_names is 'MyBoard'", "list of strings"),
+    ('["MyBoard"]', "[1]"): ("device_names is [1]", "list of strings"),
+    ("dsp = 1_248", ""): ("[resources]", "dsp is missing", "whole number"),
+    ("dsp = 1_248", "dsps = 1"): ("[resources]", "unknown key 'dsps'", "Known keys", "bram36"),
+    ("dsp = 1_248", "dsp = 0"): ("dsp is 0", "at least 1", "data sheet"),
+    ("uram = 64", "uram = -1"): ("uram is -1", "at least 0"),
+    ("PSU__USE__IRQ1 = ", "psu = "): ("[processor_properties]", "'psu'", "PSU__"),
+    ('IRQ1 = "0"', "IRQ1 = true"): ("PSU__USE__IRQ1 is True", "whole number, or a string"),
+    ('IRQ1 = "0"', 'IRQ1 = "}"'): ("PSU__USE__IRQ1 is '}'", "without braces"),
+    ("PSU__USE__IRQ1", "PSU__USE__IRQ0"): ("PSU__USE__IRQ0 is set by the block", "Remove it"),
+    ("tile = 8", "tiles = 8"): ("[config]", "unknown key 'tiles'", "Known keys"),
+    ("tile = 8", "tile = 6"): ("tile is 6", "power of two"),
+    ("tile = 8", "board = 'x'"): ("[config]", "board is set", "Remove the line"),
+    ("[config]", "[configuration]"): ("unknown key 'configuration'", "Known keys", "config"),
+    (EXAMPLE, "part 8"): ("my-board.toml", "not valid TOML"),
+}
+
+
+@pytest.mark.parametrize("slip", BOARD_FILE_SLIPS, ids=lambda slip: slip[1][:30])
+@pytest.mark.parametrize("name", ["boards", "compile"])
+def test_board_file(command: Command, tmp_path: Path, slip: tuple[str, str], name: str) -> None:
+    right, wrong = slip
+    assert right in EXAMPLE
+    path = tmp_path / "my-board.toml"
+    path.write_text(EXAMPLE.replace(right, wrong))
+    arguments = {
+        "boards": (path,),
+        "compile": (MODEL, "-o", tmp_path / "build", "--board", path),
+    }[name]
+    assert_refused(command(name, *arguments), *BOARD_FILE_SLIPS[slip])
+    assert not (tmp_path / "build").exists()
+
+
+def test_board_file_that_says_nothing_of_the_ddr(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "my-board.toml"
+    lines = EXAMPLE.splitlines(keepends=True)
+    without = [line for line in lines if not line.startswith(("board_part", "PSU__"))]
+    path.write_text("".join(without))
+    assert_refused(command("boards", path), "my-board.toml", "DDR", "board_part", "[processor_")
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("kv260.toml", ("a board called kv260 already", "Rename")),
+        ("my board.toml", ("'my board'", "Rename", "letters, digits")),
+        ("missing.toml", ("missing.toml", "cannot be read")),
+        ("de10", ("no board called", "de10.toml", "pynq-z2", "vitessera boards --help")),
+    ],
+)
+def test_board_file_name(
+    command: Command, tmp_path: Path, name: str, words: tuple[str, ...]
+) -> None:
+    path = tmp_path / name
+    if name not in ("missing.toml", "de10"):
+        path.write_text(EXAMPLE)
+    assert_refused(command("boards", path), *words)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +393,26 @@ class TestBuildDirectory:
         manifest = json.loads((damaged / "manifest.json").read_text())
         (damaged / "manifest.json").write_text(json.dumps(manifest | change))
         assert_refused(command(name, damaged), "manifest.json is damaged", "Compile the model")
+
+    @pytest.mark.parametrize("change", [{"mean": [1, 2]}, {"classes": None}, {"colour": "red"}])
+    def test_damaged_preprocessing(
+        self, command: Command, damaged: Path, name: str, change: dict[str, object]
+    ) -> None:
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        manifest["preprocessing"] |= change
+        (damaged / "manifest.json").write_text(json.dumps(manifest))
+        (word,) = change
+        words = ("manifest.json: preprocessing: ", word, "Compile the model")
+        assert_refused(command(name, damaged), *words)
+
+    def test_manifest_without_preprocessing(
+        self, command: Command, damaged: Path, name: str
+    ) -> None:
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        del manifest["preprocessing"]
+        (damaged / "manifest.json").write_text(json.dumps(manifest))
+        words = ("manifest.json: preprocessing: missing", "Compile the model")
+        assert_refused(command(name, damaged), *words)
 
     def test_manifest_that_vouches_for_nothing(
         self, command: Command, damaged: Path, name: str

@@ -2,10 +2,11 @@
 
 It shares nothing with codegen/vivado. Properties, pins and address segments of the processing
 systems and of axi_intc were compared with the block-design scripts that Vivado wrote for PYNQ's
-overlays (Xilinx/PYNQ, Kria-PYNQ, PYNQ-HelloWorld). Not compared with anything yet, for want of a
-Vivado: the options of commands that those scripts do not use, the pins of smartconnect and
-proc_sys_reset, which release has which version of an IP, the name of the KV260's board files and
-the DDR part number of the Pynq-Z2. Whoever runs the build should correct the table first.
+overlays (Xilinx/PYNQ, Kria-PYNQ, PYNQ-HelloWorld), names and settings of board files with the files
+themselves (XilinxBoardStore, RFSoC4x2-BSP). Not compared with anything yet, for want of a Vivado:
+the options of commands that those scripts do not use, the pins of smartconnect and proc_sys_reset,
+which release has which version of an IP and the DDR part number of the Pynq-Z2. Whoever runs the
+build should correct the table first.
 """
 
 from __future__ import annotations
@@ -94,8 +95,50 @@ INTERFACE_DEFINITIONS = {
     "DDR": "xilinx.com:interface:ddrx_rtl:1.0",
     "FIXED_IO": "xilinx.com:display_processing_system7:fixedio_rtl:1.0",
 }
-BOARD_PARTS = ("xilinx.com:kv260_som:part0:1.4", "xilinx.com:zcu104:part0:1.1")
-PARTS = ("xc7z020clg400-1", "xck26-sfvc784-2LV-c")
+PARTS = (
+    "xc7z020clg400-1",
+    "xczu3eg-sbva484-1-i",
+    "xck26-sfvc784-2LV-c",
+    "xczu7ev-ffvc1156-2-e",
+    "xczu9eg-ffvb1156-2-e",
+    "xczu48dr-ffvg1517-2-e",
+)
+
+
+def preset(bus_bits: int, device_bits: int, device_mebibits: int, **others: str) -> dict[str, str]:
+    """What a board's own settings change of an UltraScale+ that the design could notice.
+
+    Args:
+        bus_bits: width of the DDR.
+        device_bits: of one of its chips.
+        device_mebibits: of one of its chips.
+        others: further properties.
+    """
+    return {
+        "PSU__USE__M_AXI_GP0": "1",
+        "PSU__USE__M_AXI_GP1": "1",
+        "PSU__USE__IRQ0": "1",
+        "PSU__DDRC__BUS_WIDTH": f"{bus_bits} Bit",
+        "PSU__DDRC__DRAM_WIDTH": f"{device_bits} Bits",
+        "PSU__DDRC__DEVICE_CAPACITY": f"{device_mebibits} MBits",
+    } | others
+
+
+# Board part → the FPGA it is for, and its settings.
+BOARD_PARTS: dict[str, tuple[str, dict[str, str]]] = {
+    "avnet.com:ultra96v1:part0:1.2": ("xczu3eg-sbva484-1-e", preset(32, 32, 16384)),
+    "avnet.com:ultra96v2:part0:1.2": (
+        "xczu3eg-sbva484-1-i",
+        preset(32, 32, 16384, PSU__OVERRIDE__BASIC_CLOCK="1"),
+    ),
+    "xilinx.com:kv260_som:part0:1.4": ("xck26-sfvc784-2LV-c", preset(64, 16, 8192)),
+    "xilinx.com:zcu104:part0:1.1": ("xczu7ev-ffvc1156-2-e", preset(64, 16, 4096)),
+    "xilinx.com:zcu102:part0:3.4": ("xczu9eg-ffvb1156-2-e", preset(64, 8, 4096)),
+    "realdigital.org:rfsoc4x2:part0:1.0": (
+        "xczu48dr-ffvg1517-2-e",
+        preset(64, 16, 8192, PSU__USE__IRQ1="1"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -144,14 +187,14 @@ class Ip:
         properties: name → pattern of its values.
         defaults: values before the script sets any.
         shape: from the values.
-        presets: what the board's own settings change.
+        board_settings: board files set properties of it.
     """
 
     version: Callable[[str], str]
     properties: dict[str, str]
     defaults: dict[str, str]
     shape: Callable[[Properties], Shape]
-    presets: dict[str, str] = field(default_factory=dict)
+    board_settings: bool = False
 
     def refuses(self, name: str, value: str) -> str | None:
         """Why the property cannot have the value."""
@@ -183,6 +226,14 @@ def _processing_system7(values: Properties) -> Shape:
     return Shape(pins, interfaces, segments, spaces)
 
 
+def _ddr_bytes(values: Properties) -> int:
+    bus, device, mebibits = (
+        int(values[f"PSU__DDRC__{name}"].split()[0])
+        for name in ("BUS_WIDTH", "DRAM_WIDTH", "DEVICE_CAPACITY")
+    )
+    return bus // device * (mebibits << 17)
+
+
 def _zynq_ultra_ps_e(values: Properties) -> Shape:
     pins: dict[str, Pin] = {}
     interfaces: dict[str, Interface] = {}
@@ -204,12 +255,15 @@ def _zynq_ultra_ps_e(values: Properties) -> Shape:
         interfaces["S_AXI_HP0_FPD"] = Interface("Slave", "AXI4", "saxihp0_fpd_aclk")
         segments |= {
             "SAXIGP2/HP0_DDR_LOW": Block("S_AXI_HP0_FPD", 1 << 31, 0),
-            "SAXIGP2/HP0_DDR_HIGH": Block("S_AXI_HP0_FPD", 1 << 35, 0x8_0000_0000),
             "SAXIGP2/HP0_LPS_OCM": Block("S_AXI_HP0_FPD", 1 << 24, 0xFF00_0000),
             "SAXIGP2/HP0_QSPI": Block("S_AXI_HP0_FPD", 1 << 29, 0xC000_0000),
         }
-    if values["PSU__USE__IRQ0"] == "1":
-        pins["pl_ps_irq0"] = Pin("in", "intr")
+        ddr = _ddr_bytes(values)
+        if ddr > 1 << 31:
+            segments["SAXIGP2/HP0_DDR_HIGH"] = Block("S_AXI_HP0_FPD", ddr, 0x8_0000_0000)
+    for number in (0, 1):
+        if values[f"PSU__USE__IRQ{number}"] == "1":
+            pins[f"pl_ps_irq{number}"] = Pin("in", "intr")
     return Shape(pins, interfaces, segments, spaces)
 
 
@@ -291,27 +345,37 @@ IPS: dict[str, Ip] = {
         {
             "PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ": MHZ,
             "PSU__CRL_APB__PL0_REF_CTRL__SRCSEL": "IOPLL|RPLL|DPLL",
+            "PSU__DDRC__BUS_WIDTH": "(16|32|64) Bit",
+            "PSU__DDRC__DEVICE_CAPACITY": r"\d+ MBits",
+            "PSU__DDRC__DRAM_WIDTH": "(8|16|32) Bits",
             "PSU__FPGA_PL0_ENABLE": BIT,
             "PSU__MAXIGP0__DATA_WIDTH": "32|64|128",
+            "PSU__OVERRIDE__BASIC_CLOCK": BIT,
             "PSU__SAXIGP2__DATA_WIDTH": "32|64|128",
             "PSU__USE__FABRIC__RST": BIT,
             "PSU__USE__IRQ0": BIT,
+            "PSU__USE__IRQ1": BIT,
             "PSU__USE__M_AXI_GP0": BIT,
             "PSU__USE__M_AXI_GP1": BIT,
             "PSU__USE__M_AXI_GP2": BIT,
             "PSU__USE__S_AXI_GP2": BIT,
         },
         {
+            "PSU__DDRC__BUS_WIDTH": "64 Bit",
+            "PSU__DDRC__DEVICE_CAPACITY": "2048 MBits",
+            "PSU__DDRC__DRAM_WIDTH": "8 Bits",
             "PSU__FPGA_PL0_ENABLE": "1",
+            "PSU__OVERRIDE__BASIC_CLOCK": "0",
             "PSU__USE__FABRIC__RST": "1",
             "PSU__USE__IRQ0": "0",
+            "PSU__USE__IRQ1": "0",
             "PSU__USE__M_AXI_GP0": "1",
             "PSU__USE__M_AXI_GP1": "0",
             "PSU__USE__M_AXI_GP2": "0",
             "PSU__USE__S_AXI_GP2": "0",
         },
         _zynq_ultra_ps_e,
-        {"PSU__USE__M_AXI_GP0": "1", "PSU__USE__M_AXI_GP1": "1", "PSU__USE__IRQ0": "1"},
+        board_settings=True,
     ),
     "xilinx.com:ip:smartconnect": Ip(
         lambda _: "1.0",

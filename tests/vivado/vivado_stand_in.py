@@ -66,7 +66,7 @@ class Vivado:
 
     folder: Path
     release: str = "2024.1"
-    board_parts: tuple[str, ...] = BOARD_PARTS
+    board_parts: tuple[str, ...] = tuple(BOARD_PARTS)
     slack: tuple[float | str, ...] = (0.3, 0.02)
     broken_run: str = ""
     catalogue: dict[str, Ip] = field(default_factory=lambda: dict(IPS))
@@ -74,6 +74,7 @@ class Vivado:
     calls: list[str] = field(default_factory=list)
     project: str = ""
     project_folder: Path = Path()
+    part: str = ""
     board_part: str = ""
     repositories: list[Path] = field(default_factory=list)
     design: str = ""
@@ -149,6 +150,7 @@ class Vivado:
         self._one(options, "-part")
         if options["-part"] not in PARTS:
             raise VivadoError(f"no part {options['-part']}")
+        self.part = options["-part"]
         self.project, self.project_folder = names[0], Path(names[1])
         self.project_folder.mkdir(parents=True)
 
@@ -198,6 +200,8 @@ class Vivado:
         if key == "board_part":
             if value not in self.board_parts:
                 raise VivadoError(f"no board part {value}")
+            if BOARD_PARTS[value][0] != self.part:
+                raise VivadoError(f"{value} is for {BOARD_PARTS[value][0]}, not {self.part}")
             self.board_part = value
         elif key == "ip_repo_paths":
             self.repositories = [Path(path) for path in value.split()]
@@ -253,7 +257,9 @@ class Vivado:
             raise VivadoError(f"{name} has no rule {options['-rule']}")
         if _pairs(options["-config"]) != [("apply_board_preset", "1")]:
             raise VivadoError(f"-config {options['-config']} is unknown")
-        cell.values |= cell.ip.presets
+        if not cell.ip.board_settings:
+            raise VivadoError(f"the board's files say nothing of {name}")
+        cell.values |= BOARD_PARTS[self.board_part][1]
 
     def _create_bd_intf_port(self, options: Options, names: list[str]) -> str:
         self._one(options, "-mode -vlnv")

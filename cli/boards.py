@@ -1,0 +1,97 @@
+"""`vitessera boards`: the boards, and the accelerator that is built for each."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from vitessera.codegen.boardfile import EXAMPLE, find_board
+from vitessera.codegen.boards import BOARDS, GIBIBYTE, Board
+from vitessera.codegen.vivado import check_board
+
+# Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
+PIPE_WIDTH = 4096
+
+DESCRIPTION = """\
+Lists the boards: what the part has, what its DDR can do, and the accelerator that
+'vitessera compile --board NAME' generates: engine, multiply-accumulates a cycle, clock, on-chip
+memory. With names or files of boards, those alone; so a board file of your own is checked.
+"""
+EPILOG = f"""\
+examples:
+  vitessera boards
+  vitessera boards my-board.toml
+  vitessera compile vit.onnx -o build/ --board my-board.toml
+
+A board that is not listed needs a Zynq-7000 or Zynq UltraScale+ and a TOML file such as
+my-board.toml, which holds:
+
+{textwrap.indent(EXAMPLE, "  ")}
+It is called as its file is. In the current folder '--board my-board' finds it too. board_part,
+device_names and [processor_properties] may be left out, but Vivado must learn of the DDR from the
+first or the last. docs/boards.md explains every field.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the sub-command."""
+    parser = subparsers.add_parser(
+        "boards",
+        help="list the boards and the accelerator for each",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "boards",
+        nargs="*",
+        metavar="NAME|FILE.toml",
+        help="boards to show (default: all that vitessera knows)",
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table.
+
+    Raises:
+        ConfigError: a board is not known, its file is wrong, or it cannot make its clock.
+    """
+    boards = [find_board(name) for name in args.boards] or list(BOARDS.values())
+    for board in boards:
+        check_board(board.config, board)
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    console.print(_table(boards))
+    return 0
+
+
+def _table(boards: list[Board]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("board", "part"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("DSP", "LUT", "BRAM36", "URAM", "DDR", "engine", "MACs", "clock", "on chip"):
+        table.add_column(heading, overflow="fold", justify="right")
+    for board in boards:
+        table.add_row(*_row(board))
+    return table
+
+
+def _row(board: Board) -> tuple[str, ...]:
+    resources, config = board.resources, board.config
+    return (
+        board.name,
+        board.part,
+        f"{resources.dsp:,}",
+        f"{resources.luts:,}",
+        f"{resources.bram36:,}",
+        f"{resources.uram:,}",
+        f"{board.ddr_bytes / GIBIBYTE:g} GiB, {board.ddr_bytes_per_second / 1e9:.1f} GB/s",
+        f"{config.tile}x{config.tile}x{config.depth}",
+        f"{config.macs:,}",
+        f"{config.clock_mhz} MHz",
+        f"{config.on_chip_bytes / 1024:,.0f} KiB",
+    )

@@ -1,0 +1,490 @@
+"""Finding out what training did to its images, and what the classes are called.
+
+An ONNX file seldom says, and what it needs lies beside it or in somebody's head. These are asked,
+and a field that an earlier one names is not taken from a later one:
+
+1. the command line: --mean, --std, --classes;
+2. the model's metadata_props, see `METADATA` and `PIXEL_RANGES`; `preprocessing` is a JSON object
+   with some of the keys mean, std, rescale, resize, crop, resample and classes, as host
+   Preprocessing has them, or with the content of a preprocessor_config.json;
+3. preprocessor_config.json beside the model, as transformers writes it;
+4. config.json beside the model: the class names of transformers (`id2label`), or what timm saves
+   (`pretrained_cfg`).
+
+"Beside" also means one folder up, for models in a folder `onnx`. What a source leaves out is
+assumed, nowhere else than here:
+
+- pixels are multiplied by 1/255 before mean and std;
+- images already have the model's size when nobody mentions a resize;
+- the filter is bilinear for transformers and for metadata, bicubic for timm, as there;
+- transformers: `size` as one number means a square, but the shorter edge for SHORTER_EDGE; images
+  are resized, rescaled and normalised, but not cropped, unless do_resize ... say otherwise;
+- timm: crop_mode is center, crop_pct 0.875. When an odd number of rows or columns is cut off, timm
+  may begin one later than we do, which follow transformers.
+
+No mean and std are assumed: when nobody names them, the host refuses image files.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from ..host.preprocessing import (
+    RESAMPLING,
+    RESCALE,
+    Preprocessing,
+    elements,
+    pair,
+    real,
+    text,
+    whole,
+)
+from .errors import PreprocessingError
+from .graph import Graph, Image
+
+Fields = dict[str, Any]  # some of Preprocessing's
+
+# Keys of metadata_props, the preferred one first. Values are JSON or Python literals: a list; for
+# classes also a map from number to name; for mean and std also numbers between commas.
+METADATA = {
+    "mean": ("mean", "standardization_mean"),
+    "std": ("std", "standardization_std"),
+    "classes": ("classes", "class_names", "names", "id2label"),
+}
+# Image.NominalPixelRange of the ONNX standard: rescale, mean and std.
+PIXEL_RANGES = {
+    "nominalrange_0_255": (1.0, 0.0, 1.0),
+    "normalized_0_1": (RESCALE, 0.0, 1.0),
+    "normalized_1_1": (RESCALE, 0.5, 0.5),
+}
+# Image processors of transformers to which one number as size is the shorter edge.
+SHORTER_EDGE = ("CLIP", "ChineseCLIP", "Bit")
+TIMM_CROP_PCT = 0.875
+
+# What preprocessor_config.json may tell to do; do_convert_rgb is done anyway, and labels are none
+# of our business.
+_STEPS = {
+    "do_resize",
+    "do_center_crop",
+    "do_rescale",
+    "do_normalize",
+    "do_convert_rgb",
+    "do_reduce_labels",
+}
+_OTHER_STEPS = {"crop_pct", "rescale_offset"}
+_TRANSFORMERS = {"image_mean", "image_std", "size", *_STEPS}
+_REPAIR = "Repair or remove it, and say what is missing with --mean, --std and --classes."
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says, for mean, std and classes as in Preprocessing; empty: nothing.
+
+    Attributes:
+        classes_source: where the names come from, for people.
+    """
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+    classes_source: str = "--classes"
+
+
+@dataclass(frozen=True)
+class _Finding:
+    """What one source says."""
+
+    source: str
+    fields: Fields
+
+
+def find_preprocessing(
+    model: Path, graph: Graph, given: Given | None = None
+) -> Preprocessing | None:
+    """What is known about images and classes of `model`; None when that is nothing.
+
+    Args:
+        model: the ONNX file, which has been imported.
+        graph: its content.
+        given: what the user says.
+
+    Raises:
+        PreprocessingError: a source is damaged, asks for what the host does not do, or does not
+            fit the model.
+    """
+    fields: Fields = {}
+    sources: dict[str, str] = {}
+    for finding in _findings(model, graph.image, given or Given()):
+        for name in finding.fields.keys() - fields.keys():
+            fields[name] = finding.fields[name]
+            sources[name] = finding.source
+    if not fields:
+        return None
+    channels, height, width = graph.image.shape
+    found = Preprocessing(
+        channels,
+        height,
+        width,
+        **fields,
+        source=_joined(sources),
+        classes_source=sources.get("classes", ""),
+    )
+    _check(found, graph, sources)
+    return found
+
+
+def _findings(model: Path, image: Image, given: Given) -> Iterator[_Finding]:
+    """What every source says, the most important first."""
+    for name in ("mean", "std"):
+        if numbers := getattr(given, name):
+            yield _Finding(f"--{name}", {name: numbers})
+    if given.classes:
+        yield _Finding(given.classes_source, {"classes": given.classes})
+    yield _metadata(model, image)
+    for name, reader in BESIDE.items():
+        path = _beside(model, name)
+        if path is not None:
+            with _reading(path):
+                yield _Finding(name, reader(_json_object(_text(path)), image))
+
+
+def _joined(sources: Mapping[str, str]) -> str:
+    """Where everything but the classes comes from."""
+    order = ("mean", "std", "rescale", "resize", "crop", "resample")
+    return " and ".join(dict.fromkeys(sources[name] for name in order if name in sources))
+
+
+def _check(found: Preprocessing, graph: Graph, sources: Mapping[str, str]) -> None:
+    _, width = graph.shapes()[graph.outputs[0][1]]
+    remedies = {
+        "mean": f"Give --mean and --std, {found.channels} number(s) each, as in training.",
+        "std": f"Give --mean and --std, {found.channels} number(s) each, as in training.",
+        "classes": f"Give --classes FILE with {width} names, one a line.",
+    }
+    for field, reason in found.faults():
+        raise PreprocessingError(
+            f"{sources[field]}: {reason}.",
+            remedies.get(field, "Correct it, or export the model for images of that size."),
+        )
+    if found.classes and len(found.classes) != width:
+        raise PreprocessingError(
+            f"{sources['classes']}: {len(found.classes)} class names, but the model's output "
+            f"{graph.outputs[0][0]!r} has {width} values.",
+            remedies["classes"],
+        )
+
+
+# --- Reading
+
+
+@contextmanager
+def _reading(source: Path | str) -> Iterator[None]:
+    """Whatever may be wrong with a source's content becomes an error that names the source."""
+    try:
+        yield
+    except RecursionError as error:
+        raise PreprocessingError(f"{source}: nested too deeply.", _REPAIR) from error
+    except (TypeError, ValueError, OverflowError, SyntaxError) as error:
+        raise PreprocessingError(f"{source}: {error}.", _REPAIR) from error
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise PreprocessingError(
+            f"{path}: cannot be read ({error.strerror or error}).",
+            "Give an existing file that you may read.",
+        ) from error
+
+
+def _json_object(content: str) -> dict[str, Any]:
+    try:
+        values = json.loads(content)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise TypeError("holds no JSON object")
+    return values
+
+
+def _beside(model: Path, name: str) -> Path | None:
+    folders = [model.parent]
+    if model.resolve().parent.name == "onnx":
+        folders.append(model.resolve().parent.parent)
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def read_classes(path: Path) -> tuple[str, ...]:
+    """Class names from a file: one a line; or JSON, a list or a map from number to name.
+
+    Raises:
+        PreprocessingError: the file cannot be read, or holds no names.
+    """
+    with _reading(path):
+        content = _text(path).strip()
+        if path.suffix == ".json" or content.startswith(("[", "{")):
+            try:
+                names = _classes(json.loads(content), "the file")
+            except json.JSONDecodeError as error:
+                raise ValueError(f"not valid JSON ({error})") from error
+        else:
+            names = tuple(line.strip() for line in content.splitlines())
+        if not names:
+            raise ValueError("holds no class name")
+        return names
+
+
+def _classes(value: object, name: str) -> tuple[str, ...]:
+    """A list of names, or a map from number to name with every number from zero."""
+    if isinstance(value, Mapping):
+        by_number = {int(number): entry for number, entry in value.items()}
+        if sorted(by_number) != list(range(len(value))):
+            raise ValueError(f"{name} does not number its {len(value)} classes from 0")
+        value = [by_number[number] for number in range(len(value))]
+    return tuple(text(entry, name) for entry in elements(value, name))
+
+
+def _numbers(value: object, name: str, image: Image) -> tuple[float, ...]:
+    """A list of numbers; a single one is for every channel."""
+    if isinstance(value, (int, float)):
+        return (real(value, name),) * image.channels
+    return tuple(real(number, name) for number in elements(value, name))
+
+
+# --- Metadata of the ONNX file
+
+
+def _metadata(model: Path, image: Image) -> _Finding:
+    properties = {
+        entry.key: entry.value
+        for entry in onnx.load(model, load_external_data=False).metadata_props
+    }
+    source = f"metadata of {model.name}"
+    with _reading(source):
+        fields = _standard(properties, image)
+        for field, keys in METADATA.items():
+            key = next((key for key in keys if key in properties), None)
+            if key is not None:
+                value = _literal(properties[key], key)
+                classes = field == "classes"
+                fields[field] = _classes(value, key) if classes else _numbers(value, key, image)
+        if "preprocessing" in properties:
+            fields |= _own(_json_object(properties["preprocessing"]), image)
+    return _Finding(source, fields)
+
+
+def _standard(properties: Mapping[str, str], image: Image) -> Fields:
+    """The ONNX standard's image metadata; keys and values in any case."""
+    folded = {key.lower(): value.lower() for key, value in properties.items()}
+    pixel_format = folded.get("image.bitmappixelformat", "")
+    if pixel_format.startswith("bgr"):
+        raise ValueError(f"Image.BitmapPixelFormat is {pixel_format}, but hosts give RGB")
+    pixel_range = folded.get("image.nominalpixelrange")
+    if pixel_range is None:
+        return {}
+    if pixel_range not in PIXEL_RANGES:
+        raise ValueError(f"Image.NominalPixelRange is {pixel_range}, which hosts do not give")
+    rescale, mean, std = PIXEL_RANGES[pixel_range]
+    return {
+        "rescale": rescale,
+        "mean": (mean,) * image.channels,
+        "std": (std,) * image.channels,
+    }
+
+
+def _literal(content: str, key: str) -> object:
+    """JSON, or a Python literal, or what stands between commas."""
+    readers: tuple[Callable[[str], object], ...] = (json.loads, ast.literal_eval)
+    for read in readers:
+        try:
+            value = read(content)
+        except (ValueError, SyntaxError):
+            continue
+        return list(value) if isinstance(value, tuple) else value
+    raise ValueError(f"{key!r} is neither JSON nor a list of numbers ({content[:40]!r})")
+
+
+def _own(values: Mapping[str, Any], image: Image) -> Fields:
+    """The object under `preprocessing`."""
+    if values.keys() & _TRANSFORMERS:
+        return _transformers(values, image)
+    known = {"mean", "std", "rescale", "resize", "crop", "resample", "classes"}
+    if unknown := values.keys() - known:
+        raise ValueError(
+            f"'preprocessing' has the unknown key {min(unknown)!r}; known are "
+            f"{', '.join(sorted(known))}"
+        )
+    readers: dict[str, Callable[[Any], Any]] = {
+        "mean": lambda value: _numbers(value, "mean", image),
+        "std": lambda value: _numbers(value, "std", image),
+        "rescale": lambda value: real(value, "rescale"),
+        "resample": _filter,
+        "classes": lambda value: _classes(value, "classes"),
+    }
+    fields = {name: read(values[name]) for name, read in readers.items() if name in values}
+    if values.keys() & {"resize", "crop"}:
+        fields |= {"resize": None, "crop": None}
+    if (resize := values.get("resize")) is not None:
+        edge = isinstance(resize, int)
+        fields["resize"] = whole(resize, "resize") if edge else pair(resize, "resize")
+    if (crop := values.get("crop")) is not None:
+        fields["crop"] = pair(crop, "crop")
+    return fields
+
+
+# --- transformers
+
+
+def _transformers(values: Mapping[str, Any], image: Image) -> Fields:
+    """preprocessor_config.json; nothing if it is not about images."""
+    if not values.keys() & _TRANSFORMERS:
+        return {}
+    for step in sorted(key for key in values if key.startswith("do_") or key in _OTHER_STEPS):
+        if values[step] and step not in _STEPS:
+            raise ValueError(f"{step} is a step that hosts do not do")
+    fields = _transformers_numbers(values, image)
+    if values.get("resample") is not None:
+        fields["resample"] = _filter(values["resample"])
+    return fields | {
+        "resize": _transformers_resize(values) if _done(values, "do_resize", True) else None,
+        "crop": _square(values["crop_size"], "crop_size")
+        if _done(values, "do_center_crop", False) and values.get("crop_size") is not None
+        else None,
+    }
+
+
+def _done(values: Mapping[str, Any], step: str, default: bool) -> bool:
+    value = values.get(step)
+    if value is not None and not isinstance(value, bool):
+        raise TypeError(f"{step} is {value!r}, not true or false")
+    return default if value is None else value
+
+
+def _transformers_numbers(values: Mapping[str, Any], image: Image) -> Fields:
+    fields: Fields = {}
+    if not _done(values, "do_rescale", True):
+        fields["rescale"] = 1.0
+    elif values.get("rescale_factor") is not None:
+        fields["rescale"] = real(values["rescale_factor"], "rescale_factor")
+    if not _done(values, "do_normalize", True):
+        return fields | {"mean": (0.0,) * image.channels, "std": (1.0,) * image.channels}
+    for field, key in (("mean", "image_mean"), ("std", "image_std")):
+        if values.get(key) is not None:
+            fields[field] = _numbers(values[key], key, image)
+    return fields
+
+
+def _transformers_resize(values: Mapping[str, Any]) -> tuple[int, int] | int | None:
+    size = values.get("size")
+    if size is None:
+        return None
+    kind = values.get("image_processor_type") or values.get("feature_extractor_type") or ""
+    if isinstance(size, int) and text(kind, "image_processor_type").startswith(SHORTER_EDGE):
+        return whole(size, "size")
+    if isinstance(size, Mapping) and size.keys() == {"shortest_edge"}:
+        return whole(size["shortest_edge"], "size")
+    return _square(size, "size")
+
+
+def _square(size: object, name: str) -> tuple[int, int]:
+    """Height and width from one number, a list of two or an object with both."""
+    if isinstance(size, Mapping):
+        if size.keys() != {"height", "width"}:
+            raise ValueError(
+                f"{name} has the keys {', '.join(map(str, size))}; hosts resize to height and "
+                "width, or to shortest_edge"
+            )
+        return whole(size["height"], name), whole(size["width"], name)
+    if isinstance(size, int):
+        return whole(size, name), whole(size, name)
+    return pair(size, name)
+
+
+def _filter(value: object) -> str:
+    """A filter by name, or by Pillow's number."""
+    names = {number: name for name, number in RESAMPLING.items()}
+    name = value if isinstance(value, str) else names.get(value) if type(value) is int else None
+    if name not in RESAMPLING:
+        known = ", ".join(f"{name} ({number})" for name, number in RESAMPLING.items())
+        raise ValueError(f"the resampling filter {value!r} is not one of {known}")
+    return str(name)
+
+
+# --- config.json
+
+
+def _config(values: Mapping[str, Any], image: Image) -> Fields:
+    """config.json of timm or of transformers; nothing if it is about something else."""
+    fields: Fields = {}
+    if values.get("id2label") is not None:
+        fields["classes"] = _classes(values["id2label"], "id2label")
+    timm = values.get("pretrained_cfg")
+    if isinstance(timm, Mapping):
+        fields = _timm(timm, image) | fields
+        names = values.get("label_names") or timm.get("label_names")
+        described = values.get("label_descriptions") or timm.get("label_descriptions")
+        if names is not None and "classes" not in fields:
+            fields["classes"] = _timm_classes(names, described)
+    return fields
+
+
+def _timm_classes(names: object, described: object) -> tuple[str, ...]:
+    """The descriptions where there are some: timm's names are those of WordNet."""
+    classes = _classes(names, "label_names")
+    if not isinstance(described, Mapping):
+        return classes
+    return tuple(text(described.get(name, name), "label_descriptions") for name in classes)
+
+
+def _timm(values: Mapping[str, Any], image: Image) -> Fields:
+    """pretrained_cfg: size, mean and std as timm's evaluation uses them."""
+    fields: Fields = {
+        name: _numbers(values[name], name, image)
+        for name in ("mean", "std")
+        if values.get(name) is not None
+    }
+    fields["resample"] = _filter(values.get("interpolation") or "bicubic")
+    crop, crop_pct = _timm_crop(values, image)
+    mode = values.get("crop_mode") or "center"
+    scaled = math.floor(crop[0] / crop_pct), math.floor(crop[1] / crop_pct)
+    if mode == "center" and scaled[0] == scaled[1]:
+        resize: tuple[int, int] | int = scaled[0]
+    elif mode == "squash":
+        resize = scaled
+    else:
+        raise ValueError(
+            f"pretrained_cfg: crop_mode {mode!r} for images of {crop[0]}x{crop[1]} is a step that "
+            "hosts do not do"
+        )
+    return fields | {"crop": crop, "resize": resize}
+
+
+def _timm_crop(values: Mapping[str, Any], image: Image) -> tuple[tuple[int, int], float]:
+    """Height and width of the input, and crop_pct; those for tests if the model has that size."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for prefix in ("", "test_"):
+        key = f"{prefix}input_size"
+        if values.get(key) is not None:
+            sizes[prefix] = pair(elements(values[key], key)[1:], key)
+    fitting = (prefix for prefix, size in sizes.items() if size == image.shape[1:])
+    prefix = next(fitting, next(iter(sizes), ""))
+    crop_pct = values.get(f"{prefix}crop_pct") or values.get("crop_pct") or TIMM_CROP_PCT
+    if not 0 < real(crop_pct, "crop_pct") <= 1:
+        raise ValueError(f"crop_pct is {crop_pct}, not above 0 and at most 1")
+    return sizes.get(prefix, (image.height, image.width)), crop_pct
+
+
+BESIDE: dict[str, Callable[[Mapping[str, Any], Image], Fields]] = {
+    "preprocessor_config.json": _transformers,
+    "config.json": _config,
+}

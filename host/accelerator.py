@@ -1,0 +1,492 @@
+"""`Accelerator`: runs a compiled model on a board, or on its simulated RTL.
+
+Ordinary PYNQ code: the same on both. What differs is the device that the overlay is loaded on,
+and that is chosen once, in `_open`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .board import DeviceLock, check_board, has_board
+from .build import CompiledModel, read_compiled
+from .errors import BoardError, OverlayError, VitesseraError
+from .inputs import Batch, Images, as_batch
+from .interface import VLNV
+from .results import Prediction, Profile, predict
+
+if TYPE_CHECKING:
+    from .driver import Driver
+
+Outputs = dict[str, npt.NDArray[np.float64]]
+Progress = Callable[[int], None]
+
+SLOTS = 2  # input and output buffers: one is computed on while the other is filled or read
+# A run may take this many times as long as predicted, and this many cycles more.
+TIME_LIMIT_FACTOR = 20
+TIME_LIMIT_CYCLES = 1_000_000
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A model with its buffers in DRAM."""
+
+    model: CompiledModel
+    program: Any
+    weights: Any
+    inputs: tuple[Any, ...]
+    outputs: tuple[Any, ...]
+
+    def addresses(self, slot: int) -> dict[str, int]:
+        """Of the buffers that a run in `slot` uses, by the registers' names."""
+        buffers = {
+            "PROGRAM": self.program,
+            "WEIGHTS": self.weights,
+            "INPUT": self.inputs[slot],
+            "OUTPUT": self.outputs[slot],
+        }
+        return {name: int(buffer.device_address) for name, buffer in buffers.items()}
+
+    def free(self) -> None:
+        """Gives the memory back."""
+        for buffer in (self.program, self.weights, *self.inputs, *self.outputs):
+            buffer.freebuffer()
+
+
+class Accelerator:
+    """A model on an FPGA.
+
+        with Accelerator("build/") as acc:
+            print(acc.predict("digit.png"))
+            print(acc.profile())
+
+    Args:
+        folder: a build directory.
+        simulate: True for the RTL in a simulator, False for the board; None takes the board where
+            there is one.
+        timeout: seconds that a run may take, by the accelerator's own clock, so that a slow
+            simulation counts like the hardware. None allows many times what is predicted.
+        device: a PYNQ device, where the machine has several.
+
+    Raises:
+        BuildDirectoryError: the build directory is damaged or has no bitstream.
+        BoardError: there is no board, it is another one, in use, or has no memory left.
+        OverlayError: the bitstream is not the one of this build directory.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        simulate: bool | None = None,
+        timeout: float | None = None,
+        device: Any = None,  # noqa: ANN401 (pynq has no types)
+    ) -> None:
+        self._loaded: _Loaded | None = None
+        self._profile: Profile | None = None
+        self._timeout = timeout
+        self._busy = threading.Lock()
+        self._device: Any = device
+        self._own_device = False
+        self._lock: DeviceLock | None = None
+        model = read_compiled(Path(folder))
+        try:
+            self._open(model, not has_board() if simulate is None else simulate)
+            self._loaded = self._place(model)
+        except BaseException:
+            self.close()
+            raise
+
+    # --- Device and overlay
+
+    def _open(self, model: CompiledModel, simulate: bool) -> None:
+        """Finds the device and loads the overlay."""
+        pynq = _import_pynq()
+        if self._device is None and simulate:
+            self._device = _simulated_device(model)
+            self._own_device = True
+        elif self._device is None:
+            check_board(model.config["board"], model.device_names)
+            self._device = pynq.Device.active_device
+        self._lock = DeviceLock(self._device.tag)
+        self._bitstream = self._overlay_file(model)
+        self._load_overlay(model)
+
+    def _overlay_file(self, model: CompiledModel) -> Path:
+        """What the device loads: a simulated one says so itself."""
+        own: Path | None = getattr(self._device, "overlay_file", None)
+        if own is not None:
+            return own
+        for path in (model.bitstream, model.bitstream.with_suffix(".hwh")):
+            if not path.is_file():
+                raise OverlayError(
+                    f"{path} is missing: there is no bitstream yet.",
+                    f"On a machine with Vivado run 'make -C {model.folder}/vivado bitstream', or "
+                    "use simulate=True.",
+                )
+        return model.bitstream
+
+    def _load_overlay(self, model: CompiledModel) -> None:
+        from pynq import Overlay
+
+        from .driver import Driver, event_loop
+
+        event_loop()  # PYNQ connects interrupts to it
+        self._overlay = Overlay(str(self._bitstream), device=self._device)
+        names = [name for name, entry in self._overlay.ip_dict.items() if entry["type"] == VLNV]
+        driver = getattr(self._overlay, names[0]) if names else None
+        if not isinstance(driver, Driver):
+            raise OverlayError(
+                f"{self._bitstream} holds no accelerator of type {VLNV}, only "
+                f"{sorted({str(entry['type']) for entry in self._overlay.ip_dict.values()})}.",
+                "Load a bitstream that this vitessera generated.",
+            )
+        self._driver: Driver = driver
+        self._driver.attach(model)
+        self._broken = False
+
+    # --- Models
+
+    @property
+    def model(self) -> CompiledModel:
+        """The model that is loaded; BoardError after `close`."""
+        return self._ready().model
+
+    def load(self, folder: str | Path) -> None:
+        """Takes another model onto the same bitstream.
+
+        The present model stays loaded when the other one is refused.
+
+        Raises:
+            BuildDirectoryError: the build directory is damaged.
+            OverlayError: it was compiled for another configuration than the FPGA holds.
+            BoardError: no memory.
+        """
+        present = self._ready()
+        model = read_compiled(Path(folder))
+        with self._exclusive():
+            self._repair(present.model)
+            self._driver.attach(model)
+            self._loaded = self._place(model)
+            self._profile = None
+            present.free()
+
+    def _place(self, model: CompiledModel) -> _Loaded:
+        """Buffers for `model`, program and weights filled in; all or none."""
+        sizes = {"program": len(model.instructions), "weights": max(1, len(model.weights))}
+        sizes |= {f"input {slot}": len(model.input_index) for slot in range(SLOTS)}
+        sizes |= {f"output {slot}": model.output_bytes for slot in range(SLOTS)}
+        buffers: dict[str, Any] = {}
+        try:
+            for name, size in sizes.items():
+                buffers[name] = self._allocate(name, size)
+        except BaseException:
+            for buffer in buffers.values():
+                buffer.freebuffer()
+            raise
+        for name, content in (("program", model.instructions), ("weights", model.weights)):
+            buffers[name][: len(content)] = np.frombuffer(content, np.uint8)
+            buffers[name].flush()
+        return _Loaded(
+            model,
+            buffers["program"],
+            buffers["weights"],
+            tuple(buffers[f"input {slot}"] for slot in range(SLOTS)),
+            tuple(buffers[f"output {slot}"] for slot in range(SLOTS)),
+        )
+
+    def _allocate(self, name: str, size: int) -> Any:  # noqa: ANN401
+        from pynq import allocate
+
+        try:
+            return allocate((size,), np.uint8, target=self._device)
+        except (RuntimeError, MemoryError, OSError) as error:
+            raise BoardError(
+                f"There is no memory for the {name} buffer of {size:,} bytes ({error}).",
+                "Close other users of the accelerator's memory (notebook kernels keep theirs), or "
+                "give Linux a larger cma= area.",
+            ) from error
+
+    # --- Running
+
+    def run(self, images: Images, progress: Progress | None = None) -> Outputs:
+        """The network's outputs for some images.
+
+        Args:
+            images: a path or an array, or a sequence of paths; see `as_batch`.
+            progress: called with the number of images done.
+
+        Returns:
+            float64 [images, tokens, channels] by the outputs' ONNX names.
+
+        Raises:
+            ImageError: the images do not fit the model.
+            RunTimeoutError, AcceleratorError: the hardware failed; the next run starts afresh.
+        """
+        loaded = self._ready()
+        return self._run(loaded, as_batch(images, loaded.model), progress)
+
+    def _run(self, loaded: _Loaded, batch: Batch, progress: Progress | None) -> Outputs:
+        limit = self._limit(loaded.model)
+        with self._exclusive(), self._recovering():
+            results: list[Outputs] = []
+            for _ in self._steps(loaded, batch.images, results, progress):
+                self._driver.wait(limit)
+            return _stack(results)
+
+    async def run_async(self, images: Images, progress: Progress | None = None) -> Outputs:
+        """As `run`, for `await`: the event loop goes on while the hardware works."""
+        loaded = self._ready()
+        return await self._run_async(loaded, as_batch(images, loaded.model), progress)
+
+    async def _run_async(self, loaded: _Loaded, batch: Batch, progress: Progress | None) -> Outputs:
+        limit = self._limit(loaded.model)
+        while not self._busy.acquire(blocking=False):
+            await asyncio.sleep(0.001)
+        try:
+            with self._recovering():
+                results: list[Outputs] = []
+                for _ in self._steps(loaded, batch.images, results, progress):
+                    await self._driver.wait_async(limit)
+                return _stack(results)
+        finally:
+            self._busy.release()
+
+    def predict(
+        self, images: Images, progress: Progress | None = None
+    ) -> Prediction | list[Prediction]:
+        """The class of an image, or of each of several.
+
+        Args:
+            images: as for `run`; one image gives one prediction, several a list.
+            progress: called with the number of images done.
+
+        Raises:
+            VitesseraError: as `run`; also when the model's output is not one row of class scores.
+        """
+        loaded = self._ready()
+        name = self._scores(loaded.model)
+        batch = as_batch(images, loaded.model)
+        return self._predictions(loaded, batch, self._run(loaded, batch, progress)[name])
+
+    async def predict_async(
+        self, images: Images, progress: Progress | None = None
+    ) -> Prediction | list[Prediction]:
+        """As `predict`, for `await`."""
+        loaded = self._ready()
+        name = self._scores(loaded.model)
+        batch = as_batch(images, loaded.model)
+        outputs = await self._run_async(loaded, batch, progress)
+        return self._predictions(loaded, batch, outputs[name])
+
+    @staticmethod
+    def _predictions(
+        loaded: _Loaded, batch: Batch, scores: npt.NDArray[np.float64]
+    ) -> Prediction | list[Prediction]:
+        found = [predict(row[0], loaded.model.classes) for row in scores]
+        return found[0] if batch.single else found
+
+    @staticmethod
+    def _scores(model: CompiledModel) -> str:
+        """The output that holds class scores."""
+        first = model.outputs[0]
+        if first.index.shape[0] == 1:
+            return first.name
+        shapes = ", ".join(f"{output.name} {list(output.index.shape)}" for output in model.outputs)
+        raise VitesseraError(
+            f"{model.name} does not end in one row of class scores (outputs: {shapes}).",
+            "Call run() for the outputs themselves.",
+        )
+
+    def _steps(
+        self,
+        loaded: _Loaded,
+        batch: npt.NDArray[np.float32],
+        results: list[Outputs],
+        progress: Progress | None,
+    ) -> Iterator[None]:
+        """Runs the batch; yields whenever the hardware must be waited for.
+
+        While it works on one image, the next is packed and the last one's results are read.
+        """
+        self._fill(loaded, 0, batch[0])
+        for number in range(len(batch)):
+            slot = number % SLOTS
+            self._driver.start(loaded.addresses(slot), loaded.model.instruction_count)
+            if number > 0:
+                results.append(self._read(loaded, (number - 1) % SLOTS))
+            if number + 1 < len(batch):
+                self._fill(loaded, (number + 1) % SLOTS, batch[number + 1])
+            yield
+            if progress is not None:
+                progress(number + 1)
+        self._profile = Profile.of(loaded.model, self._driver.counters())
+        results.append(self._read(loaded, (len(batch) - 1) % SLOTS))
+
+    @staticmethod
+    def _fill(loaded: _Loaded, slot: int, image: npt.NDArray[np.float32]) -> None:
+        buffer = loaded.inputs[slot]
+        buffer[:] = loaded.model.pack(image).view(np.uint8)
+        buffer.flush()
+
+    @staticmethod
+    def _read(loaded: _Loaded, slot: int) -> Outputs:
+        buffer = loaded.outputs[slot]
+        buffer.invalidate()
+        return loaded.model.unpack(np.array(buffer, np.uint8))
+
+    def _limit(self, model: CompiledModel) -> int:
+        """Cycles that a run may take."""
+        if self._timeout is not None:
+            return max(1, int(self._timeout * int(model.config["clock_mhz"]) * 1e6))
+        return model.expected_cycles * TIME_LIMIT_FACTOR + TIME_LIMIT_CYCLES
+
+    # --- After a run
+
+    def profile(self) -> Profile:
+        """Where the cycles of the last image went; BoardError when there was none."""
+        self._ready()
+        if self._profile is None:
+            raise BoardError("There is nothing to profile yet.", "Run an image first.")
+        return self._profile
+
+    def status(self) -> str:
+        """The accelerator's state, error and counters as text; disturbs nothing."""
+        self._ready()
+        return self._driver.status()
+
+    # --- Life
+
+    def close(self) -> None:
+        """Frees buffers and device; doing so again changes nothing."""
+        if self._loaded is not None:
+            self._loaded.free()
+            self._loaded = None
+        if self._own_device and self._device is not None:
+            self._device.close()
+        self._device = None
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> Accelerator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Accelerator:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _ready(self) -> _Loaded:
+        if self._loaded is None:
+            raise BoardError("This Accelerator has been closed.", "Make a new one.")
+        return self._loaded
+
+    def _exclusive(self) -> _Exclusive:
+        return _Exclusive(self._busy)
+
+    def _recovering(self) -> _Recovering:
+        self._repair(self._ready().model)
+        return _Recovering(self)
+
+    def _repair(self, model: CompiledModel) -> None:
+        """Loads the overlay again if the hardware could not be brought to rest."""
+        if self._broken:
+            self._load_overlay(model)
+
+    def _recover(self) -> None:
+        """Brings the hardware to rest; if that fails, the next run loads the overlay again."""
+        self._broken = True
+        try:
+            self._driver.recover()
+            self._broken = False
+        except BoardError as error:
+            warnings.warn(f"vitessera: {error}", RuntimeWarning, stacklevel=2)
+
+
+class _Exclusive:
+    """One run at a time, whichever thread or task asks."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self._lock = lock
+
+    def __enter__(self) -> None:
+        if self._lock.acquire(blocking=False):
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            self._lock.acquire()
+            return
+        # Waiting here would keep the other run from ever ending.
+        raise BoardError(
+            "A run that was begun with run_async or predict_async is still under way.",
+            "Await it first, or await this one, too.",
+        )
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class _Recovering:
+    """Brings the hardware to rest when a run fails in any way, Ctrl-C and cancelling included."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self._accelerator = accelerator
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and kind is not GeneratorExit:
+            self._accelerator._recover()
+
+
+def _stack(results: Sequence[Outputs]) -> Outputs:
+    return {name: np.stack([entry[name] for entry in results]) for name in results[0]}
+
+
+def _import_pynq() -> Any:  # noqa: ANN401
+    try:
+        import pynq
+    except ImportError as error:
+        raise BoardError(
+            f"PYNQ cannot be imported ({error}).",
+            "Run: pip install 'vitessera[board]' (on a laptop 'vitessera[sim,board]').",
+        ) from error
+    return pynq
+
+
+def _simulated_device(model: CompiledModel) -> Any:  # noqa: ANN401
+    try:
+        from ..sim.board import SimulatedBoard
+    except ImportError as error:
+        raise BoardError(
+            f"There is no board here, and no simulator ({error}).",
+            "Run: pip install 'vitessera[sim,board]'.",
+        ) from error
+    return SimulatedBoard(model.folder)

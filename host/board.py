@@ -1,0 +1,78 @@
+"""Which board this program runs on, and whether it may be used."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from .errors import BoardError
+
+FPGA_MANAGER = "sys/class/fpga_manager/fpga0"  # where Linux loads bitstreams
+BOARD_NAME = "proc/device-tree/chosen/pynq_board"  # PYNQ's images put it there
+
+
+def has_board(root: Path = Path("/")) -> bool:
+    """Whether this machine has an FPGA that Linux can load."""
+    return (root / FPGA_MANAGER).exists()
+
+
+def board_name(root: Path = Path("/")) -> str:
+    """The board's name as its PYNQ image has it; empty when it does not say."""
+    try:
+        text = (root / BOARD_NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        text = os.environ.get("BOARD", "")
+    return text.strip("\0\n ")
+
+
+def check_board(compiled_for: str, names: Sequence[str], root: Path = Path("/")) -> None:
+    """Raises BoardError unless this is a board that the bitstream may be loaded into.
+
+    Args:
+        compiled_for: the board's name as --board takes it.
+        names: what PYNQ images of that board call it; nothing is compared if there are none.
+        root: of the file system.
+    """
+    if os.geteuid() != 0:
+        raise BoardError(
+            "Loading a bitstream needs root, and this process has not.",
+            "Run it with: sudo -E env PATH=$PATH python3 ... (Jupyter on a PYNQ image is root "
+            "already).",
+        )
+    found = board_name(root)
+    if found and names and found.lower() not in {name.lower() for name in names}:
+        raise BoardError(
+            f"This board is {found!r}, the model was compiled for {compiled_for}.",
+            "Compile it with the --board that 'vitessera boards' lists for this one.",
+        )
+
+
+class DeviceLock:
+    """Keeps a second process, or a second Accelerator, off the device."""
+
+    def __init__(self, tag: str) -> None:
+        """Takes the lock of the device called `tag`; BoardError when it is taken."""
+        path = Path(tempfile.gettempdir(), f"vitessera-{tag}.lock")
+        self._file = path.open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            self._file.close()
+            whose = "this process itself" if holder == str(os.getpid()) else f"process {holder}"
+            raise BoardError(
+                f"The device {tag} is in use by {whose}.",
+                "Close the other Accelerator (close(), or leave its 'with' block; in a notebook, "
+                "shut the other kernel down).",
+            ) from error
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def release(self) -> None:
+        """Gives the device free; doing so again changes nothing."""
+        self._file.close()

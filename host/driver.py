@@ -1,0 +1,257 @@
+"""The PYNQ driver of the accelerator's IP: registers, interrupt, time limits, errors.
+
+PYNQ binds it to the IP by its VLNV when an overlay is loaded. It knows registers by the names that
+the .hwh gives them, and nothing of models and images; that is accelerator.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import warnings
+from collections.abc import Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from pynq import DefaultIP
+
+from .build import CompiledModel, Hardware
+from .errors import ACCELERATOR_ERRORS, AcceleratorError, BoardError, OverlayError, RunTimeoutError
+from .interface import VLNV
+
+POLL_SECONDS = 0.001  # between two looks at the registers, without an interrupt
+CHECK_SECONDS = 0.5  # the same, while waiting for the interrupt: it might get lost
+RESET_POLLS = 2000  # looks until a soft reset must be over
+IDLE_LOOKS = 3  # in a row, idle and yet no end reported: the run is lost
+COUNTER_MAXIMUM = 0xFFFFFFFF
+NO_ERROR = "NONE"
+IGNORED_START = "START_WHILE_BUSY"  # the run that was under way is not disturbed
+
+
+class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
+    """One accelerator in the FPGA.
+
+    Made by PYNQ. `attach` must be called before anything else.
+    """
+
+    bindto = [VLNV]  # noqa: RUF012 (as PYNQ wants it)
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        self._loop = event_loop()  # PYNQ listens for interrupts on it
+        super().__init__(description)
+        self._interrupt_works = getattr(self, "interrupt", None) is not None
+        self._idle_looks = 0
+        self._hardware: Hardware | None = None
+
+    @property
+    def hardware(self) -> Hardware:
+        """What the registers hold; known after `attach`."""
+        assert self._hardware is not None, "attach comes first"
+        return self._hardware
+
+    # --- Whether it is the right one
+
+    def attach(self, model: CompiledModel) -> None:
+        """Takes the register map from `model`, after checking that the hardware is the model's.
+
+        Raises:
+            OverlayError: other hardware, another interface, or another configuration answers.
+        """
+        regs, hardware = self.register_map, model.hardware
+        magic, version = int(regs.MAGIC), int(regs.VERSION)
+        if magic != hardware.magic:
+            raise OverlayError(
+                f"What answers at 0x{self.mmio.base_addr:x} is no vitessera accelerator (its MAGIC "
+                f"reads 0x{magic:08x}).",
+                "Load the bitstream of this build directory.",
+            )
+        if version != hardware.interface_version:
+            raise OverlayError(
+                f"The accelerator has version {version} of the register map, {model.folder} was "
+                f"compiled for version {hardware.interface_version}.",
+                "Build bitstream and program with the same vitessera.",
+            )
+        found = int(regs.HASH_HIGH) << 32 | int(regs.HASH_LOW)
+        if found != model.design_hash:
+            raise OverlayError(
+                f"{model.folder} was compiled for the design {model.design_hash:016x}, the FPGA "
+                f"holds {found:016x}{self._differences(model)}.",
+                "Load the bitstream of this build directory, or compile the model with the "
+                "configuration that the FPGA holds.",
+            )
+        self._hardware = hardware
+
+    def _differences(self, model: CompiledModel) -> str:
+        names = ("tile", "depth", "lanes", "bus_bits")
+        held = {name: int(getattr(self.register_map, name.upper())) for name in names}
+        differing = [
+            f"{name} {held[name]} instead of {model.config[name]}"
+            for name in names
+            if held[name] != model.config[name]
+        ]
+        return f" ({', '.join(differing)})" if differing else ""
+
+    # --- A run
+
+    def start(self, addresses: Mapping[str, int], count: int) -> None:
+        """Starts a run.
+
+        Args:
+            addresses: of PROGRAM, WEIGHTS, INPUT and OUTPUT.
+            count: instructions in the program.
+        """
+        regs = self.register_map
+        for name, address in addresses.items():
+            setattr(regs, f"{name}_LOW", address & 0xFFFFFFFF)
+            setattr(regs, f"{name}_HIGH", address >> 32)
+        regs.COUNT = count
+        self._acknowledge()
+        regs.IER = 1
+        regs.GIER = 1
+        self._idle_looks = 0
+        regs.CTRL = 1
+
+    def wait(self, limit: int) -> None:
+        """Blocks until the run has ended.
+
+        Args:
+            limit: accelerator cycles that the run may take.
+
+        Raises:
+            RunTimeoutError: it took longer, or was lost; it goes on until `recover`.
+            AcceleratorError: it ended with an error.
+        """
+        if _loop_is_running() or self._loop.is_closed():
+            # An event loop runs in this thread and cannot be entered again (a notebook's, say).
+            while not self._ended(limit):
+                time.sleep(POLL_SECONDS)
+        else:
+            _complete(self._loop, self.wait_async(limit))
+
+    async def wait_async(self, limit: int) -> None:
+        """As `wait`, without blocking the event loop."""
+        while not self._ended(limit):
+            if self._interrupt_works and asyncio.get_running_loop() is self._loop:
+                await self._wait_for_interrupt()
+            else:
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _wait_for_interrupt(self) -> None:
+        try:
+            await asyncio.wait_for(self.interrupt.wait(), CHECK_SECONDS)
+        except asyncio.TimeoutError:
+            if int(self.register_map.ISR.DONE):
+                self._interrupt_works = False
+                warnings.warn(
+                    "vitessera: the accelerator finished, but its interrupt did not arrive; from "
+                    "now on its registers are polled. Results are not affected.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+    def _ended(self, limit: int) -> bool:
+        if int(self.register_map.ISR.DONE):
+            self._acknowledge()
+            self._raise_error()
+            return True
+        cycles = int(self.register_map.CYCLES)
+        if cycles >= min(limit, COUNTER_MAXIMUM):
+            raise RunTimeoutError(
+                f"The run has taken {cycles:,} cycles, {limit:,} are allowed.\n{self.status()}",
+                "The units that were busy above show where it stands. Give a larger timeout if "
+                "that is progress; otherwise simulate the build directory with 'vitessera "
+                "simulate'.",
+            )
+        self._idle_looks = self._idle_looks + 1 if self._state() == "IDLE" else 0
+        if self._idle_looks > IDLE_LOOKS:
+            raise RunTimeoutError(
+                f"The accelerator is idle, but has not reported the end of the run.\n"
+                f"{self.status()}",
+                "Something else has used its registers; run again.",
+            )
+        return False
+
+    def _state(self) -> str:
+        return self.hardware.states[int(self.register_map.STATUS.STATE)]
+
+    def _acknowledge(self) -> None:
+        waiting = int(self.register_map.ISR)
+        if waiting:
+            self.register_map.ISR = waiting  # writing a one toggles the bit
+
+    def _raise_error(self) -> None:
+        code = int(self.register_map.STATUS.ERROR)
+        name, meaning = self.hardware.errors.get(code, (f"code {code}", "unknown to this host"))
+        if name in (NO_ERROR, IGNORED_START):
+            return
+        raise ACCELERATOR_ERRORS.get(name, AcceleratorError)(
+            f"The accelerator reports {name}: {meaning}.\n{self.status()}",
+            "Compile and load the model again; if it persists, simulate the build directory with "
+            "'vitessera simulate'.",
+        )
+
+    # --- After a run
+
+    def counters(self) -> dict[str, int]:
+        """The performance counters of the last run."""
+        return {name: int(getattr(self.register_map, name)) for name in self.hardware.counters}
+
+    def status(self) -> str:
+        """State, error and counters, one line each; disturbs nothing."""
+        code = int(self.register_map.STATUS.ERROR)
+        error, _ = self.hardware.errors.get(code, (str(code), ""))
+        facts = {"state": self._state(), "error": error} | {
+            name: f"{value:,}" for name, value in self.counters().items()
+        }
+        return "\n".join(f"  {name:<16}{value}" for name, value in facts.items())
+
+    def recover(self) -> None:
+        """Ends whatever is under way, so that buffers are no longer touched.
+
+        Raises:
+            BoardError: the accelerator does not come to rest.
+        """
+        self.register_map.SOFT_RESET = 1
+        for _ in range(RESET_POLLS):
+            if not int(self.register_map.SOFT_RESET) and self._state() == "IDLE":
+                self._acknowledge()
+                return
+            time.sleep(POLL_SECONDS)
+        raise BoardError(
+            f"The accelerator does not come to rest after a soft reset.\n{self.status()}",
+            "Its DRAM does not answer. Load the overlay again; if that does not help, restart "
+            "the board.",
+        )
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """The running loop, or this thread's; one is made where there is none."""
+    with suppress(RuntimeError):  # there is none
+        return asyncio.get_running_loop()
+    with suppress(RuntimeError), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        loop = asyncio.get_event_loop()
+        if not loop.is_closed():
+            return loop
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    return loop
+
+
+def _loop_is_running() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _complete(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:
+    """Runs `work` to its end on `loop`; on Ctrl-C nothing of it stays behind."""
+    task = loop.create_task(work)
+    try:
+        loop.run_until_complete(task)
+    except BaseException:
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+        raise

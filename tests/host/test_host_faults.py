@@ -1,0 +1,425 @@
+"""What goes wrong on a board, injected into the simulated one: a named error or a clean recovery.
+
+After each fault the next prediction must be right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from host_support import NO_PYNQ, Compile, Open
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.errors import SimulationError
+from vitessera.codegen.registers import ERROR_MEANING, HardwareError
+from vitessera.host import Accelerator
+from vitessera.host.errors import (
+    ACCELERATOR_ERRORS,
+    ArgumentRegisterError,
+    BoardError,
+    BuildDirectoryError,
+    DramReadError,
+    DramWriteError,
+    IllegalInstructionError,
+    OverlayError,
+    RunTimeoutError,
+)
+from vitessera.sim.board_link import Request
+
+pytest.importorskip("pynq", reason=NO_PYNQ)
+
+pytestmark = [pytest.mark.pynq, pytest.mark.accelerator]
+
+Digits = dict[str, np.ndarray]
+NEVER = 1 << 30  # cycles that a read takes when the DRAM is to hang
+
+
+@pytest.fixture
+def right(digits: Digits) -> Callable[[Accelerator], None]:
+    """Checks that an accelerator classifies as it should."""
+
+    def check(accelerator: Accelerator) -> None:
+        found = accelerator.predict(digits["images"][:3])
+        assert isinstance(found, list)
+        assert [prediction.index for prediction in found] == list(digits["labels"][:3])
+
+    return check
+
+
+Right = Callable[[Accelerator], None]
+
+
+def dram(accelerator: Accelerator) -> Any:  # noqa: ANN401
+    """The simulated DRAM below an accelerator."""
+    return accelerator._device.default_memory.dram
+
+
+# --- What the simulated board is there to notice
+
+
+def test_a_forgotten_flush_is_noticed(
+    open_board: Open, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = digits["images"][:4]
+    acc = open_board()
+    expected = acc.run(images)["logits"]
+    monkeypatch.setattr(type(acc._loaded.inputs[0]), "flush", lambda _: None)
+    assert not np.array_equal(acc.run(digits["images"][4:8])["logits"], expected)
+    stale = acc.run(images[:1])["logits"]
+    monkeypatch.undo()
+    assert not np.array_equal(stale, acc.run(images[:1])["logits"])
+
+
+def test_a_forgotten_invalidate_is_noticed(
+    open_board: Open, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acc = open_board()
+    monkeypatch.setattr(type(acc._loaded.inputs[0]), "invalidate", lambda _: None)
+    forgotten = acc.run(digits["images"][:2])["logits"]
+    monkeypatch.undo()
+    assert not np.array_equal(forgotten, acc.run(digits["images"][:2])["logits"])
+
+
+def test_a_wrong_register_is_noticed(open_board: Open, right: Right) -> None:
+    acc = open_board()
+    for offset in (0x18, 0x7C, 0x200):
+        with pytest.raises(SimulationError, match=f"no register at offset 0x{offset:x}"):
+            acc._driver.read(offset)
+    with pytest.raises(SimulationError, match="MAGIC cannot be written"):
+        acc._driver.write(0x80, 1)
+    with pytest.raises(SimulationError, match="Nothing answers at address"):
+        acc._device.read_registers(0x1234_0000, 4)
+    right(acc)
+
+
+@pytest.mark.parametrize("buffer", ["INPUT", "OUTPUT", "WEIGHTS", "PROGRAM"])
+def test_an_address_past_a_buffer_is_noticed(
+    open_board: Open, digits: Digits, monkeypatch: pytest.MonkeyPatch, buffer: str
+) -> None:
+    acc = open_board()
+    start = acc._driver.start
+
+    def wrong(addresses: dict[str, int], count: int) -> None:
+        start(addresses | {buffer: addresses[buffer] + 4096 * 64}, count)
+
+    monkeypatch.setattr(acc._driver, "start", wrong)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(SimulationError, match="outside the granted buffers"):
+            acc.run(digits["images"][:1])
+
+
+def test_a_freed_buffer_is_noticed(open_board: Open) -> None:
+    acc = open_board()
+    buffer = acc._allocate("test", 100)
+    buffer.freebuffer()
+    buffer.freebuffer()  # again changes nothing
+    with pytest.raises(SimulationError, match="used after it was freed"):
+        buffer.flush()
+
+
+# --- Interrupt and time
+
+
+def test_an_interrupt_that_never_comes(open_board: Open, right: Right) -> None:
+    acc = open_board()
+    right(acc)
+    acc._device.ask(Request("wire", value=0))
+    with pytest.warns(RuntimeWarning, match="interrupt did not arrive"):
+        right(acc)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        right(acc)  # polls, and says no more
+
+
+def test_a_run_that_never_ends(open_board: Open, folder: Path, stuck: Path, right: Right) -> None:
+    acc = open_board(timeout=0.002)  # 200,000 cycles at 100 MHz
+    acc.load(stuck)
+    image = np.zeros(acc.model.image, np.float32)
+    with pytest.raises(RunTimeoutError) as caught:
+        acc.predict(image)
+    assert "200,000 are allowed" in str(caught.value)
+    assert "state           RUN" in str(caught.value)
+    assert "INSTRUCTIONS" in str(caught.value)
+    with pytest.raises(RunTimeoutError):
+        asyncio.run(acc.predict_async(image))
+    acc.load(folder)
+    right(acc)
+
+
+def test_dram_that_never_answers(open_board: Open, digits: Digits, right: Right) -> None:
+    """Not even a soft reset ends that; the overlay is loaded again."""
+    acc = open_board(timeout=0.001)
+    acc._device.ask(Request("latency", value=NEVER))
+    with (
+        pytest.warns(RuntimeWarning, match="does not come to rest"),
+        pytest.raises(RunTimeoutError, match="LOAD_WAIT"),
+    ):
+        acc.predict(digits["images"][0])
+    right(acc)
+
+
+def test_the_default_time_limit_is_generous(open_board: Open, digits: Digits) -> None:
+    acc = open_board()
+    acc._device.ask(Request("latency", value=1000))
+    acc.predict(digits["images"][0])
+
+
+def test_a_lost_run(open_board: Open, digits: Digits, right: Right) -> None:
+    """Something else acknowledged the interrupt."""
+    acc = open_board()
+    start = acc._driver.start
+
+    def stolen(addresses: dict[str, int], count: int) -> None:
+        start(addresses, count)
+        while not int(acc._driver.register_map.ISR.DONE):
+            pass
+        acc._driver._acknowledge()
+
+    acc._driver.start = stolen
+    with pytest.raises(RunTimeoutError, match="has not reported the end"):
+        acc.predict(digits["images"][0])
+    acc._driver.start = start
+    right(acc)
+
+
+# --- Errors of the hardware
+
+
+def test_every_error_of_the_hardware_has_a_name() -> None:
+    reported = {error.name for error in HardwareError} - {"NONE", "START_WHILE_BUSY"}
+    assert ACCELERATOR_ERRORS.keys() == reported
+    assert len(set(ACCELERATOR_ERRORS.values())) == len(reported)
+
+
+@pytest.mark.parametrize("response", ["slverr", "decerr"])
+def test_dram_that_refuses_reads(
+    open_board: Open, digits: Digits, right: Right, response: str
+) -> None:
+    acc = open_board()
+    weights = acc._loaded.weights
+    dram(acc).fail(weights.device_address, weights.nbytes, response)
+    with pytest.raises(DramReadError, match="READ: DRAM answered a read") as caught:
+        acc.predict(digits["images"][0])
+    assert "READ_BEATS" in str(caught.value)
+    dram(acc).revoke_failures()
+    right(acc)
+
+
+def test_dram_that_refuses_writes(open_board: Open, digits: Digits, right: Right) -> None:
+    acc = open_board()
+    output = acc._loaded.outputs[1]
+    dram(acc).fail(output.device_address, output.nbytes, "slverr")
+    acc.predict(digits["images"][0])  # uses the other one
+    with pytest.raises(DramWriteError):
+        acc.predict(digits["images"][:2])
+    dram(acc).revoke_failures()
+    right(acc)
+
+
+def test_a_program_damaged_in_memory(open_board: Open, digits: Digits, right: Right) -> None:
+    acc = open_board()
+    program = acc._loaded.program
+    whole = bytes(program[:32])
+    program[0] = 0xF
+    program.flush()
+    with pytest.raises(IllegalInstructionError, match=ERROR_MEANING[HardwareError.DECODE]):
+        acc.predict(digits["images"][0])
+    program[:32] = np.frombuffer(whole, np.uint8)
+    program.flush()
+    right(acc)
+
+
+def test_a_wrong_argument(
+    open_board: Open, digits: Digits, right: Right, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acc = open_board()
+    start = acc._driver.start
+    monkeypatch.setattr(acc._driver, "start", lambda addresses, _: start(addresses, 0))
+    with pytest.raises(ArgumentRegisterError, match="nothing was run"):
+        acc.predict(digits["images"][0])
+    monkeypatch.undo()
+    right(acc)
+
+
+def test_an_error_the_host_does_not_know(open_board: Open, digits: Digits, right: Right) -> None:
+    from dataclasses import replace
+
+    acc = open_board()
+    known = acc._driver.hardware
+    fewer = {code: entry for code, entry in known.errors.items() if entry[0] != "READ"}
+    acc._driver._hardware = replace(known, errors=fewer)
+    weights = acc._loaded.weights
+    dram(acc).fail(weights.device_address, weights.nbytes, "slverr")
+    with pytest.raises(Exception, match="unknown to this host"):
+        acc.predict(digits["images"][0])
+    acc._driver._hardware = known
+    dram(acc).revoke_failures()
+    right(acc)
+
+
+# --- Interruptions
+
+
+def test_ctrl_c_in_mid_run(open_board: Open, digits: Digits, right: Right) -> None:
+    acc = open_board(timeout=10)
+    acc._device.ask(Request("latency", value=100_000))  # a run takes long
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        acc.predict(digits["images"][0])
+    acc._device.ask(Request("latency", value=24))
+    right(acc)
+
+
+def test_a_cancelled_task(open_board: Open, digits: Digits, right: Right) -> None:
+    acc = open_board(timeout=10)
+    acc._device.ask(Request("latency", value=100_000))
+
+    async def impatient() -> None:
+        await asyncio.wait_for(acc.predict_async(digits["images"][0]), 0.3)
+
+    with pytest.raises(asyncio.TimeoutError):
+        asyncio.run(impatient())
+    acc._device.ask(Request("latency", value=24))
+    right(acc)
+
+
+def test_the_simulator_dies(open_board: Open, digits: Digits) -> None:
+    acc = open_board()
+    os.killpg(acc._device._simulator._process.pid, signal.SIGKILL)
+    with pytest.raises(SimulationError, match="The simulator has ended"):
+        acc.predict(digits["images"][0])
+
+
+def test_the_simulator_goes_with_its_board(open_board: Open) -> None:
+    acc = open_board()
+    process = acc._device._simulator._process
+    acc.close()
+    assert process.poll() is not None
+    acc.close()  # again changes nothing
+    for use in (acc.profile, acc.status, lambda: acc.model):
+        with pytest.raises(BoardError, match="has been closed"):
+            use()
+
+
+# --- Board, memory, build directory
+
+
+HOLD = """
+import sys
+from vitessera.host.board import DeviceLock
+lock = DeviceLock(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_two_processes_on_one_board(open_board: Open, folder: Path, right: Right) -> None:
+    first = open_board()
+    device = first._device
+    first._own_device = False  # the board outlives this program
+    right(first)
+    first.close()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, device.tag],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdin is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BoardError, match=f"in use by process {other.pid}"):
+            Accelerator(folder, device=device)
+        other.stdin.close()
+    with Accelerator(folder, device=device) as second:
+        right(second)
+        with pytest.raises(BoardError, match="in use by this process itself"):
+            Accelerator(folder, device=device)
+        right(second)
+    device.close()
+
+
+def test_no_memory_for_the_buffers(folder: Path) -> None:
+    from vitessera.sim.board import SimulatedBoard
+
+    device = SimulatedBoard(folder, dram_bytes=32 << 10)
+    with pytest.raises(BoardError, match="no memory for the weights buffer of"):
+        Accelerator(folder, device=device)
+    assert device.default_memory.allocated == 0
+    device.close()
+
+
+def test_no_memory_for_another_model(folder: Path, right: Right) -> None:
+    from vitessera.sim.board import SimulatedBoard
+
+    device = SimulatedBoard(folder, dram_bytes=96 << 10)
+    with Accelerator(folder, device=device) as acc:
+        held = device.default_memory.allocated
+        with pytest.raises(BoardError, match="no memory"):
+            acc.load(folder)
+        assert device.default_memory.allocated == held
+        right(acc)
+    device.close()
+
+
+def test_an_overlay_of_another_configuration(
+    open_board: Open, compiled: Compile, right: Right
+) -> None:
+    other = compiled(HardwareConfig(tile=8, depth=4, lanes=8, bus_bits=128))
+    acc = open_board()
+    with pytest.raises(
+        OverlayError, match="tile 4 instead of 8, lanes 4 instead of 8, bus_bits 64"
+    ):
+        acc.load(other)
+    right(acc)
+
+
+def test_an_overlay_without_the_accelerator(folder: Path) -> None:
+    from vitessera.sim.board import SimulatedBoard
+
+    device = SimulatedBoard(folder)
+    text = device.overlay_file.read_text()
+    device.overlay_file.write_text(text.replace("vitessera:ip:accelerator", "acme:ip:toaster"))
+    with pytest.raises(OverlayError, match="holds no accelerator of type vitessera:ip"):
+        Accelerator(folder, device=device)
+    device.close()
+
+
+def test_something_else_answers(open_board: Open) -> None:
+    from dataclasses import replace
+
+    acc = open_board()
+    model = acc.model
+    for wrong, message in (
+        ({"magic": 1}, "is no vitessera accelerator"),
+        ({"interface_version": 9}, "compiled for version 9"),
+    ):
+        with pytest.raises(OverlayError, match=message):
+            acc._driver.attach(replace(model, hardware=replace(model.hardware, **wrong)))
+
+
+def test_a_build_directory_tampered_with_after_it_was_loaded(
+    open_board: Open, folder: Path, tmp_path: Path, right: Right
+) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    weights = bytearray((copy / "program" / "weights.bin").read_bytes())
+    weights[100] ^= 1
+    (copy / "program" / "weights.bin").write_bytes(weights)
+    acc = open_board()
+    with pytest.raises(BuildDirectoryError, match=r"weights\.bin has changed"):
+        acc.load(copy)
+    right(acc)
