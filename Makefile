@@ -29,7 +29,7 @@ test: $(VENV)/dev $(PYNQS:%=$(VENV)-%/ready)
 	done
 
 check: lint types $(VENV)/dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export" -q
+	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export and not synth" -q
 
 bench: $(VENV)/sim
 	$(BIN)/python -m vitessera.sim.bench

