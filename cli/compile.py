@@ -118,20 +118,18 @@ def said(args: argparse.Namespace) -> Given:
     return Given(args.mean, args.std, read_classes(args.classes), args.classes.name)
 
 
-def hardware(args: argparse.Namespace) -> tuple[HardwareConfig, Board | None]:
-    """The configuration that --board or --config asks for, and its board if it is for one."""
+def target(args: argparse.Namespace) -> HardwareConfig | Board:
+    """The accelerator that --config describes, or the board that --board names."""
     if args.config is not None:
-        config = read_config(args.config)
-        return config, BOARDS.get(config.board)
-    board = find_board(args.board or DEFAULT_BOARD)
-    return board.config, board
+        return read_config(args.config)
+    return find_board(args.board or DEFAULT_BOARD)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compiles and writes the build directory."""
     from vitessera.codegen.pipeline import compile_model
 
-    (config, board), given = hardware(args), said(args)
+    chosen, given = target(args), said(args)
     check_output(args.output)
     calibration = None
     if args.calibration is not None:
@@ -143,7 +141,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     stages = Stages()
-    build = compile_model(args.model, config, calibration, stages.start, given, board)
+    build = compile_model(args.model, chosen, calibration, stages.start, given)
     stages.start("write")
     write_build(build, args.output)
     stages.finish()
