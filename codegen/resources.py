@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from .boards import ProcessorKind, Resources
+from .boards import Board, ProcessorKind, Resources
 from .config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
 from .errors import ToolError
 from .hls import FETCH_DEPTH
@@ -72,14 +72,16 @@ def of_cells(counts: Mapping[str, int], module: str) -> Resources:
 # the kernels. Memories are mapped as Yosys maps them: the shape that costs least.
 
 
-def estimate_resources(config: HardwareConfig, processor: ProcessorKind) -> Resources:
+def estimate_resources(config: HardwareConfig, board: Board) -> Resources:
     """What Yosys will count for an accelerator, within 15 %, without generating it.
 
     Args:
         config: the accelerator.
-        processor: names the family of FPGAs; those of UltraScale+ are taken to have UltraRAM.
+        board: names the family of FPGAs, and whether there is UltraRAM.
     """
-    family = FAMILIES[processor]
+    family = FAMILIES[board.processor]
+    if not board.resources.uram:
+        family = replace(family, shapes=tuple(s for s in family.shapes if s is not _ULTRA))
     memories = (
         _memory(config.word_bits(memory), config.words(memory), MEMORIES[memory], family)
         for memory in Memory
@@ -122,6 +124,9 @@ _BLOCK_SHAPES = (
 )
 
 
+_ULTRA = Shape(4096, 72, Resources(uram=1), 1024)
+
+
 @dataclass(frozen=True)
 class Family:
     """What the model must know of a family of FPGAs.
@@ -148,7 +153,60 @@ def _factors(config: HardwareConfig) -> dict[str, int]:
     }
 
 
-FAMILIES: dict[ProcessorKind, Family] = {}
+FAMILIES: dict[ProcessorKind, Family] = {
+    ProcessorKind.ZYNQ_7000: Family(
+        shapes=(
+            Shape(32, 6, Resources(luts=4), 8),
+            Shape(64, 3, Resources(luts=4), 8),
+            *_BLOCK_SHAPES,
+        ),
+        luts={
+            "one": 9944,
+            "macs": 9.0,
+            "accumulators": 79.4,
+            "operands": 31.2,
+            "rows": 80,
+            "lanes": 2429,
+            "bus bits": 5.3,
+        },
+        flip_flops={
+            "one": 5886,
+            "macs": 1.25,
+            "accumulators": 133.5,
+            "operands": 12.3,
+            "rows": 195,
+            "lanes": 980,
+            "bus bits": 4.5,
+        },
+    ),
+    # Its adders behind multipliers stay outside the DSP.
+    ProcessorKind.ZYNQ_ULTRASCALE: Family(
+        shapes=(
+            Shape(32, 14, Resources(luts=8), 16),
+            Shape(64, 7, Resources(luts=8), 16),
+            *_BLOCK_SHAPES,
+            _ULTRA,
+        ),
+        luts={
+            "one": 9944,
+            "macs": 17.25,
+            "accumulators": 79.3,
+            "operands": 31.2,
+            "rows": 80,
+            "lanes": 2429,
+            "bus bits": 5.3,
+        },
+        flip_flops={
+            "one": 5886,
+            "macs": 16.25,
+            "accumulators": 107.5,
+            "operands": 12.3,
+            "rows": 195,
+            "lanes": 1049,
+            "bus bits": 4.5,
+        },
+    ),
+}
 DSPS_PER_LANE = 3  # two in the epilogue, one in LayerNorm
 
 

@@ -94,7 +94,7 @@ def test_the_report_sums_up() -> None:
 )
 def test_the_model_is_near_yosys(config: HardwareConfig, board: str) -> None:
     report = measured(config, BOARDS[board])
-    assert_near(estimate_resources(config, BOARDS[board].processor), report.total)
+    assert_near(estimate_resources(config, BOARDS[board]), report.total)
     assert report.modules["tile_engine"].dsp == config.macs // 2
 
 
