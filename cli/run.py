@@ -282,7 +282,8 @@ class Progress:
 
     def finish(self) -> None:
         """All are."""
-        print(f"  {self._total} images in {self.seconds:.3f} s", file=sys.stderr)
+        images = "1 image" if self._total == 1 else f"{self._total} images"
+        print(f"  {images} in {self.seconds:.3f} s", file=sys.stderr)
 
 
 # --- Results

@@ -24,7 +24,7 @@ from importlib import metadata, resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..host.build import BITSTREAM, MANIFEST
+from ..host.build import BITSTREAM, MANIFEST, read_compiled
 from .builddir import ESSENTIAL, Build, read_build
 from .errors import BuildDirectoryError, OutputError, ToolError
 
@@ -80,6 +80,7 @@ def write_package(folder: Path, target: Path | None = None, bitstream: bool = Tr
         ToolError: the package `wheel` is missing, or this vitessera was not installed by pip.
     """
     build = read_build(folder)
+    read_compiled(folder)  # as the board will
     name = package_name(build)
     target = target or Path(f"{name}.tar.gz")
     files = {path: _read(folder / path) for path in _paths(folder, bitstream)}
@@ -149,7 +150,8 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise BuildDirectoryError(
-            f"{path} cannot be read ({error.strerror or error}).", "Compile the model again."
+            f"{path} cannot be read ({error.strerror or error}).",
+            "Make it readable, or compile the model again.",
         ) from error
 
 
