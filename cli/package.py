@@ -52,15 +52,20 @@ def run(args: argparse.Namespace) -> int:
 
     package = write_package(args.directory, args.output, not args.without_bitstream)
     if not package.bitstream and not args.without_bitstream:
-        print(missing_bitstream(args.directory), file=sys.stderr)
+        print(missing_bitstream(args.directory, package.for_board), file=sys.stderr)
     size = package.path.stat().st_size
     print(f"Written to {package.path} ({size / 1024:,.0f} KiB).")
     print(steps(package.path, package.folder, package.wheel))
     return 0
 
 
-def missing_bitstream(directory: Path) -> str:
+def missing_bitstream(directory: Path, for_board: bool) -> str:
     """What to do about it."""
+    if not for_board:
+        return (
+            f"vitessera: {directory} was compiled for no board, so vitessera makes no bitstream "
+            "for it, and the package has none."
+        )
     return (
         f"vitessera: {directory} holds no bitstream yet, and the package has none: run "
         f"'make -C {shlex.quote(str(directory / 'vivado'))} bitstream' on a machine with Vivado, "

@@ -25,6 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from ..host.build import BITSTREAM, MANIFEST, read_compiled
+from ..host.interface import OVERLAY
 from .builddir import ESSENTIAL, Build, read_build
 from .errors import BuildDirectoryError, OutputError, ToolError
 
@@ -53,12 +54,14 @@ class Package:
         folder: what it unpacks to.
         wheel: name of the wheel in that folder.
         bitstream: whether there is one in it.
+        for_board: whether there is a block design, from which Vivado makes one.
     """
 
     path: Path
     folder: str
     wheel: str
     bitstream: bool
+    for_board: bool
 
 
 def package_name(build: Build) -> str:
@@ -99,7 +102,8 @@ def write_package(folder: Path, target: Path | None = None, bitstream: bool = Tr
             f"{target} cannot be written ({error.strerror or error}).",
             "Give a path on a disk with space, in a folder where you may write, with -o.",
         ) from error
-    return Package(target, name, wheel.name, BITSTREAM in files)
+    for_board = f"{OVERLAY}.hwh" in build.vivado
+    return Package(target, name, wheel.name, BITSTREAM in files, for_board)
 
 
 # --- The archive
@@ -239,8 +243,9 @@ def _zip(content: Path, folder: Path) -> Path:
         check=False,
     )
     if made.returncode != 0:
+        reason = made.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise ToolError(
-            f"'wheel pack' failed:\n{made.stderr.strip()}",
-            "If the message above does not help: pip install --upgrade wheel.",
+            f"'wheel pack' failed: {reason[0]}.",
+            "If it is not the disk that is full: pip install --upgrade wheel.",
         )
     return next(folder.glob("*.whl"))
