@@ -373,5 +373,5 @@ def save(path: Path, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
     # numpy.savez would take some names, such as "file", for arguments of its own.
     with writing(path), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, array in outputs.items():
-            with archive.open(f"{name}.npy", "w") as entry:
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array)

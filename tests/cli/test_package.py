@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tarfile
 import venv
 from importlib import metadata
@@ -204,14 +203,14 @@ def board(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleName
     folder = tmp_path_factory.mktemp("board")
     venv.create(folder / "venv")
     found = unpack(archive, folder / "files")
-    variables = {"base": str(folder / "venv"), "platbase": str(folder / "venv")}
-    site = Path(sysconfig.get_path("purelib", "venv", variables))
+    python = folder / "venv" / "bin" / "python"
+    where = [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    site = Path(subprocess.run(where, check=True, capture_output=True, text=True).stdout.strip())
     install(found / WHEEL, site)
     numpy = Path(str(np.__file__)).parent
     for part in (numpy, numpy.with_name("numpy.libs")):
         if part.exists():
             (site / part.name).symlink_to(part, target_is_directory=True)
-    python = folder / "venv" / "bin" / "python"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def call(*arguments: object) -> Outcome:
