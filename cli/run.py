@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from vitessera.codegen.errors import BuildDirectoryError, ImageError
+from vitessera.codegen.errors import ImageError
 from vitessera.host import Accelerator, Prediction
+from vitessera.host.accelerator import check_simulatable
 from vitessera.host.board import has_board
 from vitessera.host.build import CompiledModel, read_compiled
 from vitessera.host.errors import BoardError
@@ -249,16 +250,6 @@ def is_classifier(model: CompiledModel) -> bool:
 def shapes(model: CompiledModel) -> str:
     """The outputs for an image, for people."""
     return ", ".join(f"{output.name} {list(output.index.shape)}" for output in model.outputs)
-
-
-def check_simulatable(folder: Path) -> None:
-    """Raises BuildDirectoryError when the RTL has stayed behind."""
-    if not (folder / "rtl").is_dir():
-        raise BuildDirectoryError(
-            f"{folder} holds no RTL, so it cannot be simulated: it comes from 'vitessera package' "
-            "and is for a board.",
-            "Run it on the board, or simulate the build directory that was packaged.",
-        )
 
 
 class Progress:

@@ -128,3 +128,12 @@ def test_a_lock_goes_with_its_process(tag: str) -> None:
             DeviceLock(tag)
         other.kill()
     DeviceLock(tag).release()
+
+
+def test_a_lock_that_another_user_holds(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BoardError, match="another user has used the device"):
+        DeviceLock(tag)
