@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from host_support import DIGITS, NO_PYNQ
+from packaging.requirements import Requirement
 from vitessera.codegen.builddir import read_build, write_build
 from vitessera.host import notebooks
 
@@ -102,6 +103,14 @@ def test_the_package_takes_every_file_along() -> None:
     assert len(left) == 1 + len(IMAGES)
     forgotten = [name for name in left if not any(fnmatch(name, entry) for entry in patterns)]
     assert not forgotten, f"pyproject.toml's package-data does not name {forgotten}"
+
+
+def test_pynq_images_meet_the_requirements() -> None:
+    """Or `pynq get-notebooks` refuses, even after an installation without dependencies."""
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    (needed,) = map(Requirement, setup["project"]["dependencies"])
+    assert needed.name == "numpy"
+    assert needed.specifier.contains("1.21.5")  # of Ubuntu 22.04, on which PYNQ 3 builds
 
 
 def installed() -> ModuleType:
