@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 JOBS := $(shell nproc 2>/dev/null || echo 2)
 TYPED := build/typed/vitessera
+# The host runtime is tested on both generations of PYNQ, each in an environment of its own: they
+# pin older versions of numpy and protobuf than the compiler is developed with.
+PYNQS := pynq3 pynq4
+PYNQ_TESTS := tests/host tests/vivado/test_handoff.py tests/cli -m "pynq"
 
 .PHONY: demo test check bench docs lint types clean help tools
 
@@ -17,8 +21,12 @@ help:
 demo: $(VENV)/sim
 	$(BIN)/python examples/digits/demo.py
 
-test: $(VENV)/dev
+test: $(VENV)/dev $(PYNQS:%=$(VENV)-%/ready)
 	$(BIN)/python -m pytest -n $(JOBS) --durations 15
+	@for pynq in $(PYNQS); do \
+	  echo "The host runtime on $$pynq:"; \
+	  $(VENV)-$$pynq/bin/python -m pytest -n $(JOBS) --durations 5 $(PYNQ_TESTS) || exit; \
+	done
 
 check: lint types $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export" -q
@@ -59,9 +67,16 @@ $(VENV)/dev: pyproject.toml | $(VENV)/base
 	@$(BIN)/python -m vitessera.sim.verilator
 	@touch $@ $(VENV)/sim
 
+$(VENV)-pynq3/ready: PYNQ := 'pynq>=3.1,<4' 'pycparser<3'
+$(VENV)-pynq4/ready: PYNQ := 'pynq>=4,<5'
+$(VENV)-pynq%/ready: pyproject.toml | $(VENV)/base
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check -e '.[sim,notebook,test]' $(PYNQ)
+	@touch $@
+
 tools:
 	@for tool in g++ perl $(PYTHON); do command -v $$tool > /dev/null || \
 	  { echo "$$tool is not installed. Run: apt-get install $$tool"; exit 2; }; done
 
 clean:
-	rm -rf build $(VENV)
+	rm -rf build $(VENV) $(PYNQS:%=$(VENV)-%)

@@ -116,6 +116,7 @@ def test_signals_are_connected_at_both_ends(modules: dict[str, Element]) -> None
             assert {other.get("DIR"), port.get("DIR")} == {"I", "O"}
 
 
+@pytest.mark.pynq
 def test_pynq_reads_it(sources: dict[str, str], board: str, tmp_path: Path) -> None:
     parsers = pytest.importorskip(
         "pynq.pl_server.hwh_parser", reason="pynq is not installed: pip install pynq"
