@@ -14,6 +14,7 @@ from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
 from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.host.imagesets import load_images
+from vitessera.host.interface import OVERLAY
 
 if TYPE_CHECKING:
     from vitessera.codegen.preprocessing import Given
@@ -171,7 +172,7 @@ class Stages:
 
 
 def summary(build: Build, folder: Path) -> str:
-    """What was built, in four lines."""
+    """What was built, and what can be done with it."""
     config, images = build.config, build.preprocessing
     known = images.describe() if images else UNKNOWN_IMAGES
     return (
@@ -181,5 +182,13 @@ def summary(build: Build, folder: Path) -> str:
         f"{config.on_chip_bytes / 1024:.0f} KiB on chip ({config.board}).\n"
         f"{known}\n"
         f"Written to {folder}. Quantisation error: {folder / 'reports' / 'quantization.txt'}.\n"
-        f"Next: vitessera simulate {folder}"
+        f"{next_steps(build, folder)}"
     )
+
+
+def next_steps(build: Build, folder: Path) -> str:
+    """The commands that come next; the bitstream's where there is a block design for the board."""
+    steps = [f"vitessera simulate {folder}", f"vitessera run {folder} IMAGES"]
+    if f"{OVERLAY}.hwh" in build.vivado:
+        steps.append(f"make -C {folder / 'vivado'} bitstream, then vitessera package {folder}")
+    return "Next: " + "\n      ".join(steps)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from .board import DeviceLock, check_board, has_board
 from .build import CompiledModel, read_compiled
-from .errors import BoardError, OverlayError, VitesseraError
+from .errors import BoardError, BuildDirectoryError, OverlayError, VitesseraError
 from .inputs import Batch, Images, as_batch
 from .interface import VLNV
 from .results import Prediction, Profile, predict
@@ -117,7 +117,7 @@ class Accelerator:
             self._own_device = True
         elif self._device is None:
             check_board(model.config["board"], model.device_names)
-            self._device = pynq.Device.active_device
+            self._device = _board(pynq)
         self._lock = DeviceLock(self._device.tag)
         self._bitstream = self._overlay_file(model)
         self._load_overlay(model)
@@ -481,7 +481,28 @@ def _import_pynq() -> Any:  # noqa: ANN401
     return pynq
 
 
+def _board(pynq: Any) -> Any:  # noqa: ANN401
+    try:
+        return pynq.Device.active_device
+    except RuntimeError as error:
+        raise BoardError(
+            f"PYNQ finds no device ({error}).",
+            "Run it on a board; on a Zynq UltraScale+ first: source /etc/profile.d/xrt_setup.sh.",
+        ) from error
+
+
+def check_simulatable(folder: Path) -> None:
+    """Raises BuildDirectoryError when the RTL has stayed behind."""
+    if not (folder / "rtl").is_dir():
+        raise BuildDirectoryError(
+            f"{folder} holds no RTL, so it cannot be simulated: it comes from 'vitessera package' "
+            "and is for a board.",
+            "Run it on the board, or simulate the build directory that was packaged.",
+        )
+
+
 def _simulated_device(model: CompiledModel) -> Any:  # noqa: ANN401
+    check_simulatable(model.folder)
     try:
         from ..sim.board import SimulatedBoard
     except ImportError as error:

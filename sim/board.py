@@ -185,7 +185,8 @@ class SimulatedMemory:
     def free(self, block: _Block) -> None:
         """Gives a buffer's memory back; the accelerator may not touch it any more."""
         self._blocks.remove(block)
-        self._dram.revoke(block.address)
+        if self._dram.path.exists():  # the board may have been closed before
+            self._dram.revoke(block.address)
 
 
 # --- The device

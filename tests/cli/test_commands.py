@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import DIGITS, Command
+from vitessera.cli.main import COMMANDS
 from vitessera.codegen import isa
 from vitessera.codegen.assembler import parse_program
 from vitessera.codegen.boardfile import EXAMPLE
 from vitessera.codegen.boards import BOARDS
 from vitessera.codegen.builddir import read_build
 
-COMMANDS = ("inspect", "compile", "simulate", "report", "boards")
-
 
 def test_help_names_every_command(command: Command) -> None:
     outcome = command("--help")
     assert outcome.code == 0
-    assert all(name in outcome.output for name in COMMANDS)
+    for name in COMMANDS:
+        assert f"  vitessera {name} " in outcome.output
+        assert f"\n    {name} " in outcome.output
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -136,6 +137,18 @@ def test_compile_says_what_it_knows_about_images(command: Command, tmp_path: Pat
     found = read_build(build).preprocessing
     assert found is not None
     assert (found.mean, found.classes) == ((), tuple("abcdefghij"))
+
+
+def test_compile_says_what_comes_next(command: Command, tmp_path: Path) -> None:
+    model, build = DIGITS / "vit_digits.onnx", tmp_path / "build"
+    printed = command("compile", model, "-o", build, "--board", "pynq-z2").output
+    for step in ("vitessera simulate {}", "vitessera run {} IMAGES", "vitessera package {}"):
+        assert step.format(build) in printed
+    assert f"make -C {build}/vivado bitstream" in printed
+    (tmp_path / "none.toml").write_text('board = "custom"\n')
+    printed = command("compile", model, "-o", build, "--config", tmp_path / "none.toml").output
+    assert f"vitessera run {build} IMAGES" in printed
+    assert "bitstream" not in printed
 
 
 def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:

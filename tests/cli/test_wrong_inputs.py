@@ -17,26 +17,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import DIGITS, Command, Outcome
+from command_line import DIGITS, Command, assert_refused
 from vitessera.codegen import builddir, cache
 from vitessera.codegen.boardfile import EXAMPLE
 from vitessera.sim import verilator
 
 MODEL = DIGITS / "vit_digits.onnx"
 IMAGES = DIGITS / "digits.npz"
-
-
-def assert_refused(outcome: Outcome, *words: str) -> None:
-    """Exit code 2 and one paragraph that holds `words`."""
-    assert outcome.code == 2, outcome
-    assert "Traceback" not in outcome.errors
-    # Before the message: the stages that went well, and argparse's usage line.
-    message = outcome.errors.split("error: ")[-1].strip()
-    assert message, outcome
-    assert "\n\n" not in message
-    folded = " ".join(message.split())
-    for word in words:
-        assert word in folded, f"{word!r} is not in: {folded}"
 
 
 def save_images(path: Path, **arrays: np.ndarray) -> Path:
@@ -369,12 +356,6 @@ def test_output_below_a_file(command: Command, tmp_path: Path) -> None:
     assert_refused(
         command("compile", MODEL, "-o", tmp_path / "file" / "build"), "cannot be written"
     )
-
-
-@pytest.fixture
-def damaged(digits_build: Path, tmp_path: Path) -> Path:
-    """A copy of the digits build, to be damaged."""
-    return Path(shutil.copytree(digits_build, tmp_path / "build"))
 
 
 @pytest.mark.parametrize("name", ["simulate", "report"])

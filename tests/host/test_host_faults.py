@@ -33,6 +33,7 @@ from vitessera.host.errors import (
     IllegalInstructionError,
     OverlayError,
     RunTimeoutError,
+    VitesseraError,
 )
 from vitessera.sim.board_link import Request
 
@@ -371,6 +372,60 @@ def test_no_memory_for_another_model(folder: Path, right: Right) -> None:
         assert device.default_memory.allocated == held
         right(acc)
     device.close()
+
+
+def test_no_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pynq.pl_server.device import DeviceMeta
+    from vitessera.host import accelerator
+
+    monkeypatch.setattr(accelerator, "check_board", lambda *_: None)
+    monkeypatch.delattr(DeviceMeta, "_active_device", raising=False)
+    monkeypatch.setattr(DeviceMeta, "devices", [])
+    device = sys.modules["pynq"].Device
+    monkeypatch.delattr(device, "_active_device", raising=False)
+    with pytest.raises(BoardError, match="PYNQ finds no device"):
+        Accelerator(folder, simulate=False)
+
+
+def test_no_pynq(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynq", None)
+    with pytest.raises(BoardError, match="PYNQ cannot be imported"):
+        Accelerator(folder)
+
+
+def test_no_simulator(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vitessera.sim.board", None)
+    with pytest.raises(BoardError, match="no board here, and no simulator"):
+        Accelerator(folder, simulate=True)
+
+
+def test_no_bitstream(folder: Path) -> None:
+    from types import SimpleNamespace
+
+    device = SimpleNamespace(tag="board-without-bitstream")
+    with pytest.raises(OverlayError, match="there is no bitstream yet"):
+        Accelerator(folder, device=device)
+
+
+def test_an_archive_for_a_board(folder: Path, tmp_path: Path) -> None:
+    """What `vitessera package` packs has no RTL."""
+    import shutil
+
+    copy = tmp_path / "unpacked"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("rtl"))
+    with pytest.raises(BuildDirectoryError, match="holds no RTL"):
+        Accelerator(copy, simulate=True)
+
+
+def test_a_model_that_is_no_classifier(open_board: Open) -> None:
+    from dataclasses import replace
+
+    acc = open_board()
+    output = acc.model.outputs[0]
+    rows = replace(output, index=np.concatenate([output.index, output.index]))
+    acc._loaded = replace(acc._loaded, model=replace(acc.model, outputs=(rows,)))
+    with pytest.raises(VitesseraError, match="does not end in one row of class scores"):
+        acc.predict(np.zeros(acc.model.image, np.float32))
 
 
 def test_an_overlay_of_another_configuration(
