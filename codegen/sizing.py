@@ -24,11 +24,13 @@ from .schedule.timing import estimate
 
 # Tile, depth, lanes.
 SHAPES = ((16, 8, 16), (16, 4, 16), (8, 8, 8), (8, 4, 8), (8, 2, 8), (4, 4, 4), (4, 2, 4))
-# Of the part, so that Vivado can still place and route at the clock.
-HEADROOM = {"luts": 0.75, "flip_flops": 0.75, "bram36": 0.9, "uram": 0.95, "dsp": 0.9}
+# Of the part, so that Vivado can still place and route at the clock. LUTs are Yosys's, which packs
+# them less tightly than Vivado.
+HEADROOM = {"luts": 0.85, "flip_flops": 0.85, "bram36": 0.9, "uram": 0.95, "dsp": 0.9}
 GRAIN = 512  # words; what a block RAM holds at its widest
 ROOMY = 1 << (ADDRESS_BITS - 1)  # words; where a schedule shows what it needs
 WEIGHT_WORDS = (32768, 24576, 16384, 12288, 8192, 6144, 4096, 3072, 2048, 1024)
+STREAMED = ("parameter_words", "norm_words")
 BUFFERED_ROW_TILES = 2  # LayerNorm reads one while it writes the other
 
 
@@ -128,9 +130,15 @@ def _fit(graph: QuantGraph, base: HardwareConfig, board: Board) -> Pick:
     smallest = _deep(base, dict.fromkeys(_depths(base), GRAIN))
     _check(smallest, board)  # the logic alone; cheap
     needed = _needed(schedule(graph, base))
-    config = _with_weights(_deep(base, needed), board)
-    program = schedule(graph, config)
-    resources = estimate_resources(config, board.processor)
+    # What streams through gets by with little, as a rule.
+    little = needed | dict.fromkeys(STREAMED, GRAIN)
+    try:
+        config = _with_weights(_deep(base, little), board)
+        program = schedule(graph, config)
+    except CapacityError:
+        config = _with_weights(_deep(base, needed), board)
+        program = schedule(graph, config)
+    resources = estimate_resources(config, board)
     return Pick(board, program, estimate(program).cycles, resources)
 
 
@@ -174,7 +182,7 @@ def _check(config: HardwareConfig, board: Board) -> None:
 
 def _excess(config: HardwareConfig, board: Board) -> list[str]:
     """The resources of which `config` takes more than it may, in words."""
-    shares = _shares(estimate_resources(config, board.processor), board)
+    shares = _shares(estimate_resources(config, board), board)
     return [
         f"{share:.0%} of the {name.replace('_', ' ')}"
         for name, share in shares
