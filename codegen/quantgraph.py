@@ -22,7 +22,7 @@ import numpy.typing as npt
 from .errors import UnsupportedModelError
 from .graph import Function, Image
 from .lookup import by_name
-from .numerics import NormConstants
+from .numerics import IntArray, NormConstants
 
 Int8Array = npt.NDArray[np.int8]
 Int16Array = npt.NDArray[np.int16]
@@ -40,14 +40,15 @@ class Value:
         tokens, channels: its true size.
         bits: 8 or 16.
         scale: real value of one unit, per channel [channels].
-        offset: the integer that stands for real zero.
+        offset: the integer that stands for real zero; one, or one for each channel [channels]. May
+            lie outside the range of the integers.
     """
 
     tokens: int
     channels: int
     bits: int
     scale: FloatArray
-    offset: int = 0
+    offset: int | IntArray = 0
 
     def dequantize(self, integers: npt.NDArray[np.integer]) -> FloatArray:
         """Real values of `integers` [tokens, channels]."""
@@ -103,7 +104,7 @@ class PatchInput(QuantNode):
     prefix: int
 
     def __post_init__(self) -> None:
-        if self.value.offset:
+        if np.any(self.value.offset):
             raise UnsupportedModelError(
                 f"The patches {self.name} have offset {self.value.offset}.",
                 "Hosts make patches without offset; give them a symmetric scale.",

@@ -41,15 +41,22 @@ class Statistics:
         return float(max(self.high.max(), -self.low.min()))
 
     @property
-    def channel_range(self) -> FloatArray:
-        """Greatest magnitude of each channel that may be expected of many rows.
+    def centre(self) -> FloatArray:
+        """The middle of each channel's range; zero after a single row, which shows no range."""
+        middle: FloatArray = (self.high + self.low) / 2
+        return middle if self.evidence >= 2.0 else np.zeros_like(middle)
+
+    def reach(self, centre: FloatArray) -> FloatArray:
+        """Greatest distance from `centre` that may be expected of many rows, by channel.
 
         Of a class token each image shows one row only, and a few rows do not show a channel's
-        range: widened as the extremes of normal numbers grow with their count.
+        range: widened as the extremes of normal numbers grow with their count. A channel that did
+        not move at all may still do so, by a share of its value.
         """
         growth = _extreme(ENOUGH_EVIDENCE) / _extreme(min(max(self.evidence, 2.0), ENOUGH_EVIDENCE))
         margin = (self.high - self.low) / 2 * (growth - 1.0)
-        return np.maximum(self.high, -self.low) + margin
+        observed = np.maximum(self.high - centre, centre - self.low) + margin
+        return np.maximum(observed, np.abs(centre) / max(self.evidence, 1.0))
 
     @property
     def mean_square(self) -> FloatArray:

@@ -32,7 +32,7 @@ from ..graph import (
     PatchEmbed,
     SelectToken,
 )
-from ..numerics import INT8_MAX, INT16_MAX
+from ..numerics import INT8_MAX, INT16_MAX, IntArray
 from .calibrate import FloatArray, Statistics
 from .constants import Scale, exact_steps, norm_gain
 from .forms import INT8_READERS, Form, readers
@@ -134,8 +134,9 @@ def _int8_scale(evidence: Evidence, node: Node) -> Scale:
     if isinstance(node, Activation):
         return _lopsided(evidence, name) if feeds_products else _one_step(statistics)
     if feeds_products:
-        folded = _folded(evidence, name)
-        return _norm_scale(node, folded) if isinstance(node, LayerNorm) else folded
+        if isinstance(node, LayerNorm):
+            return _norm_scale(evidence, node)
+        return Scale(_folded(evidence, name, np.zeros(len(statistics.low))))
     if _only_as(evidence, name, 2):
         return _each_channel(statistics)
     partner = _partner(evidence, name)
@@ -147,17 +148,25 @@ def _int8_scale(evidence: Evidence, node: Node) -> Scale:
 def _copy_scale(evidence: Evidence, name: str, residual_step: float) -> Scale:
     if not _feeds_products(evidence, name):
         return _one_step(evidence.statistics[name])
-    step = _folded(evidence, name).step
+    centre = evidence.statistics[name].centre
+    step = _folded(evidence, name, centre)
     gain = np.full(len(step), residual_step)
-    return Scale(exact_steps(gain, np.zeros(len(step)), step))
+    return _around(centre, exact_steps(gain, -centre, step))
 
 
-def _norm_scale(node: LayerNorm, scale: Scale) -> Scale:
-    """Close to `scale`, and such that LayerNorm's integers are accurate in every channel."""
+def _norm_scale(evidence: Evidence, node: LayerNorm) -> Scale:
+    """Such that LayerNorm's integers are accurate in every channel."""
     gain, beta = norm_gain(node.gamma.astype(np.float64)), node.beta.astype(np.float64)
+    centre = evidence.statistics[node.name].centre
+    step = _folded(evidence, node.name, centre)
     # One channel that hardly varies must not take the others' bits.
-    smallest = np.maximum(np.abs(node.gamma), np.abs(node.beta)) / LARGEST_GAIN
-    return Scale(exact_steps(gain, beta, np.maximum(scale.step, smallest)))
+    smallest = np.maximum(np.abs(node.gamma), np.abs(beta - centre)) / LARGEST_GAIN
+    return _around(centre, exact_steps(gain, beta - centre, np.maximum(step, smallest)))
+
+
+def _around(centre: FloatArray, step: FloatArray) -> Scale:
+    """Each channel's centre becomes integer zero: LayerNorm's beta takes the offset for nothing."""
+    return Scale(step, -np.rint(centre / step).astype(np.int64))
 
 
 def _feeds_products(evidence: Evidence, name: str) -> bool:
@@ -190,20 +199,20 @@ def _partner(evidence: Evidence, name: str) -> str | None:
     return (key if name == query else query) if free and products else None
 
 
-def _ranges(statistics: Statistics) -> FloatArray:
-    """The range of each channel; the fewer rows were seen, the less the channels may differ."""
-    observed = statistics.channel_range
+def _ranges(statistics: Statistics, centre: FloatArray) -> FloatArray:
+    """The reach of each channel; the fewer rows were seen, the less the channels may differ."""
+    observed = statistics.reach(centre)
     largest = _positive(float(observed.max()))
     return np.maximum(observed, largest * max(SMALLEST_RANGE, 1.0 / statistics.evidence**2))
 
 
 def _one_step(statistics: Statistics) -> Scale:
     step = np.full(len(statistics.low), _positive(statistics.range) / INT8_MAX)
-    return _clipped(statistics, step, np.ones(len(step)))
+    return Scale(_clipped(statistics.sample, step, np.ones(len(step))))
 
 
 def _each_channel(statistics: Statistics) -> Scale:
-    step = _ranges(statistics) / INT8_MAX
+    step = _ranges(statistics, np.zeros(len(statistics.low))) / INT8_MAX
     if not statistics.is_ample:
         return Scale(step)
     candidates = [step * factor for factor in CLIPPING]
@@ -214,9 +223,12 @@ def _each_channel(statistics: Statistics) -> Scale:
 
 def _balanced(statistics: Statistics, partner: Statistics) -> Scale:
     """Queries and keys: step times the partner's step is the same in each channel."""
-    own, other = _ranges(statistics), _ranges(partner)
+    zero = np.zeros(len(statistics.low))
+    own, other = _ranges(statistics, zero), _ranges(partner, zero)
     step = np.sqrt(own / other * (own * other).max()) / INT8_MAX
-    return _clipped(statistics, step, partner.mean_square) if statistics.is_ample else Scale(step)
+    if not statistics.is_ample:
+        return Scale(step)
+    return Scale(_clipped(statistics.sample, step, partner.mean_square))
 
 
 def _lopsided(evidence: Evidence, name: str) -> Scale:
@@ -238,32 +250,34 @@ def _spread(low: float, high: float) -> Scale:
     return Scale(np.array([step]), round(-INT8_MAX - low / step))
 
 
-def _folded(evidence: Evidence, name: str) -> Scale:
-    """A value that products read: the steps even out the channels as far as it pays."""
+def _folded(evidence: Evidence, name: str, centre: FloatArray) -> FloatArray:
+    """The steps of a value that products read: they even out the channels as far as it pays."""
     statistics, importance = evidence.statistics[name], _importance(evidence, name)
     weights = list(_weights(evidence, name))
-    ranges = _ranges(statistics)
+    ranges = _ranges(statistics, centre)
     largest = float(ranges.max())
+    sample = statistics.sample - centre
     candidates = [(ranges / largest) ** exponent * largest / INT8_MAX for exponent in EXPONENTS]
     errors = [
-        _rounding_error(statistics.sample, step) @ importance
+        _rounding_error(sample, step) @ importance
         + sum(_weight_error(weight, step, statistics.mean_square) for weight in weights)
         for step in candidates
     ]
     best = candidates[int(np.argmin(errors))]
-    return _clipped(statistics, best, importance) if statistics.is_ample else Scale(best)
+    return _clipped(sample, best, importance) if statistics.is_ample else best
 
 
-def _clipped(statistics: Statistics, step: FloatArray, importance: FloatArray) -> Scale:
+def _clipped(sample: FloatArray, step: FloatArray, importance: FloatArray) -> FloatArray:
     """`step` times the best common factor."""
-    errors = [_rounding_error(statistics.sample, step * f) @ importance for f in CLIPPING]
-    return Scale(step * CLIPPING[int(np.argmin(errors))])
+    errors = [_rounding_error(sample, step * f) @ importance for f in CLIPPING]
+    best: FloatArray = step * CLIPPING[int(np.argmin(errors))]
+    return best
 
 
 # --- Errors --------------------------------------------------------------------------------------
 
 
-def _rounding_error(sample: FloatArray, step: FloatArray, offset: int = 0) -> FloatArray:
+def _rounding_error(sample: FloatArray, step: FloatArray, offset: int | IntArray = 0) -> FloatArray:
     """Mean square error of each channel when `sample` goes through int8."""
     integers = np.clip(np.rint(sample / step) + offset, -INT8_MAX, INT8_MAX)
     error: FloatArray = np.square((integers - offset) * step - sample).mean(axis=0)
