@@ -22,7 +22,7 @@ import numpy.typing as npt
 from .errors import UnsupportedModelError
 from .graph import Function, Image
 from .lookup import by_name
-from .numerics import IntArray, NormConstants
+from .numerics import NormConstants
 
 Int8Array = npt.NDArray[np.int8]
 Int16Array = npt.NDArray[np.int16]
@@ -40,15 +40,15 @@ class Value:
         tokens, channels: its true size.
         bits: 8 or 16.
         scale: real value of one unit, per channel [channels].
-        offset: the integer that stands for real zero; one, or one for each channel [channels]. May
-            lie outside the range of the integers.
+        offset: what stands for real zero; one number, or one for each channel [channels]. May lie
+            between integers and outside their range.
     """
 
     tokens: int
     channels: int
     bits: int
     scale: FloatArray
-    offset: int | IntArray = 0
+    offset: float | FloatArray = 0
 
     def dequantize(self, integers: npt.NDArray[np.integer]) -> FloatArray:
         """Real values of `integers` [tokens, channels]."""
@@ -133,6 +133,9 @@ class Product(QuantNode):
 @dataclass(frozen=True)
 class Attention(QuantNode):
     """Multi-head attention of the int8 values (query, key, value); the result is int8.
+
+    The key's offset adds the same to all scores of a row, and softmax does not see it. The value's
+    stands, divided by the steps' ratio, for the result's: a row's probabilities add up to one.
 
     Per head, scores = requantize(q @ k.T) in numerics.SCORE_FRACTION_BITS of log2 (scores has one
     multiplier, shift and a zero bias, arrays of length 1); probabilities by numerics.softmax_beat;

@@ -32,7 +32,7 @@ from ..graph import (
     PatchEmbed,
     SelectToken,
 )
-from ..numerics import INT8_MAX, INT16_MAX, IntArray
+from ..numerics import INT8_MAX, INT16_MAX
 from .calibrate import FloatArray, Statistics
 from .constants import Scale, exact_steps, norm_gain
 from .forms import INT8_READERS, Form, readers
@@ -136,12 +136,13 @@ def _int8_scale(evidence: Evidence, node: Node) -> Scale:
     if feeds_products:
         if isinstance(node, LayerNorm):
             return _norm_scale(evidence, node)
-        return Scale(_folded(evidence, name, np.zeros(len(statistics.low))))
+        centre = _mix_centre(evidence, node) if isinstance(node, Attention) else statistics.centre
+        return _around(centre, _folded(evidence, name, centre))
     if _only_as(evidence, name, 2):
-        return _each_channel(statistics)
+        return _each_channel(statistics, _value_centre(evidence, name))
     partner = _partner(evidence, name)
     if partner is not None:
-        return _balanced(statistics, evidence.statistics[partner])
+        return _balanced(evidence, name, partner)
     return _one_step(statistics)
 
 
@@ -165,8 +166,8 @@ def _norm_scale(evidence: Evidence, node: LayerNorm) -> Scale:
 
 
 def _around(centre: FloatArray, step: FloatArray) -> Scale:
-    """Each channel's centre becomes integer zero: LayerNorm's beta takes the offset for nothing."""
-    return Scale(step, -np.rint(centre / step).astype(np.int64))
+    """Integer zero stands for each channel's centre; a bias or LayerNorm's beta takes that up."""
+    return Scale(step, -centre / step)
 
 
 def _feeds_products(evidence: Evidence, name: str) -> bool:
@@ -211,24 +212,52 @@ def _one_step(statistics: Statistics) -> Scale:
     return Scale(_clipped(statistics.sample, step, np.ones(len(step))))
 
 
-def _each_channel(statistics: Statistics) -> Scale:
-    step = _ranges(statistics, np.zeros(len(statistics.low))) / INT8_MAX
+def _mix_centre(evidence: Evidence, node: Attention) -> FloatArray:
+    """What integer zero stands for in an attention's values and in its result.
+
+    The probabilities of a row add up to one: what is taken from all values is missing in the
+    result, and the readers of the result add it again.
+    """
+    graph, value = evidence.graph, node.inputs[2]
+    centre = evidence.statistics[node.name].centre
+    alone = isinstance(graph[value], Linear) and _only_as(evidence, value, 2)
+    free = alone and len(list(readers(graph, value))) == 1 and _feeds_products(evidence, node.name)
+    return centre if free else np.zeros_like(centre)
+
+
+def _value_centre(evidence: Evidence, name: str) -> FloatArray:
+    attention, _ = next(readers(evidence.graph, name))
+    assert isinstance(attention, Attention)
+    return _mix_centre(evidence, attention)
+
+
+def _each_channel(statistics: Statistics, centre: FloatArray) -> Scale:
+    step = _ranges(statistics, centre) / INT8_MAX
     if not statistics.is_ample:
-        return Scale(step)
+        return _around(centre, step)
     candidates = [step * factor for factor in CLIPPING]
-    errors = np.array([_rounding_error(statistics.sample, c) for c in candidates])
+    errors = np.array([_rounding_error(statistics.sample - centre, c) for c in candidates])
     best = errors.argmin(axis=0)
-    return Scale(np.array(candidates)[best, np.arange(len(step))])
+    return _around(centre, np.array(candidates)[best, np.arange(len(step))])
 
 
-def _balanced(statistics: Statistics, partner: Statistics) -> Scale:
+def _balanced(evidence: Evidence, name: str, partner: str) -> Scale:
     """Queries and keys: step times the partner's step is the same in each channel."""
-    zero = np.zeros(len(statistics.low))
-    own, other = _ranges(statistics, zero), _ranges(partner, zero)
-    step = np.sqrt(own / other * (own * other).max()) / INT8_MAX
-    if not statistics.is_ample:
-        return Scale(step)
-    return Scale(_clipped(statistics.sample, step, partner.mean_square))
+    statistics, other = evidence.statistics[name], evidence.statistics[partner]
+    centre = _score_centre(evidence, name)
+    own_reach = _ranges(statistics, centre)
+    reach = _ranges(other, _score_centre(evidence, partner))
+    step = np.sqrt(own_reach / reach * (own_reach * reach).max()) / INT8_MAX
+    if statistics.is_ample:
+        step = _clipped(statistics.sample - centre, step, other.mean_square)
+    return _around(centre, step)
+
+
+def _score_centre(evidence: Evidence, name: str) -> FloatArray:
+    """Of keys the centre: it adds the same to all scores of a row, which softmax does not see."""
+    attention, _ = next(readers(evidence.graph, name))
+    centre = evidence.statistics[name].centre
+    return centre if attention.inputs[1] == name else np.zeros_like(centre)
 
 
 def _lopsided(evidence: Evidence, name: str) -> Scale:
@@ -277,7 +306,9 @@ def _clipped(sample: FloatArray, step: FloatArray, importance: FloatArray) -> Fl
 # --- Errors --------------------------------------------------------------------------------------
 
 
-def _rounding_error(sample: FloatArray, step: FloatArray, offset: int | IntArray = 0) -> FloatArray:
+def _rounding_error(
+    sample: FloatArray, step: FloatArray, offset: float | FloatArray = 0
+) -> FloatArray:
     """Mean square error of each channel when `sample` goes through int8."""
     integers = np.clip(np.rint(sample / step) + offset, -INT8_MAX, INT8_MAX)
     error: FloatArray = np.square((integers - offset) * step - sample).mean(axis=0)
