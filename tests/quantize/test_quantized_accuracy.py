@@ -121,14 +121,34 @@ def test_hoisted_selection_gives_the_same_output() -> None:
     assert np.allclose(before[old], after[new], atol=1e-5)
 
 
-def test_last_mlp_runs_on_the_class_token_alone() -> None:
+def test_last_block_runs_on_the_class_token_alone() -> None:
     graph = random_vit(3)
     quantgraph = quantize(graph, default_calibration(graph))
     tokens = {node.name: node.value.tokens for node in quantgraph}
-    assert tokens["blocks.1.attn"] == 10
-    assert [tokens[name] for name in ("blocks.1.add1", "blocks.1.gelu", "norm", "head")] == [1] * 4
+    assert [tokens[f"blocks.1.attn.{part}"] for part in "qkv"] == [1, 10, 10]
+    names = ("blocks.1.attn", "blocks.1.add1", "blocks.1.gelu", "norm", "head")
+    assert [tokens[name] for name in names] == [1] * 5
     selected = {node.inputs[0] for node in quantgraph if isinstance(node, SelectToken)}
-    assert selected == {"blocks.1.attn", "blocks.0.add2"}
+    assert selected == {"blocks.1.norm1", "blocks.0.add2"}
+
+
+@pytest.mark.parametrize("reads", [("k", "k", "v"), ("q", "v", "v"), ("k", "k", "k")])
+def test_selection_takes_the_queries_alone(reads: tuple[str, str, str]) -> None:
+    """Also when one value is queries and keys, or keys and values."""
+    graph = random_vit(3)
+    inputs = tuple(f"blocks.1.attn.{part}" for part in reads)
+    nodes = tuple(
+        dataclasses.replace(node, inputs=inputs) if node.name == "blocks.1.attn" else node
+        for node in graph
+        if node.name not in {f"blocks.1.attn.{part}" for part in set("qkv") - set(reads)}
+    )
+    shared = dataclasses.replace(graph, nodes=nodes)
+    hoisted = hoist_selections(shared)
+    assert [hoisted.shapes()[name][0] for name in hoisted["blocks.1.attn"].inputs] == [1, 10, 10]
+    images = random_images(shared, 4, seed=1)
+    before, after = evaluate(shared, images), evaluate(hoisted, images)
+    assert np.allclose(before["head"], after["head"], atol=1e-5)
+    assert output_cosine(shared) > 0.995
 
 
 def test_selection_stays_behind_a_value_that_others_read() -> None:
