@@ -12,6 +12,10 @@ Where the hardware gives each channel its own scale for nothing, it is used:
   (the exponent of SmoothQuant, arXiv 2211.10438), and searched for;
 - attention values: `mix` has a multiplier for each channel;
 - queries and keys: their scales only need the same product in each channel.
+
+So is a zero point for each channel: a channel that hardly leaves a large value, as outliers of the
+residual stream do, then keeps its bits. Readers fold it into their bias; what an attention takes
+from its values is missing in its result; softmax does not see what is added to all keys.
 """
 
 from __future__ import annotations
