@@ -82,4 +82,6 @@ class DeviceLock:
 
     def release(self) -> None:
         """Gives the device free; doing so again changes nothing."""
-        self._file.close()
+        if not self._file.closed:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked process may hold the file, too
+            self._file.close()
