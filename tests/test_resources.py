@@ -64,6 +64,21 @@ def test_a_cell_that_nobody_knows() -> None:
     assert "report it" in str(error.value)
 
 
+@pytest.mark.parametrize("board", BOARDS.values(), ids=lambda board: board.name)
+def test_the_logic_of_every_board_fits_its_part(board: Board) -> None:
+    estimate = estimate_resources(board.config, board)
+    for name in ("luts", "flip_flops", "dsp"):
+        assert getattr(estimate, name) <= 0.9 * getattr(board.resources, name), name
+
+
+def test_ultra_ram_is_counted_where_there_is_some() -> None:
+    deep = HardwareConfig(tile=16, lanes=16, bus_bits=128, left_words=8192)
+    with_ultra = estimate_resources(deep, BOARDS["kv260"])
+    without = estimate_resources(deep, BOARDS["zcu102"])
+    assert with_ultra.uram > 0 == without.uram
+    assert without.bram36 > with_ultra.bram36
+
+
 def test_the_report_sums_up() -> None:
     modules = {
         "tile_engine": Resources(luts=100, dsp=128),
