@@ -22,8 +22,19 @@ from .resources import estimate_resources
 from .schedule import schedule
 from .schedule.timing import estimate
 
-# Tile, depth, lanes.
-SHAPES = ((16, 8, 16), (16, 4, 16), (8, 8, 8), (8, 4, 8), (8, 2, 8), (4, 4, 4), (4, 2, 4))
+# Tile, depth, lanes. Half of the lanes are enough for most networks, and save LUTs and DSPs.
+SHAPES = (
+    (16, 8, 16),
+    (16, 4, 16),
+    (16, 4, 8),
+    (8, 8, 8),
+    (8, 4, 4),
+    (8, 4, 8),
+    (8, 2, 4),
+    (4, 4, 4),
+    (4, 2, 2),
+)
+GAIN = 1.03  # that a further shape must promise to be looked at
 # Of the part, so that Vivado can still place and route at the clock. LUTs are Yosys's, which packs
 # them less tightly than Vivado.
 HEADROOM = {"luts": 0.85, "flip_flops": 0.85, "bram36": 0.9, "uram": 0.95, "dsp": 0.9}
@@ -76,7 +87,7 @@ def pick(graph: QuantGraph, board: Board) -> Pick:
     refusal: CapacityError | None = None
     for shape in SHAPES:
         base = _base(board, *shape)
-        if best is not None and _bound(best, base) <= best.images_per_second:
+        if best is not None and _bound(best, base) < GAIN * best.images_per_second:
             continue
         try:
             found = _fit(graph, base, board)

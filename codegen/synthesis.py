@@ -25,6 +25,7 @@ from .cache import cached_text
 from .config import HardwareConfig
 from .errors import ToolError
 from .resources import of_cells, total
+from .toplevel import INSTANCES
 
 # As synth_xilinx calls them.
 FAMILIES = {ProcessorKind.ZYNQ_7000: "xc7", ProcessorKind.ZYNQ_ULTRASCALE: "xcup"}
@@ -202,7 +203,7 @@ class ResourceReport:
         return self.total.dsp / self.config.macs
 
     def to_text(self) -> str:
-        """As text for people: kernels, then memories, then what lies around them."""
+        """As text for people."""
         part = self.board.resources
         names = [field.name for field in fields(Resources)]
         shares = (
@@ -224,12 +225,16 @@ class ResourceReport:
 
 
 def _rows(modules: Mapping[str, Resources]) -> Iterator[tuple[str, Resources]]:
-    """The modules in the report's order; those of which there are many alike as one."""
+    """Kernels in the order of the data, then the rest; modules of which there are many as one."""
     kinds = {
         "streams": [name for name in modules if name.startswith("to_")],
         "queues": [name for name in modules if name.endswith("_queue")],
     }
-    single = [name for name in modules if not any(name in many for many in kinds.values())]
+    place = {name: index for index, name in enumerate(INSTANCES)}
+    single = sorted(
+        (name for name in modules if not any(name in many for many in kinds.values())),
+        key=lambda name: place.get(name, len(place)),
+    )
     yield from ((name, modules[name]) for name in single)
     yield from ((kind, total(modules[name] for name in many)) for kind, many in kinds.items())
 

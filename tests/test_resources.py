@@ -17,7 +17,15 @@ WITHIN = 0.15
 # Small counts cannot be told to a share: one block or slice more or less is always allowed.
 ONE = 1.0
 
-SEEN = HardwareConfig(tile=8, depth=4, lanes=4, right_words=4096, residual_words=4096)
+SEEN = HardwareConfig(
+    tile=4,
+    lanes=4,
+    left_words=3000,
+    right_words=5000,
+    residual_words=2048,
+    norm_buffer_words=700,
+)
+THRIFTY = HardwareConfig(lanes=4, right_words=4096, residual_words=4096)
 UNSEEN = HardwareConfig(
     tile=4,
     depth=2,
@@ -64,6 +72,21 @@ def test_a_cell_that_nobody_knows() -> None:
     assert "report it" in str(error.value)
 
 
+@pytest.mark.parametrize("board", BOARDS.values(), ids=lambda board: board.name)
+def test_the_logic_of_every_board_fits_its_part(board: Board) -> None:
+    estimate = estimate_resources(board.config, board)
+    for name in ("luts", "flip_flops", "dsp"):
+        assert getattr(estimate, name) <= 0.9 * getattr(board.resources, name), name
+
+
+def test_ultra_ram_is_counted_where_there_is_some() -> None:
+    deep = HardwareConfig(tile=16, lanes=16, bus_bits=128, left_words=8192)
+    with_ultra = estimate_resources(deep, BOARDS["kv260"])
+    without = estimate_resources(deep, BOARDS["zcu102"])
+    assert with_ultra.uram > 0 == without.uram
+    assert without.bram36 > with_ultra.bram36
+
+
 def test_the_report_sums_up() -> None:
     modules = {
         "tile_engine": Resources(luts=100, dsp=128),
@@ -102,9 +125,9 @@ def test_the_model_is_near_yosys(config: HardwareConfig, board: str) -> None:
 @needs_yosys
 def test_two_products_share_a_dsp() -> None:
     """In the whole accelerator, not in the engine alone."""
-    report = measured(SEEN, BOARDS["pynq-z2"])
+    report = measured(THRIFTY, BOARDS["pynq-z2"])
     assert report.dsp_per_mac <= 0.55
-    assert report.total.dsp == SEEN.macs // 2 + DSPS_PER_LANE * SEEN.lanes
+    assert report.total.dsp == THRIFTY.macs // 2 + DSPS_PER_LANE * THRIFTY.lanes
 
 
 @synth

@@ -27,7 +27,14 @@ DIGITS = Path("examples", "digits")
 # Rows, depth, columns: a small square, and the first MLP layer of DeiT-Tiny.
 PRODUCTS = ((64, 64, 64), (197, 192, 768))
 # On chip must fit: the larger product's operands and result, and all of DeiT-Tiny's tokens.
-MACS_256 = HardwareConfig(left_words=8192, residual_words=20480, norm_buffer_words=1024)
+MACS_256 = HardwareConfig(
+    lanes=4,
+    left_words=8192,
+    probability_words=128,
+    residual_words=40960,
+    norm_words=512,
+    norm_buffer_words=1024,
+)
 MACS_1024 = replace(BOARDS["zcu104"].config, board="custom")
 SMALL = Configuration("256 MACs, 64 bit", MACS_256)
 LARGE = Configuration("1024 MACs, 128 bit", MACS_1024)
