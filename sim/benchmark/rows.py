@@ -21,13 +21,14 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from ...codegen import toplevel
-from ...codegen.builddir import read_build
+from ...codegen.builddir import Build, read_build
 from ...codegen.cache import CACHE_VARIABLE
 from ...codegen.config import HardwareConfig
 from ...codegen.errors import ToolError
 from ...codegen.program import pack_input
 from ...codegen.reference import Reference
 from ...codegen.schedule.product import product_patches, product_program
+from ...codegen.schedule.timing import estimate
 from ..accelerator import DramTiming, simulate
 from ..verify import verify
 
@@ -63,6 +64,7 @@ class Row:
             do not depend on.
         ideal_cycles: those over `macs`.
         rtl_cycles: for a product from first to last compute cycle; for a model start to done.
+        predicted_cycles: by schedule/timing.py; 0 for a product, and where the DRAM is slow.
         mac_peak_share: ideal over RTL cycles.
         bit_exact: the result equals the integer reference.
         busy_cycles: by unit.
@@ -89,8 +91,15 @@ class Row:
     dram_written_bytes: int
     on_chip_bytes: int
     sim_seconds: float
+    predicted_cycles: int = 0
     compile_seconds: float = 0.0
     compile_peak_bytes: int = 0
+
+    @property
+    def prediction_error(self) -> float:
+        """Of the cycles, as a share; 0 where nothing was predicted."""
+        predicted = self.predicted_cycles
+        return abs(predicted - self.rtl_cycles) / self.rtl_cycles if predicted else 0.0
 
 
 def product(configuration: Configuration, size: tuple[int, int, int]) -> Row:
@@ -153,9 +162,15 @@ def network(configuration: Configuration, model: Path, calibration: Path) -> Row
         dram_written_bytes=counters["WRITE_BEATS"] * hardware.bus_bits // 8,
         on_chip_bytes=hardware.on_chip_bytes,
         sim_seconds=outcome.seconds,
+        predicted_cycles=_predicted(build, configuration),
         compile_seconds=seconds,
         compile_peak_bytes=peak,
     )
+
+
+def _predicted(build: Build, configuration: Configuration) -> int:
+    usual = configuration.timing == DramTiming()
+    return estimate(build.program).cycles if usual else 0
 
 
 def _busy(counters: Mapping[str, int]) -> dict[str, int]:
