@@ -101,6 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nvitessera: interrupted; nothing half-written is left behind.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except MemoryError:
+        return _fail(
+            ToolError(
+                "Memory ran out; nothing half-written is left behind.",
+                "Close other programs, or use a machine with more: ViT-Base takes 4 GB.",
+            )
+        )
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`.
         sys.stderr.close()

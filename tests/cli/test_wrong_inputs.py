@@ -504,6 +504,26 @@ def test_resources_of_an_unknown_part(
     assert_refused(command("report", digits_build, "--resources", *arguments), *words)
 
 
+def test_memory_runs_out(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("vitessera.codegen.toplevel.generate", generate)
+    outcome = command("compile", MODEL, "-o", tmp_path / "build")
+    assert_refused(outcome, "Memory ran out", "Close other programs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_simulation_to_draw(command: Command, digits_build: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "build"
+    shutil.copytree(digits_build, copy)
+    (copy / "simulation.json").unlink(missing_ok=True)
+    outcome = command("report", copy, "--timeline", tmp_path / "timeline.png")
+    assert outcome.code == 2
+    assert "holds no simulation to draw a timeline of" in outcome.errors
+    assert f"vitessera simulate {copy}" in outcome.errors
+
+
 def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(_: object) -> int:
         raise KeyboardInterrupt
