@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import Any
 
 from . import isa
 from .boards import BOARDS, Board, Resources
 from .config import ADDRESS_BITS, HardwareConfig, Memory
-from .errors import CapacityError, UnsupportedModelError
+from .errors import CapacityError
 from .program import Program
 from .quantgraph import QuantGraph
 from .report import report
@@ -82,6 +83,7 @@ def pick(graph: QuantGraph, board: Board) -> Pick:
         CapacityError: none fits; names the tensor and memory that did not, in the smallest.
         UnsupportedModelError: a combination of nodes that has no instructions.
     """
+    needs = _Needs(graph)
     best: Pick | None = None
     refusal: CapacityError | None = None
     for shape in SHAPES:
@@ -89,7 +91,7 @@ def pick(graph: QuantGraph, board: Board) -> Pick:
         if best is not None and _bound(best, base) < GAIN * best.images_per_second:
             continue
         try:
-            found = _fit(graph, base, board)
+            found = _fit(graph, base, board, needs)
         except CapacityError as error:
             refusal = error
             continue
@@ -102,15 +104,47 @@ def pick(graph: QuantGraph, board: Board) -> Pick:
 
 
 def boards_that_would_do(graph: QuantGraph) -> list[str]:
-    """Names of the boards that an accelerator for `graph` fits."""
-    found = []
-    for board in BOARDS.values():
-        try:
-            pick(graph, board)
-        except (CapacityError, UnsupportedModelError):
-            continue
-        found.append(board.name)
-    return found
+    """Names of the boards that an accelerator for `graph` fits, by the depth of its memories."""
+    needs = _Needs(graph)
+    return [board.name for board in BOARDS.values() if _would_do(board, needs)]
+
+
+def _would_do(board: Board, needs: _Needs) -> bool:
+    bases = (_base(board, *shape) for shape in SHAPES)
+    return any(not _excess(_deep(base, needs.about(base)), board) for base in bases)
+
+
+class _Needs:
+    """How deep a graph's memories must be, roughly and without a schedule for each shape.
+
+    One schedule, for the shape that takes least time, tells the bytes; other shapes pack the same
+    bytes into other words.
+    """
+
+    def __init__(self, graph: QuantGraph) -> None:
+        self._graph = graph
+
+    @cached_property
+    def _known(self) -> tuple[HardwareConfig, dict[str, int]]:
+        config = _base(next(iter(BOARDS.values())), *SHAPES[0])
+        return config, _used(schedule(self._graph, config))
+
+    def about(self, config: HardwareConfig) -> dict[str, int]:
+        """Depths for `config`: at least that, a little padding aside."""
+        known, depths = self._known
+        rough = {
+            name: depth * _bits(known, name) // _bits(config, name)
+            for name, depth in depths.items()
+        }
+        return {name: max(1, depth * 4 // 5) for name, depth in rough.items()} | dict.fromkeys(
+            (*STREAMED, "right_words"), GRAIN
+        )
+
+
+def _bits(config: HardwareConfig, name: str) -> int:
+    """Of a word of the memory whose depth is called `name`."""
+    memory = name.removesuffix("_words")
+    return config.word_bits(Memory.RESIDUAL if memory == "norm_buffer" else Memory(memory))
 
 
 def _base(board: Board, tile: int, depth: int, lanes: int) -> HardwareConfig:
@@ -135,11 +169,12 @@ def _bound(best: Pick, base: HardwareConfig) -> float:
     return base.clock_mhz * 1e6 * base.macs / macs
 
 
-def _fit(graph: QuantGraph, base: HardwareConfig, board: Board) -> Pick:
+def _fit(graph: QuantGraph, base: HardwareConfig, board: Board, needs: _Needs) -> Pick:
     """The engine of `base` with memories that suit graph and board."""
-    smallest = _deep(base, dict.fromkeys(_depths(base), GRAIN))
-    _check(smallest, board)  # the logic alone; cheap
-    needed = _needed(schedule(graph, base))
+    _check(_deep(base, dict.fromkeys(_depths(base), GRAIN)), board)  # the logic alone
+    _check(_deep(base, needs.about(base)), board)
+    used = _used(schedule(graph, base))
+    needed = {name: -(-depth // GRAIN) * GRAIN for name, depth in used.items()}
     # What streams through gets by with little, as a rule.
     little = needed | dict.fromkeys(STREAMED, GRAIN)
     try:
@@ -156,8 +191,8 @@ def _depths(config: HardwareConfig) -> Iterator[str]:
     return (field.name for field in fields(config) if field.name.endswith("_words"))
 
 
-def _needed(program: Program) -> dict[str, int]:
-    """Depth of each memory but that of the weights, by its name in HardwareConfig."""
+def _used(program: Program) -> dict[str, int]:
+    """Words used of each memory but that of the weights, by its name in HardwareConfig."""
     used = {entry.memory: entry.used for entry in report(program).memories}
     depths = {
         f"{memory.value}_words": used[memory.value]
@@ -167,7 +202,7 @@ def _needed(program: Program) -> dict[str, int]:
     beats = program.config.beats_per_tile
     norms = [i.inner * beats for i in program.instructions if isinstance(i, isa.Norm)]
     depths["norm_buffer_words"] = BUFFERED_ROW_TILES * max(norms, default=1)
-    return {name: -(-depth // GRAIN) * GRAIN for name, depth in depths.items()}
+    return depths
 
 
 def _with_weights(config: HardwareConfig, board: Board) -> HardwareConfig:
