@@ -17,8 +17,8 @@ from .preprocessing import Given, find_preprocessing
 from .program import Program
 from .quantgraph import QuantGraph
 from .quantize import default_calibration, quantize
-from .schedule import schedule
-from .sizing import boards_that_would_do, pick
+from .schedule.split import schedule_in_parts
+from .sizing import boards_that_would_do, pick, plan
 from .vivado import check_board, vivado_sources
 
 Announce = Callable[[str], None]
@@ -73,6 +73,7 @@ def compile_model(
             "quantization.txt": quantreport.to_text(errors),
             "program.json": resources.to_json(),
             "program.txt": resources.to_text(),
+            "plan.txt": plan(quantized, program),
             "assembler.txt": print_program(program),
             "registers.json": registers.host_constants(),
         },
@@ -86,7 +87,9 @@ def compile_model(
 def _program(graph: QuantGraph, target: HardwareConfig | Board) -> Program:
     """The schedule for `target`; CapacityError names the boards that would do."""
     try:
-        return pick(graph, target).program if isinstance(target, Board) else schedule(graph, target)
+        if isinstance(target, Board):
+            return pick(graph, target).program
+        return schedule_in_parts(graph, target)
     except CapacityError as error:
         boards = ", ".join(boards_that_would_do(graph))
         fitting = f"It fits: {boards}." if boards else "It fits none of the boards that are known."

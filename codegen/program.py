@@ -25,7 +25,7 @@ from .errors import BuildDirectoryError, HostBufferError, ProgramError, Vitesser
 from .isa import Instruction, decode
 from .packing import Int8Array, Int16Array, pack_operand, round_up, to_dram, unpack_residual
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
 _INSTRUCTIONS = "program.bin"
@@ -156,6 +156,7 @@ class Program:
         layers: in execution order.
         allocations: the memory plan.
         values: where intermediate values can be observed.
+        parts: that hidden layers were cut into, to fit on chip (schedule/split.py).
     """
 
     config: HardwareConfig
@@ -167,6 +168,7 @@ class Program:
     layers: tuple[Layer, ...] = ()
     allocations: tuple[Allocation, ...] = ()
     values: tuple[StoredValue, ...] = ()
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if len(self.labels) != len(self.instructions):
@@ -253,6 +255,7 @@ def save_program(program: Program, folder: Path) -> None:
         "outputs": [dataclasses.asdict(output) for output in program.outputs],
         "layers": [dataclasses.asdict(layer) for layer in program.layers],
         "labels": program.labels,
+        "parts": program.parts,
         "allocations": [_memory_by_name(entry) for entry in program.allocations],
         "values": [_memory_by_name(entry) for entry in program.values],
     }
@@ -311,6 +314,7 @@ def _rebuild(description: Mapping[str, Any], instructions: bytes, weights: bytes
             for at in words
         ),
         labels=tuple(description["labels"]),
+        parts=int(description["parts"]),
         weights=weights,
         input=InputDescription(**_tuples(description["input"])),
         outputs=tuple(OutputDescription(**_tuples(entry)) for entry in description["outputs"]),

@@ -1,13 +1,14 @@
 """Which accelerator is built for a model on a board: the fastest that fits.
 
 Candidates are shapes of the engine, largest first. For each, the memories are made as deep as the
-model's schedule needs, and weights get what block RAM is left. Speed is the schedule's estimate
-(schedule/timing.py), size the model of resources.py; both are held against RTL and Yosys by tests.
+model's schedule needs, and weights get what block RAM is left. Only if none fits, hidden layers are
+cut into parts (schedule/split.py). Speed is the schedule's estimate (schedule/timing.py), size the
+model of resources.py; both are held against RTL and Yosys by tests.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -21,6 +22,7 @@ from .quantgraph import QuantGraph
 from .report import report
 from .resources import estimate_resources
 from .schedule import schedule
+from .schedule.split import PARTS, split
 from .schedule.timing import estimate
 
 # Tile, depth, lanes; tests/accelerator runs each. Where half the lanes are enough, they save LUTs
@@ -83,7 +85,17 @@ def pick(graph: QuantGraph, board: Board) -> Pick:
         CapacityError: none fits; names the tensor and memory that did not, in the smallest.
         UnsupportedModelError: a combination of nodes that has no instructions.
     """
-    needs = _Needs(graph)
+    refusal: CapacityError | None = None
+    for parts in PARTS:
+        try:
+            return _fastest(_Cut(graph, parts), board)
+        except CapacityError as error:  # noqa: PERF203 (a few turns)
+            refusal = refusal or error
+    assert refusal is not None
+    raise refusal
+
+
+def _fastest(cut: _Cut, board: Board) -> Pick:
     best: Pick | None = None
     refusal: CapacityError | None = None
     for shape in SHAPES:
@@ -91,7 +103,7 @@ def pick(graph: QuantGraph, board: Board) -> Pick:
         if best is not None and _bound(best, base) < GAIN * best.images_per_second:
             continue
         try:
-            found = _fit(graph, base, board, needs)
+            found = _fit(cut, base, board)
         except CapacityError as error:
             refusal = error
             continue
@@ -105,29 +117,41 @@ def pick(graph: QuantGraph, board: Board) -> Pick:
 
 def boards_that_would_do(graph: QuantGraph) -> list[str]:
     """Names of the boards that an accelerator for `graph` fits, by the depth of its memories."""
-    needs = _Needs(graph)
-    return [board.name for board in BOARDS.values() if _would_do(board, needs)]
+    cuts = [_Cut(graph, parts) for parts in PARTS]
+    return [board.name for board in BOARDS.values() if _would_do(board, cuts)]
 
 
-def _would_do(board: Board, needs: _Needs) -> bool:
-    bases = (_base(board, *shape) for shape in SHAPES)
-    return any(not _excess(_deep(base, needs.about(base)), board) for base in bases)
+def _would_do(board: Board, cuts: Sequence[_Cut]) -> bool:
+    return any(
+        not _excess(_deep(base, cut.about(base)), board)
+        for base in (_base(board, *shape) for shape in SHAPES)
+        for cut in cuts
+    )
 
 
-class _Needs:
-    """How deep a graph's memories must be, roughly and without a schedule for each shape.
+class _Cut:
+    """A graph in parts, and how deep its memories must be, without a schedule for each shape.
 
     One schedule, for the shape that takes least time, tells the bytes; other shapes pack the same
     bytes into other words.
+
+    Attributes:
+        parts: at most so many.
     """
 
-    def __init__(self, graph: QuantGraph) -> None:
-        self._graph = graph
+    def __init__(self, graph: QuantGraph, parts: int) -> None:
+        self._whole = graph
+        self.parts = parts
+
+    @cached_property
+    def graph(self) -> QuantGraph:
+        """What is scheduled."""
+        return split(self._whole, self.parts)
 
     @cached_property
     def _known(self) -> tuple[HardwareConfig, dict[str, int]]:
         config = _base(next(iter(BOARDS.values())), *SHAPES[0])
-        return config, _used(schedule(self._graph, config))
+        return config, _used(schedule(self.graph, config))
 
     def about(self, config: HardwareConfig) -> dict[str, int]:
         """Depths for `config`: at least that, a little padding aside."""
@@ -145,6 +169,25 @@ def _bits(config: HardwareConfig, name: str) -> int:
     """Of a word of the memory whose depth is called `name`."""
     memory = name.removesuffix("_words")
     return config.word_bits(Memory.RESIDUAL if memory == "norm_buffer" else Memory(memory))
+
+
+def plan(graph: QuantGraph, program: Program) -> str:
+    """What to expect of `program`, in a sentence or two; and what cutting `graph` up costs."""
+    config, cycles = program.config, estimate(program).cycles
+    speed = config.clock_mhz * 1e6 / cycles
+    text = (
+        f"Predicted: {cycles:,} cycles an image, {speed:,.1f} images a second at "
+        f"{config.clock_mhz} MHz."
+    )
+    if program.parts == 1:
+        return text
+    roomy = _deep(config, dict.fromkeys(_depths(config), ROOMY))
+    whole = estimate(schedule(graph, roomy)).cycles
+    return (
+        f"{text}\nHidden layers are cut into up to {program.parts} parts, since they do not fit on "
+        f"chip at once; that costs {cycles / whole - 1:.1%} of the cycles ({whole:,} with more "
+        "memory) and some accuracy, for the residual stream is rounded after each part."
+    )
 
 
 def _base(board: Board, tile: int, depth: int, lanes: int) -> HardwareConfig:
@@ -169,22 +212,23 @@ def _bound(best: Pick, base: HardwareConfig) -> float:
     return base.clock_mhz * 1e6 * base.macs / macs
 
 
-def _fit(graph: QuantGraph, base: HardwareConfig, board: Board, needs: _Needs) -> Pick:
+def _fit(cut: _Cut, base: HardwareConfig, board: Board) -> Pick:
     """The engine of `base` with memories that suit graph and board."""
     _check(_deep(base, dict.fromkeys(_depths(base), GRAIN)), board)  # the logic alone
-    _check(_deep(base, needs.about(base)), board)
-    used = _used(schedule(graph, base))
+    _check(_deep(base, cut.about(base)), board)
+    used = _used(schedule(cut.graph, base))
     needed = {name: -(-depth // GRAIN) * GRAIN for name, depth in used.items()}
     # What streams through gets by with little, as a rule.
     little = needed | dict.fromkeys(STREAMED, GRAIN)
     try:
         config = _with_weights(_deep(base, little), board)
-        program = schedule(graph, config)
+        program = schedule(cut.graph, config)
     except CapacityError:
         config = _with_weights(_deep(base, needed), board)
-        program = schedule(graph, config)
+        program = schedule(cut.graph, config)
     resources = estimate_resources(config, board)
-    return Pick(board, program, estimate(program).cycles, resources)
+    cycles = estimate(program).cycles
+    return Pick(board, replace(program, parts=cut.parts), cycles, resources)
 
 
 def _depths(config: HardwareConfig) -> Iterator[str]:

@@ -14,9 +14,11 @@ from builders import Shape, vision_transformer
 from vitessera.codegen.boards import BOARDS, Board, Resources
 from vitessera.codegen.errors import CapacityError
 from vitessera.codegen.quantgraph import QuantGraph
+from vitessera.codegen.report import report
 from vitessera.codegen.schedule import schedule
+from vitessera.codegen.schedule.split import schedule_in_parts, split
 from vitessera.codegen.schedule.timing import estimate
-from vitessera.codegen.sizing import HEADROOM, SHAPES, boards_that_would_do, pick
+from vitessera.codegen.sizing import HEADROOM, SHAPES, boards_that_would_do, pick, plan
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +35,8 @@ def test_it_fits_with_headroom(graph: QuantGraph, name: str) -> None:
     assert chosen.config.board == name
     assert chosen.config.clock_mhz == board.config.clock_mhz
     assert chosen.config.bus_bits == board.memory_port_bits
-    assert schedule(graph, chosen.config) == chosen.program
+    again = schedule(split(graph, chosen.program.parts), chosen.config)
+    assert replace(again, parts=chosen.program.parts) == chosen.program
     assert estimate(chosen.program).cycles == chosen.cycles
 
 
@@ -45,7 +48,7 @@ def test_nothing_that_fits_is_much_faster(graph: QuantGraph) -> None:
     best = pick(graph, board).images_per_second
     for shape in SHAPES:
         try:
-            found = sizing._fit(graph, sizing._base(board, *shape), board, sizing._Needs(graph))
+            found = sizing._fit(sizing._Cut(graph, 1), sizing._base(board, *shape), board)
         except CapacityError:
             continue
         assert found.images_per_second <= best * sizing.GAIN
@@ -73,3 +76,16 @@ def test_boards_that_would_do(graph: QuantGraph, monkeypatch: pytest.MonkeyPatch
         monkeypatch.delitem(BOARDS, name)
     monkeypatch.setitem(BOARDS, "pynq-z2", small(BOARDS["pynq-z2"]))
     assert boards_that_would_do(graph) == ["kv260"]
+
+
+def test_the_plan_says_what_parts_cost(graph: QuantGraph) -> None:
+    chosen = pick(graph, BOARDS["kv260"])
+    assert plan(graph, chosen.program).startswith(f"Predicted: {chosen.cycles:,} cycles an image")
+    assert "parts" not in plan(graph, chosen.program)
+    used = max(e.used for e in report(chosen.program).memories if e.memory == "left")
+    tight = replace(chosen.config, left_words=used * 3 // 4)
+    program = schedule_in_parts(graph, tight)
+    assert program.parts > 1
+    text = plan(graph, program)
+    assert f"cut into up to {program.parts} parts" in text
+    assert "with more memory" in text

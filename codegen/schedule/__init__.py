@@ -2,8 +2,9 @@
 
 In the order in which data passes through: `layout` (where matrices stand), `lower` (nodes to
 stages of operations), `stages` (their order, and what streams), `memory` (addresses),
-`synchronize` (semaphores), `verify` (an independent proof). Aside: `product` makes benchmark
-programs of one product, `timing` estimates cycles.
+`synchronize` (semaphores), `verify` (an independent proof). Aside: `split` cuts hidden layers into
+parts where memories are small, `product` makes benchmark programs of one product, `timing`
+estimates cycles.
 """
 
 from __future__ import annotations
