@@ -6,11 +6,14 @@ counts leave one row in the last tile; class token, mean pooling, several output
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
-from builders import Shape
+from builders import Shape, vision_transformer
 from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.quantgraph import Attention
+from vitessera.codegen.schedule.split import split
 from vitessera.codegen.sizing import SHAPES as ENGINES
-from whole import DEFAULT, SMALL, check, transformer
+from whole import DEFAULT, SMALL, check, network, transformer
 
 pytestmark = pytest.mark.accelerator
 
@@ -51,3 +54,11 @@ SHAPES = {
 def test_outputs_equal_the_reference(config: HardwareConfig, shape: Shape, seed: int) -> None:
     simulation = check(transformer(shape, config, seed))
     print([run.counters["CYCLES"] for run in simulation.runs], "cycles")
+
+
+def test_hidden_layers_in_parts() -> None:
+    """Heads and hidden channels one part after the other, each added to the residual stream."""
+    shape = SHAPES["class-token"]
+    graph = split(vision_transformer(np.random.default_rng(3), shape), 2)
+    assert sum(isinstance(node, Attention) for node in graph) == shape.heads * shape.blocks
+    check(network(graph, SMALL, seed=4))
