@@ -139,6 +139,47 @@ def gelu(call: Call) -> Results:
     return (_activated(call, kinds[approximate]),)
 
 
+def is_nan(call: Call) -> Results:
+    """False everywhere, for probabilities: a softmax of finite scores is finite.
+
+    Exporters write it behind the softmax of scaled_dot_product_attention, for rows whose keys are
+    all masked.
+    """
+    view = call.view(0)
+    if not isinstance(view.term, Softmax):
+        raise Refused(
+            "it looks for NaN in something other than attention probabilities",
+            "Export the model without checks of its values.",
+        )
+    return (Constant(np.zeros(view.ids.shape, np.bool_)),)
+
+
+def where(call: Call) -> Results:
+    """The side that a constant condition chooses, if it chooses the same one everywhere."""
+    condition, *sides = (call.operand(position) for position in range(3))
+    if isinstance(condition, View):
+        raise Refused("its condition depends on the image", "Make it a constant.")
+    assert condition is not None
+    choices = np.unique(condition.values)
+    if len(choices) != 1:
+        raise Refused(
+            f"it replaces {int((~condition.values).sum())} of {condition.values.size} values",
+            "Attention masks are not supported; export the model without mask.",
+        )
+    chosen = sides[0] if choices[0] else sides[1]
+    shapes = [_shape_of(operand) for operand in (condition, *sides) if operand is not None]
+    shape = np.broadcast_shapes(*shapes)
+    if isinstance(chosen, View):
+        view = _broadcast(chosen, shape)
+        return (View(view.term, view.ids, call.origin),)
+    assert chosen is not None
+    return (Constant(np.broadcast_to(chosen.values, shape)),)
+
+
+def _shape_of(operand: Constant | View) -> tuple[int, ...]:
+    return operand.ids.shape if isinstance(operand, View) else operand.values.shape
+
+
 def reduce_mean(call: Call) -> Results:
     """The mean over tokens (pooling) or over channels (part of LayerNorm)."""
     view = call.view(0)

@@ -53,6 +53,8 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(layout.ARRANGING, layout.arrange),
     "Cast": layout.cast,
     "Dropout": layout.keep,
+    "IsNaN": elementwise.is_nan,
+    "Where": elementwise.where,
 }
 
 
@@ -159,9 +161,12 @@ def _outcome(
         result.constants.add(number)
         return _folded(source, node, [_shown(operand) for operand in known])
     try:
-        return _handled(Call(node, number, source.opset, tuple(known), result.pool))
+        outputs = _handled(Call(node, number, source.opset, tuple(known), result.pool))
     except Refused as refusal:
         raise _first_cause(refusal, known, source) from refusal
+    if all(isinstance(output, Constant) for output in outputs):
+        result.constants.add(number)
+    return outputs
 
 
 def _first_cause(
@@ -212,7 +217,6 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
 REMEDIES = {
     "BatchNormalization": "Use LayerNorm, or fold it into the layer before it.",
     "Sigmoid": "Use GELU or ReLU as activation.",
-    "Where": "Attention masks are not supported; export the model without mask.",
     "If": "Export with dynamo=True, or write the model without data-dependent branches.",
     "Loop": "Export with dynamo=True, or write the model without data-dependent loops.",
     "MaxPool": "Use a patch embedding (strided Conv2d) and mean or class-token pooling.",
