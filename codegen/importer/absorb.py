@@ -11,9 +11,11 @@ import numpy as np
 
 from .term import (
     Activate,
+    Beside,
     Channels,
     Dense,
     Embed,
+    Fixed,
     Norm,
     Patches,
     Prefix,
@@ -89,21 +91,44 @@ def shift_rule(term: Term, pool: TermPool) -> Term | None:
 
 
 def prefix_rule(term: Term, pool: TermPool) -> Term | None:
-    """Constant tokens before the patches, positions added or not → Embed."""
+    """Constant tokens among or before the constant tokens of an Embed → its prefix."""
     if not isinstance(term, Prefix):
         return None
+    below, at = embedded(term.inputs[0], pool), term.at
+    if not isinstance(below, Embed) or at > len(below.prefix):
+        return None
+    prefix = np.insert(below.prefix, [at], term.tokens, axis=0)
+    positions = np.insert(below.positions, [at], np.zeros_like(term.tokens), axis=0)
+    origin = union(term.origin, below.origin)
+    return pool.intern(Embed(below.inputs, term.shape, origin, prefix, positions))
+
+
+def fixed_rule(term: Term, pool: TermPool) -> Term | None:
+    """A constant token → Dense without weights on a token that is there anyway."""
+    if not isinstance(term, Fixed) or len(term.tokens) != 1:
+        return None
     (below,) = term.inputs
-    zeros = np.zeros_like(term.tokens)
-    match below:
-        case Patches():
-            positions = np.zeros(term.shape)
-            return pool.intern(Embed((below,), term.shape, term.origin, term.tokens, positions))
-        case Embed():
-            prefix = np.concatenate([term.tokens, below.prefix])
-            positions = np.concatenate([zeros, below.positions])
-            origin = union(term.origin, below.origin)
-            return pool.intern(Embed(below.inputs, term.shape, origin, prefix, positions))
-    return None
+    if isinstance(below, Dense | Channels | Scale | Shift | Rows | Activate):
+        return pool.rebuilt(term, below.inputs)
+    token = pool.rows(embedded(below, pool), (0,), term.origin)
+    weight = np.zeros((term.shape[1], token.shape[1]))
+    return pool.intern(Dense((token,), term.shape, term.origin, weight, term.tokens[0]))
+
+
+def beside_rule(term: Term, pool: TermPool) -> Term | None:
+    """Dense of channels side by side → the sum of one Dense a part."""
+    if not isinstance(term, Dense) or not isinstance(term.inputs[0], Beside):
+        return None
+    (below,) = term.inputs
+    origin = union(term.origin, below.origin)
+    ends = np.cumsum([part.shape[1] for part in below.inputs])
+    weights = np.split(term.weight, ends[:-1], axis=1)
+    biases = [term.bias, *(np.zeros_like(term.bias) for _ in weights[1:])]
+    total: Term | None = None
+    for part, weight, bias in zip(below.inputs, weights, biases, strict=True):
+        product = pool.intern(Dense((part,), term.shape, origin, weight, bias))
+        total = product if total is None else pool.intern(Sum((total, product), term.shape, origin))
+    return total
 
 
 def channels_rule(term: Term, pool: TermPool) -> Term | None:

@@ -28,8 +28,9 @@ from .term import (
 # A monomial is the sorted identities of its unknowns; a polynomial maps it to its coefficient.
 Polynomial = dict[tuple[int, ...], float]
 
-# Coefficients come as float32, relative precision 6e-8, and pass through a few products.
+# Coefficients are rounded, then pass through a few products and sums in single precision.
 TOLERANCE = 1e-6
+ROUNDINGS = 4
 # GELU written out is seven operators deep at most.
 DEPTH = 8
 MAX_MONOMIALS = 16
@@ -54,18 +55,18 @@ def gelu_rule(term: Term, pool: TermPool) -> Term | None:
         return None
     for bent in _descendants(term):
         if isinstance(bent, Erf | Tanh):
-            found = _argument(bent)
-            if found is not None and _is_gelu(term, found[0], bent):
+            found = _argument(bent, pool)
+            if found is not None and _is_gelu(term, found[0], bent, pool):
                 argument, function = found
                 origin = union(bent.origin, *(t.origin for t in _between(term, argument)))
                 return pool.intern(Activate((argument,), argument.shape, origin, function))
     return None
 
 
-def not_gelu_rule(term: Term, pool: TermPool) -> Term | None:  # noqa: ARG001 (a rule's signature)
+def not_gelu_rule(term: Term, pool: TermPool) -> Term | None:
     """Refuses an erf or tanh that is not part of a GELU, while its constants are still there."""
     if isinstance(term, Erf | Tanh):
-        raise Refused(_explain(term), "Use nn.GELU(), or nn.GELU(approximate='tanh').")
+        raise Refused(_explain(term, pool), "Use nn.GELU(), or nn.GELU(approximate='tanh').")
     return None
 
 
@@ -79,10 +80,10 @@ def within_activation(term: Term) -> Term | None:
     return next((t for t in _descendants(term) if isinstance(t, Erf | Tanh)), None)
 
 
-def _explain(term: Erf | Tanh) -> str:
+def _explain(term: Erf | Tanh, pool: TermPool) -> str:
     """Why the expression around `term` is not GELU."""
     name = "erf" if isinstance(term, Erf) else "tanh"
-    if _argument(term) is not None:
+    if _argument(term, pool) is not None:
         return f"{name}(...) has GELU's argument, but what surrounds it is not ½·x·(1 + {name})"
     if isinstance(term, Erf):
         core, factor = term.inputs[0], 1.0
@@ -93,7 +94,7 @@ def _explain(term: Erf | Tanh) -> str:
     return "tanh's argument is not √(2/π)·(x + 0.044715·x³)"
 
 
-def _argument(bent: Erf | Tanh) -> tuple[Term, Function] | None:
+def _argument(bent: Erf | Tanh, pool: TermPool) -> tuple[Term, Function] | None:
     """The x for which `bent` is GELU's transcendental part."""
     function, wanted = INNER[type(bent)]
     inner = bent.inputs[0]
@@ -102,22 +103,23 @@ def _argument(bent: Erf | Tanh) -> tuple[Term, Function] | None:
             continue
         here = id(candidate)
         target = {(here,) * power: factor for power, factor in wanted.items()}
-        if _close(_expand(inner, {candidate}), target):
+        if _close(_expand(inner, {candidate}), target, pool):
             return candidate, function
     return None
 
 
-def _is_gelu(term: Term, argument: Term, bent: Term) -> bool:
+def _is_gelu(term: Term, argument: Term, bent: Term, pool: TermPool) -> bool:
     x, f = id(argument), id(bent)
     target = {(x,): 0.5, tuple(sorted((x, f))): 0.5}
-    return _close(_expand(term, {argument, bent}), target)
+    return _close(_expand(term, {argument, bent}), target, pool)
 
 
-def _close(found: Polynomial | None, target: Polynomial) -> bool:
+def _close(found: Polynomial | None, target: Polynomial, pool: TermPool) -> bool:
+    tolerance = max(TOLERANCE, ROUNDINGS * pool.rounding)
     return (
         found is not None
         and found.keys() == target.keys()
-        and all(math.isclose(found[m], target[m], rel_tol=TOLERANCE) for m in target)
+        and all(math.isclose(found[m], target[m], rel_tol=tolerance) for m in target)
     )
 
 

@@ -22,10 +22,12 @@ from .term import (
     Scale,
     Scores,
     Softmax,
+    Stacked,
     Sum,
     Tanh,
     Term,
     TokenMean,
+    union,
 )
 from .view import Ids, View, as_matrix, constant_of, whole
 
@@ -193,7 +195,8 @@ def reduce_mean(call: Call) -> Results:
     groups = view.ids.transpose(kept + axes)
     outer = groups.shape[: len(kept)]
     groups = groups.reshape(*outer, -1)
-    term, ids = _mean(call, view.term, groups)
+    stack = _mean_of_stack(call, view.term, groups) if isinstance(view.term, Stacked) else None
+    term, ids = stack or _mean(call, view.term, groups)
     if call.integer("keepdims", 1):
         ids = np.expand_dims(ids, axes)
     return (View(term, ids),)
@@ -215,6 +218,21 @@ def _axes(call: Call, rank: int) -> tuple[int, ...]:
             raise Refused("it reduces over no axis", "Remove the node.")
         return tuple(range(rank))
     return tuple(sorted(axis % rank for axis in axes))
+
+
+def _mean_of_stack(call: Call, stack: Stacked, groups: Ids) -> tuple[Term, Ids] | None:
+    """The mean of the stacked terms, if each group holds one element of each at one place."""
+    first = stack.inputs[0]
+    if any(term.shape != first.shape for term in stack.inputs):
+        return None
+    size = first.shape[0] * first.shape[1]
+    parts, ids = np.divmod(groups, size)
+    if (ids != ids[..., :1]).any() or (np.sort(parts) != np.arange(len(stack.inputs))).any():
+        return None
+    total = first
+    for term in stack.inputs[1:]:
+        total = call.pool.intern(Sum((total, term), first.shape, union(call.origin, stack.origin)))
+    return call.pool.scale(total, np.full((1, 1), 1 / len(stack.inputs)), call.origin), ids[..., 0]
 
 
 def _mean(call: Call, term: Term, groups: Ids) -> tuple[Term, Ids]:

@@ -15,12 +15,14 @@ from .refusal import Refused, follows_from
 from .term import (
     Activate,
     Attend,
+    Beside,
     ChannelMean,
     Channels,
     Dense,
     Difference,
     Embed,
     Erf,
+    Fixed,
     ImageInput,
     Mix,
     Norm,
@@ -35,6 +37,7 @@ from .term import (
     Scores,
     Shift,
     Softmax,
+    Stacked,
     Sum,
     Tanh,
     Term,
@@ -49,11 +52,19 @@ ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale) @ v, w
 # Why a term that no rule took cannot stay.
 LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     ChannelMean: ("a mean over channels that is not part of a LayerNorm", NORM_REMEDY),
+    Beside: (
+        "it puts channels side by side that no linear layer reads",
+        "Put a Linear after it.",
+    ),
     Channels: (
         "it selects or reorders channels that no linear layer produces or consumes",
         "Put a Linear before or after it.",
     ),
     Difference: ("it subtracts results, and not as part of a LayerNorm", NORM_REMEDY),
+    Fixed: (
+        "it holds several constant queries",
+        "Attention takes one learned query; export one model for each.",
+    ),
     Mix: ("its operands are not an attention that can be mapped", ATTENTION_REMEDY),
     Prefix: (
         "it puts constant tokens before something other than the patches",
@@ -77,6 +88,11 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     Shift: (
         "it adds a constant that no bias can absorb, or differs between tokens",
         "Add position embeddings right after patch embedding and class token.",
+    ),
+    Stacked: (
+        "it joins two tensors of tokens",
+        "Only constant tokens can be put before others: attention reads tokens that one operator "
+        "made.",
     ),
     Softmax: ("its result is not multiplied by values", ATTENTION_REMEDY),
 }

@@ -11,6 +11,7 @@ from .load import Array
 from .refusal import Refused
 from .term import (
     Dense,
+    Fixed,
     ImageInput,
     Mix,
     Norm,
@@ -83,11 +84,29 @@ def _check_patches(call: Call, view: View, weight: Real) -> None:
 
 def matmul(call: Call) -> Results:
     """A linear layer (x @ constant) or one of the two products of attention."""
-    left, right = call.view(0), call.operand(1)
+    right = call.operand(1)
     if isinstance(right, Constant):
         return (_linear(call, _flat_weight(right.values), None),)
     assert right is not None
+    left = call.operand(0)
+    if isinstance(left, Constant):
+        left = _learned_query(call, left.values, View(right.term, right.ids.swapaxes(-2, -1)))
+    assert left is not None
     return (_dynamic_product(call, left, right),)
+
+
+def _learned_query(call: Call, values: Array, key: View) -> View:
+    """A constant [..., heads, tokens, d] that the keys [..., heads, tokens, d] are compared with."""
+    if len(key.term.shape) != 2 or values.ndim < 2:
+        call.view(0)  # refuses
+    head_channels(_by_head(key.ids), key.term, "transposed key (second operand)")
+    leading = np.broadcast_shapes(values.shape[:-2], key.ids.shape[:-2])
+    by_head = np.broadcast_to(values, (*leading, *values.shape[-2:])).astype(np.float64)
+    heads, tokens, depth = by_head.reshape(-1, *values.shape[-2:]).shape
+    matrix = by_head.reshape(heads, tokens, depth).swapaxes(0, 1).reshape(tokens, heads * depth)
+    fixed = call.pool.intern(Fixed((key.term,), matrix.shape, call.origin, matrix))
+    ids = whole(fixed).ids.reshape(tokens, heads, depth).swapaxes(0, 1)
+    return View(fixed, ids.reshape(*leading, tokens, depth))
 
 
 def gemm(call: Call) -> Results:

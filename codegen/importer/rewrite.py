@@ -21,6 +21,8 @@ PASSES: tuple[tuple[Rule, ...], ...] = (
         absorb.scale_rule,
         absorb.shift_rule,
         absorb.prefix_rule,
+        absorb.fixed_rule,
+        absorb.beside_rule,
         absorb.channels_rule,
         absorb.dense_input_rule,
         absorb.mean_rule,

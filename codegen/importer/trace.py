@@ -71,7 +71,7 @@ class Trace:
         bad_outputs: verdicts on ONNX outputs that no node is to blame for.
     """
 
-    pool: TermPool = field(default_factory=TermPool)
+    pool: TermPool
     roots: list[tuple[str, Term]] = field(default_factory=list)
     constants: set[int] = field(default_factory=set)
     unused: set[int] = field(default_factory=set)
@@ -82,7 +82,7 @@ class Trace:
 
 def trace(source: Source) -> Trace:
     """Traces every node that an output depends on."""
-    result = Trace()
+    result = Trace(TermPool(source.rounding))
     image = source.image
     shape = (image.channels, image.height, image.width)
     term = result.pool.intern(ImageInput((), shape, ()))
