@@ -1,13 +1,15 @@
-"""Recognises GELU spelled out, whatever the order of its multiplications.
+"""Recognises activation functions spelled out, whatever the order of their multiplications.
 
 The expression is expanded into a polynomial whose unknowns are the argument x and the one
-transcendental term (erf or tanh) in it; it is GELU if the coefficients are GELU's.
+transcendental term (erf, tanh or sigmoid) in it; it is GELU or SiLU if the coefficients are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+
+import numpy as np
 
 from ..graph import Function
 from .refusal import Refused
@@ -17,6 +19,7 @@ from .term import (
     Product,
     Scale,
     Shift,
+    Sigmoid,
     Sum,
     Tanh,
     Term,
@@ -63,21 +66,54 @@ def gelu_rule(term: Term, pool: TermPool) -> Term | None:
     return None
 
 
+def silu_rule(term: Term, pool: TermPool) -> Term | None:
+    """c·x·sigmoid(a·x) → SiLU(a·x)·(c/a); QuickGELU is a = 1.702.
+
+        x ──┬────────────────── × ──
+            └── ·a ── sigmoid ──┘
+
+    The factors go into the products before and after.
+    """
+    if not isinstance(term, Scale | Product):
+        return None
+    bent = next((t for t in _descendants(term) if isinstance(t, Sigmoid)), None)
+    if bent is None:
+        return None
+    for x in _descendants(bent.inputs[0]):
+        inner = _expand(bent.inputs[0], {x})
+        outer = _expand(term, {x, bent})
+        key = tuple(sorted((id(x), id(bent))))
+        if inner is not None and inner.keys() == {(id(x),)} and outer and outer.keys() == {key}:
+            gain, factor = inner[(id(x),)], outer[key]
+            if gain == 0.0:
+                return None
+            origin = union(bent.origin, *(t.origin for t in _between(term, x)))
+            scaled = pool.scale(x, np.full((1,) * len(x.shape), gain), origin)
+            active = pool.intern(Activate((scaled,), x.shape, origin, Function.SILU))
+            return pool.scale(active, np.full((1,) * len(x.shape), factor / gain), origin)
+    return None
+
+
 def not_gelu_rule(term: Term, pool: TermPool) -> Term | None:
-    """Refuses an erf or tanh that is not part of a GELU, while its constants are still there."""
+    """Refuses what no activation was made of, while its constants are still there."""
+    if isinstance(term, Sigmoid):
+        raise Refused(
+            "sigmoid(...) is not part of x·sigmoid(a·x)",
+            "Use nn.SiLU(), nn.GELU() or nn.ReLU(); leave one after the head to the host.",
+        )
     if isinstance(term, Erf | Tanh):
         raise Refused(_explain(term, pool), "Use nn.GELU(), or nn.GELU(approximate='tanh').")
     return None
 
 
-def argument_of(bent: Erf | Tanh) -> Iterator[Term]:
-    """The arithmetic inside an erf or tanh."""
+def argument_of(bent: Erf | Tanh | Sigmoid) -> Iterator[Term]:
+    """The arithmetic inside an erf, tanh or sigmoid."""
     return (term for term in _descendants(bent.inputs[0]) if _is_arithmetic(term))
 
 
 def within_activation(term: Term) -> Term | None:
-    """The erf or tanh that arithmetic leads to from `term`, if any."""
-    return next((t for t in _descendants(term) if isinstance(t, Erf | Tanh)), None)
+    """The erf, tanh or sigmoid that arithmetic leads to from `term`, if any."""
+    return next((t for t in _descendants(term) if isinstance(t, Erf | Tanh | Sigmoid)), None)
 
 
 def _explain(term: Erf | Tanh, pool: TermPool) -> str:
@@ -124,7 +160,7 @@ def _close(found: Polynomial | None, target: Polynomial, pool: TermPool) -> bool
 
 
 def _descendants(term: Term) -> Iterator[Term]:
-    """`term` and what arithmetic reaches from it, nearest first; erf and tanh are leaves."""
+    """`term` and what arithmetic reaches from it, nearest first; erf, tanh and sigmoid are leaves."""
     seen = {term}
     layer = [term]
     for _ in range(DEPTH):

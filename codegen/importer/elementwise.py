@@ -21,6 +21,7 @@ from .term import (
     Root,
     Scale,
     Scores,
+    Sigmoid,
     Softmax,
     Stacked,
     Sum,
@@ -32,7 +33,7 @@ from .term import (
 from .view import Ids, View, as_matrix, constant_of, whole
 
 Results = tuple[Tensor | None, ...]
-Unary = TypeVar("Unary", Erf, Tanh, Root, Reciprocal)
+Unary = TypeVar("Unary", Erf, Tanh, Sigmoid, Root, Reciprocal)
 
 
 def add(call: Call) -> Results:
@@ -125,6 +126,18 @@ def erf(call: Call) -> Results:
 def tanh(call: Call) -> Results:
     """The hyperbolic tangent, part of GELU's approximation."""
     return (_unary(call, Tanh, call.view(0)),)
+
+
+def sigmoid(call: Call) -> Results:
+    """1 / (1 + exp(-x)), part of SiLU and QuickGELU."""
+    return (_unary(call, Sigmoid, call.view(0)),)
+
+
+def swish(call: Call) -> Results:
+    """x * sigmoid(alpha * x) as one operator (opset 24)."""
+    view = call.view(0)
+    inner = _scaled(call, view, np.array(call.number_of("alpha", 1.0)))
+    return (_product(call, view, _unary(call, Sigmoid, inner)),)
 
 
 def relu(call: Call) -> Results:

@@ -36,6 +36,7 @@ from .term import (
     Scale,
     Scores,
     Shift,
+    Sigmoid,
     Softmax,
     Stacked,
     Sum,
@@ -125,7 +126,7 @@ def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term,
     for term in order:
         if isinstance(term, Mix):
             blamed.update((part, term) for part in _attention_parts(term))
-        elif isinstance(term, Erf | Tanh):
+        elif isinstance(term, Erf | Tanh | Sigmoid):
             blamed.update((part, term) for part in argument_of(term))
     for term in order:
         cause = within_activation(term) or blamed.get(term)

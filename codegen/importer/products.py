@@ -1,4 +1,4 @@
-"""ONNX nodes with weights or with two matrices: Conv, MatMul, Gemm, norms, softmax, Attention."""
+"""ONNX nodes with weights or with two matrices: MatMul, Gemm, norms, softmax, Attention."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from .call import Call, Constant, Tensor
 from .load import Array
+from .patches import patches_by_matmul, shows_image
 from .refusal import Refused
 from .term import (
     Dense,
@@ -15,71 +16,14 @@ from .term import (
     ImageInput,
     Mix,
     Norm,
-    Patches,
     Real,
-    Scale,
     Scores,
-    Shift,
     Softmax,
     Term,
 )
 from .view import Ids, View, head_channels, whole
 
 Results = tuple[Tensor | None, ...]
-
-
-def conv(call: Call) -> Results:
-    """The patch embedding: a convolution of the image whose stride is its kernel."""
-    view = call.view(0)
-    weight = call.constant(1, "weight")
-    assert weight is not None
-    _check_image(view)
-    _check_patches(call, view, weight)
-    out, _, patch_height, patch_width = weight.shape
-    rows, columns = view.ids.shape[2] // patch_height, view.ids.shape[3] // patch_width
-    bias = call.constant(2, "bias")
-    bias = np.zeros(out) if bias is None else bias
-    shape = (rows * columns, out)
-    patches = call.pool.intern(Patches((view.term,), shape, call.origin, weight, bias))
-    return (View(patches, whole(patches).ids.T.reshape(1, out, rows, columns)),)
-
-
-def _check_image(view: View) -> None:
-    core = view.term
-    while isinstance(core, Scale | Shift):
-        (core,) = core.inputs
-    in_order = np.array_equal(view.ids.ravel(), np.arange(view.ids.size))
-    if not isinstance(core, ImageInput) or view.ids.shape != (1, *core.shape) or not in_order:
-        raise Refused(
-            "it does not read the image as it comes",
-            "Only the patch embedding may be a Conv; write other ones as Linear.",
-        )
-
-
-def _check_patches(call: Call, view: View, weight: Real) -> None:
-    if weight.ndim != 4 or weight.shape[1] != view.ids.shape[1]:
-        raise Refused(
-            f"its weight {list(weight.shape)} does not fit the image {list(view.ids.shape)}",
-            "Export the model again.",
-        )
-    kernel = weight.shape[2:]
-    remedy = "The patch embedding must be Conv2d(kernel_size=p, stride=p) without padding."
-    stride = call.integers("strides", None) or (1,) * len(kernel)
-    if stride != kernel:
-        raise Refused(f"stride {list(stride)} is not kernel {list(kernel)}", remedy)
-    padding = call.integers("pads", None) or (0,)
-    if any(padding) or call.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Refused("it pads the image", remedy)
-    if any(step != 1 for step in call.integers("dilations", None) or ()):
-        raise Refused("it is dilated", remedy)
-    if call.integer("group", 1) != 1:
-        raise Refused("it is grouped", remedy)
-    sides = view.ids.shape[2:]
-    if any(side % patch for side, patch in zip(sides, kernel, strict=True)):
-        raise Refused(
-            f"patches of {list(kernel)} do not tile the image of {list(sides)}",
-            "Export for an image size that is a multiple of the patch size.",
-        )
 
 
 def matmul(call: Call) -> Results:
@@ -134,6 +78,8 @@ def _flat_weight(values: Array) -> Real:
 
 
 def _linear(call: Call, weight: Real, bias: Real | None) -> View:
+    if shows_image(call.view(0)):
+        return patches_by_matmul(call, weight, bias)
     matrix = call.matrix(0)
     if weight.shape[0] != matrix.shape[1]:
         raise Refused(
@@ -256,7 +202,8 @@ def layer_normalization(call: Call) -> Results:
 def attention(call: Call) -> Results:
     """The Attention operator (opset 23), which scaled_dot_product_attention exports to."""
     _check_attention(call)
-    query, key, value = (_heads_first(call, position) for position in range(3))
+    key, value = (_heads_first(call, position) for position in (1, 2))
+    query = _attention_query(call, key)
     if query.ids.shape[1] != key.ids.shape[1] or key.ids.shape[1] != value.ids.shape[1]:
         raise Refused(
             f"{query.ids.shape[1]} query heads share {key.ids.shape[1]} key heads",
@@ -268,10 +215,21 @@ def attention(call: Call) -> Results:
     scaled = call.pool.scale(scores.term, factor, call.origin)
     probabilities = call.pool.intern(Softmax((scaled,), scaled.shape, call.origin))
     mixed = _dynamic_product(call, View(probabilities, scores.ids), value)
-    if call.view(0).ids.ndim == 4:
+    if call.view(2).ids.ndim == 4:
         return (mixed,)
     batch, _, tokens, _ = mixed.ids.shape
     return (View(mixed.term, mixed.ids.swapaxes(1, 2).reshape(batch, tokens, -1)),)
+
+
+def _attention_query(call: Call, key: View) -> View:
+    query = call.operand(0)
+    if not isinstance(query, Constant):
+        return _heads_first(call, 0)
+    values = query.values
+    if values.ndim == 3:
+        heads = call.integer("q_num_heads", 1)
+        values = values.reshape(*values.shape[:2], heads, -1).swapaxes(1, 2)
+    return _learned_query(call, values, key)
 
 
 def _check_attention(call: Call) -> None:

@@ -92,6 +92,11 @@ class Tanh(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class Sigmoid(Term):
+    """1 / (1 + exp(-input))."""
+
+
+@dataclass(frozen=True, eq=False)
 class ChannelMean(Term):
     """[tokens, channels] → [tokens, 1]."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from . import elementwise, layout, products
+from . import elementwise, layout, patches, products
 from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
@@ -28,7 +28,7 @@ Handler = Callable[[Call], tuple[Tensor | None, ...]]
 ARITHMETIC: dict[str, Handler] = {
     "Add": elementwise.add,
     "Attention": products.attention,
-    "Conv": products.conv,
+    "Conv": patches.conv,
     "Div": elementwise.divide,
     "Erf": elementwise.erf,
     "Gelu": elementwise.gelu,
@@ -42,9 +42,11 @@ ARITHMETIC: dict[str, Handler] = {
     "ReduceMean": elementwise.reduce_mean,
     "ReduceSum": elementwise.reduce_sum,
     "Relu": elementwise.relu,
+    "Sigmoid": elementwise.sigmoid,
     "Softmax": products.softmax,
     "Sqrt": elementwise.square_root,
     "Sub": elementwise.subtract,
+    "Swish": elementwise.swish,
     "Tanh": elementwise.tanh,
 }
 # All others only arrange or copy.
@@ -216,7 +218,6 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
 
 REMEDIES = {
     "BatchNormalization": "Use LayerNorm, or fold it into the layer before it.",
-    "Sigmoid": "Use GELU or ReLU as activation.",
     "If": "Export with dynamo=True, or write the model without data-dependent branches.",
     "Loop": "Export with dynamo=True, or write the model without data-dependent loops.",
     "MaxPool": "Use a patch embedding (strided Conv2d) and mean or class-token pooling.",

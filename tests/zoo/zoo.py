@@ -123,6 +123,7 @@ TIMM = (
     _timm("clip-quickgelu", "vit_base_patch16_clip_quickgelu_224", exporter="script", opset=17),
     _timm("siglip-map", "vit_base_patch16_siglip_224"),
     _timm("siglip-map-script", "vit_base_patch16_siglip_224", exporter="script", opset=17, symbolic=True),
+    _timm("siglip-map-opset23", "vit_base_patch16_siglip_224", opset=23),
     _timm("siglip-gap", "vit_base_patch16_siglip_gap_224"),
     _timm("mean-pool", "vit_base_patch16_224", changes={"global_pool": "avg"}),
     _timm("no-class-token", "vit_base_patch16_gap_224"),
