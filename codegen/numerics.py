@@ -64,12 +64,14 @@ DELTA_SEGMENTS = 64
 DELTA_SEGMENT_BITS = 8  # a segment is 2^8 units of 2^-12: 1/16; the table ends at |x| = 4
 
 
-def activation_fraction_bits(function: Function) -> int:
-    """Fraction bits of the argument and result of `function`.
+# SiLU's δ fades more slowly: its argument and result are taken times this. At |x| = 4 of the table
+# what is left of δ is then as small as the error of the interpolation.
+SILU_SCALE = 7 / 16
 
-    SiLU's δ fades more slowly than GELU's: with one bit less its table reaches |x| = 8.
-    """
-    return ACTIVATION_FRACTION_BITS - (function is Function.SILU)
+
+def activation_unit(function: Function) -> float:
+    """Real value of one unit of the argument and of the result of `function`."""
+    return 2.0**-ACTIVATION_FRACTION_BITS / (SILU_SCALE if function is Function.SILU else 1.0)
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def _delta_gelu_tanh(x: float) -> float:
     return 0.5 * x * (1.0 - math.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _delta_silu(half: float) -> float:
-    return half / (1.0 + math.exp(2.0 * half))
+def _delta_silu(scaled: float) -> float:
+    return scaled / (1.0 + math.exp(scaled / SILU_SCALE))
 
 
 def _delta_table(delta: object) -> DeltaTable:
@@ -115,7 +117,7 @@ DELTA_TABLES: dict[Function, DeltaTable] = {
 
 
 def activate(x: IntArray, function: Function | None) -> IntArray:
-    """The activation of fixed-point `x` (see activation_fraction_bits); None passes x on."""
+    """The activation of fixed-point `x` (see activation_unit); None passes x on."""
     if function is None:
         return x
     table = DELTA_TABLES[function]

@@ -19,7 +19,7 @@ from ..numerics import (
     SCALED_BITS,
     VARIANCE_BITS,
     NormConstants,
-    activation_fraction_bits,
+    activation_unit,
 )
 from ..quantgraph import Requantization
 from .calibrate import FloatArray
@@ -153,9 +153,9 @@ def epilogue(
     if function is None:
         first = fixed_point(real / result.step, culprit)
         return Requantization(bias, first.multiplier, first.shift, shift, offset=result.offset)
-    bits = activation_fraction_bits(function)
-    first = fixed_point(real * 2.0**bits, culprit)
-    second = fixed_point(2.0**-bits / result.step[:1], culprit)
+    one = activation_unit(function)
+    first = fixed_point(real / one, culprit)
+    second = fixed_point(one / result.step[:1], culprit)
     return Requantization(
         bias,
         first.multiplier,
