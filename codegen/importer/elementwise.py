@@ -41,10 +41,19 @@ def add(call: Call) -> Results:
     data, other = _ordered(call)
     if isinstance(other, Constant):
         return (_shifted(call, data, other.values),)
+    if any(_differs_by_token(view.term) for view in (data, other)):
+        raise Refused(
+            "it adds results that were scaled token by token (a rotary position embedding)",
+            "Constant factors must not differ between tokens; use positions that are added.",
+        )
     left, right, ids = _aligned(call, data, other)
     if left.shape != right.shape:
         raise Refused("it adds one number a token to every channel", "Only LayerNorm may do so.")
     return (View(call.pool.intern(Sum((left, right), left.shape, call.origin)), ids),)
+
+
+def _differs_by_token(term: Term) -> bool:
+    return isinstance(term, Scale) and len(term.shape) == 2 and term.factor.shape[0] > 1
 
 
 def subtract(call: Call) -> Results:

@@ -26,6 +26,7 @@ from .term import (
     ImageInput,
     Mix,
     Norm,
+    Opaque,
     Patches,
     Prefix,
     Product,
@@ -129,7 +130,8 @@ def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term,
         elif isinstance(term, Erf | Tanh | Sigmoid):
             blamed.update((part, term) for part in argument_of(term))
     for term in order:
-        cause = within_activation(term) or blamed.get(term)
+        opaque = next((read for read in term.inputs if isinstance(read, Opaque)), None)
+        cause = opaque or within_activation(term) or blamed.get(term)
         verdict = _verdict(term)
         if verdict is not None and cause is not None and cause is not term:
             verdict = follows_from(names[cause.origin[0]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from .call import Call, Tensor
@@ -17,15 +19,25 @@ def conv(call: Call) -> Results:
     view = call.view(0)
     weight = call.constant(1, "weight")
     assert weight is not None
-    _check_image(view)
+    if not shows_image(view):
+        raise Refused(
+            "it does not read the image",
+            "Only the patch embedding may be a Conv; write other ones as Linear.",
+        )
     _check_patches(call, view, weight)
-    out, _, patch_height, patch_width = weight.shape
-    rows, columns = view.ids.shape[2] // patch_height, view.ids.shape[3] // patch_width
-    bias = call.constant(2, "bias")
-    bias = np.zeros(out) if bias is None else bias
-    shape = (rows * columns, out)
-    patches = call.pool.intern(Patches((view.term,), shape, call.origin, weight, bias))
-    return (View(patches, whole(patches).ids.T.reshape(1, out, rows, columns)),)
+    out, kernel = weight.shape[0], weight.shape[2:]
+    grid = tuple(side // patch for side, patch in zip(view.ids.shape[2:], kernel, strict=True))
+    rows = _windows(view.ids[0], grid, kernel)
+    patches = _embedding(call, rows, weight.reshape(out, -1), call.constant(2, "bias"))
+    return (View(patches, whole(patches).ids.T.reshape(1, out, *grid)),)
+
+
+def _windows(ids: Ids, grid: tuple[int, ...], kernel: tuple[int, ...]) -> Ids:
+    """[channels, sides ...] cut up: [windows, values of a window]."""
+    cut = ids.reshape(len(ids), *(n for pair in zip(grid, kernel, strict=True) for n in pair))
+    places = tuple(range(1, cut.ndim, 2))
+    inside = (0, *range(2, cut.ndim, 2))
+    return cut.transpose(*places, *inside).reshape(math.prod(grid), -1)
 
 
 def shows_image(view: View) -> bool:
@@ -36,17 +48,8 @@ def shows_image(view: View) -> bool:
     return isinstance(core, ImageInput)
 
 
-def _check_image(view: View) -> None:
-    in_order = np.array_equal(view.ids.ravel(), np.arange(view.ids.size))
-    if not shows_image(view) or view.ids.shape != (1, *view.term.shape) or not in_order:
-        raise Refused(
-            "it does not read the image as it comes",
-            "Only the patch embedding may be a Conv; write other ones as Linear.",
-        )
-
-
 def _check_patches(call: Call, view: View, weight: Real) -> None:
-    if weight.ndim != 4 or weight.shape[1] != view.ids.shape[1]:
+    if weight.ndim != view.ids.ndim or weight.shape[1] != view.ids.shape[1]:
         raise Refused(
             f"its weight {list(weight.shape)} does not fit the image {list(view.ids.shape)}",
             "Export the model again.",
@@ -81,19 +84,25 @@ def patches_by_matmul(call: Call, weight: Real, bias: Real | None) -> View:
     """
     view = call.view(0)
     rows = view.ids.reshape(-1, view.ids.shape[-1])
-    out = weight.shape[1]
     if weight.shape[0] != rows.shape[1]:
         raise Refused(
             f"its weight takes {weight.shape[0]} values, a patch has {rows.shape[1]}",
             "Export the model again.",
         )
-    kernel = np.zeros((out, *_check_cut(rows, view.term.shape)))
-    _, height, width = view.term.shape
+    patches = _embedding(call, rows, weight.T, bias)
+    return whole(patches, (*view.ids.shape[:-1], weight.shape[1]))
+
+
+def _embedding(call: Call, rows: Ids, weight: Real, bias: Real | None) -> Patches:
+    """The embedding of patches `rows` [patches, values], with weights [out, values]."""
+    image = call.view(0).term
+    kernel = np.zeros((len(weight), *_check_cut(rows, image.shape)))
+    _, height, width = image.shape
     channel, pixel = np.divmod(rows[0], height * width)
-    kernel[:, channel, pixel // width, pixel % width] = weight.T
-    bias = np.zeros(out) if bias is None else bias
-    patches = Patches((view.term,), (len(rows), out), call.origin, kernel, bias)
-    return whole(call.pool.intern(patches), (*view.ids.shape[:-1], out))
+    kernel[:, channel, pixel // width, pixel % width] = weight
+    bias = np.zeros(len(weight)) if bias is None else bias
+    shape = (len(rows), len(weight))
+    return call.pool.intern(Patches((image,), shape, call.origin, kernel, bias))
 
 
 def _check_cut(rows: Ids, image: tuple[int, ...]) -> tuple[int, int, int]:

@@ -184,6 +184,11 @@ def layer_normalization(call: Call) -> Results:
         )
     if any(call.node.output[1:]):
         raise Refused("its mean or deviation is used elsewhere", "Use its first output only.")
+    if len(view.term.shape) == 2 and view.ids.shape[-1] < view.term.shape[1] and _in_heads(view):
+        raise Refused(
+            "it normalises the channels of each head by themselves (qk norm)",
+            "LayerNorm works on all channels of a token; train without norms of q and k.",
+        )
     matrix = call.matrix(0)
     channels = matrix.shape[1]
     gamma, beta = call.constant(1, "scale"), call.constant(2, "bias")
@@ -197,6 +202,13 @@ def layer_normalization(call: Call) -> Results:
         call.number_of("epsilon", 1e-5),
     )
     return (whole(call.pool.intern(norm), view.ids.shape),)
+
+
+def _in_heads(view: View) -> bool:
+    """Whether the view shows several parts of one token's channels in different rows."""
+    rows = view.ids.reshape(-1, view.ids.shape[-1])[:, 0]
+    tokens = rows // view.term.shape[1]
+    return len(np.unique(tokens)) < len(np.unique(rows))
 
 
 def attention(call: Call) -> Results:

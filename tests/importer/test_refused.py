@@ -18,6 +18,7 @@ from onnx_builder import (
     Recipe,
     Step,
     build,
+    conv,
     heads,
     same,
     tokens_last,
@@ -168,7 +169,7 @@ def turned_output(net: Net, x: str) -> str:
 
 def class_token_last(net: Net, x: str) -> str:
     tokens = tokens_last(net, x)
-    kept = net.op("Slice", tokens, net.ints(0), net.ints(3), net.ints(1))
+    kept = net.op("Slice", tokens, net.ints(0), net.ints(3), net.ints(1), name="culprit_slice")
     return net.op("Concat", kept, net.weight(1, 1, DIM), axis=1, name="culprit")
 
 
@@ -191,6 +192,137 @@ def positions_late(net: Net, x: str) -> str:
 
 def weight_on_the_left(net: Net, x: str) -> str:
     return net.op("MatMul", net.weight(TOKENS, TOKENS), x, name="culprit")
+
+
+def weight_on_the_image(net: Net, x: str) -> str:
+    return conv(net, net.op("MatMul", net.weight(4, 4), x, name="culprit"))
+
+
+def shifted_silu(net: Net, x: str) -> str:
+    bent = net.op("Sigmoid", net.op("Add", x, net.const(1.0)), name="culprit")
+    return net.op("Mul", x, bent)
+
+
+def gated_silu(net: Net, x: str) -> str:
+    bent = net.op("Sigmoid", net.linear(x, HIDDEN, HIDDEN), name="culprit")
+    return net.op("Mul", x, bent)
+
+
+def swiglu(net: Net, x: str) -> str:
+    active = net.op("Mul", x, net.op("Sigmoid", x))
+    return net.op("Mul", active, net.linear(x, HIDDEN, HIDDEN), name="culprit")
+
+
+def learned_query(net: Net, x: str, queries: int, depth: int = DEPTH) -> str:
+    """Attention pooling with a constant query; the nodes at fault are `culprit...`."""
+    key = net.op("Transpose", heads(net, net.linear(x, DIM, DIM)), perm=[0, 1, 3, 2])
+    if depth != DEPTH:
+        key = net.op("Slice", key, net.ints(0), net.ints(depth), net.ints(2))
+    query = net.weight(1, HEADS, queries, depth)
+    scores = net.op("MatMul", query, key, name="culprit")
+    value = heads(net, net.linear(x, DIM, DIM))
+    mixed = net.op("MatMul", net.op("Softmax", scores, axis=-1), value, name="culprit_mix")
+    joined = net.op("Transpose", mixed, perm=[0, 2, 1, 3])
+    return net.op("Reshape", joined, net.ints(queries, DIM))
+
+
+def two_learned_queries(net: Net, x: str) -> str:
+    return learned_query(net, x, 2)
+
+
+def deep_query(net: Net, x: str) -> str:
+    return learned_query(net, x, 1, DEPTH - 1)
+
+
+def tokens_of_two_layers(net: Net, x: str) -> str:
+    first = net.op("Slice", x, net.ints(0), net.ints(1), net.ints(1))
+    second = net.linear(x, DIM, DIM)
+    return net.linear(net.op("Concat", first, second, axis=1, name="culprit"), DIM, DIM)
+
+
+def side_by_side(net: Net, x: str) -> str:
+    pooled = net.op("ReduceMean", x, net.ints(1), keepdims=0)
+    other = net.linear(pooled, DIM, DIM)
+    both = net.op("Concat", pooled, other, axis=1, name="culprit")
+    return net.op("Slice", both, net.ints(4), net.ints(4 + DIM), net.ints(1), name="culprit_slice")
+
+
+def joined_kinds(net: Net, x: str) -> str:
+    wide = net.linear(x, DIM, 2 * DIM)
+    split = net.op("Reshape", wide, net.ints(1, 2 * TOKENS, DIM))
+    both = net.op("Concat", x, split, axis=1, name="culprit")
+    return net.op("ReduceMean", both, net.ints(1), keepdims=0)
+
+
+def between_constants(net: Net, x: str) -> str:
+    first, last = net.weight(1, 1, DIM), net.weight(1, 1, DIM)
+    return net.op("Concat", first, x, last, axis=1, name="culprit")
+
+
+def tokens_late(net: Net, x: str) -> str:
+    return net.op("Concat", net.weight(1, 1, DIM), x, axis=1, name="culprit")
+
+
+def constant_channels(net: Net, x: str) -> str:
+    wide = net.op("Concat", net.weight(1, TOKENS, 1), x, axis=2, name="culprit")
+    return net.linear(wide, DIM + 1, DIM)
+
+
+def check_values(net: Net, x: str) -> str:
+    return net.op("Where", net.op("IsNaN", x, name="culprit"), net.const(0.0), x)
+
+
+def conditional(net: Net, x: str) -> str:
+    mask = net.op("Greater", x, net.const(0.0), name="culprit_mask")
+    return net.op("Where", mask, x, net.const(0.0), name="culprit")
+
+
+def rotary(net: Net, x: str) -> str:
+    split = heads(net, x)
+    cosine, sine = net.weight(1, 1, TOKENS, DEPTH), net.weight(1, 1, TOKENS, DEPTH)
+    low = net.op("Slice", split, net.ints(0), net.ints(2), net.ints(3))
+    high = net.op("Slice", split, net.ints(2), net.ints(4), net.ints(3))
+    turned = net.op("Concat", net.op("Neg", high), low, axis=3)
+    left, right = net.op("Mul", split, cosine), net.op("Mul", turned, sine)
+    return net.op("Add", left, right, name="culprit")
+
+
+def norm_of_heads(net: Net, x: str) -> str:
+    return net.op(
+        "LayerNormalization", heads(net, x), net.weight(DEPTH), axis=-1, name="culprit"
+    )
+
+
+def cut(net: Net, x: str, perm: tuple[int, ...]) -> str:
+    """[1, 2, 4, 4] as [1, 2, rows, 2, columns, 2], turned by `perm`."""
+    split = net.op("Reshape", x, net.ints(1, 2, 2, 2, 2, 2))
+    return net.op("Transpose", split, perm=list(perm))
+
+
+def embedded_cut(net: Net, x: str, values: int = 8) -> str:
+    flat = net.op("Reshape", x, net.ints(1, TOKENS, 8))
+    return net.op("MatMul", flat, net.weight(values, DIM), name="culprit")
+
+
+def columns_first(net: Net, x: str) -> str:
+    return embedded_cut(net, cut(net, x, (0, 4, 2, 1, 3, 5)))
+
+
+def rows_of_the_image(net: Net, x: str) -> str:
+    return embedded_cut(net, net.op("Transpose", x, perm=[0, 2, 1, 3]))
+
+
+def long_patches(net: Net, x: str) -> str:
+    return embedded_cut(net, cut(net, x, (0, 2, 4, 1, 3, 5)), 9)
+
+
+def mirrored(net: Net, x: str) -> str:
+    """The second column of patches has its pixels in another order."""
+    whole = cut(net, x, (0, 2, 4, 1, 3, 5))
+    left = net.op("Slice", whole, net.ints(0), net.ints(1), net.ints(2))
+    right = net.op("Slice", whole, net.ints(1), net.ints(2), net.ints(2))
+    turned = net.op("Transpose", right, perm=[0, 1, 2, 3, 5, 4])
+    return embedded_cut(net, net.op("Concat", left, turned, axis=2))
 
 
 def weights_of_another_size(net: Net, x: str) -> str:
@@ -257,7 +389,10 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "tanh with another cubic": (Recipe(activation=tanh_gelu(0.0447)), "tanh's argument is not"),
     "tanh alone": (Recipe(activation=op("Tanh")), "tanh's argument is not"),
     "erf alone": (Recipe(activation=op("Erf")), "erf's argument is 1"),
-    "sigmoid": (Recipe(activation=op("Sigmoid")), "Sigmoid is not supported"),
+    "sigmoid": (Recipe(activation=op("Sigmoid")), "not part of x·sigmoid(a·x)"),
+    "shifted sigmoid": (Recipe(activation=shifted_silu), "not part of x·sigmoid(a·x)"),
+    "sigmoid of another": (Recipe(activation=gated_silu), "not part of x·sigmoid(a·x)"),
+    "gated linear unit": (Recipe(activation=swiglu), "multiplies two results"),
     "square": (Recipe(activation=op("Pow", 2.0)), "multiplies two results"),
     "fourth power": (Recipe(activation=op("Pow", 4.0)), "exponent is 4"),
     "square root": (Recipe(activation=op("Sqrt")), "not part of a LayerNorm"),
@@ -273,7 +408,24 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "mean with gaps": (Recipe(pool=every_other_token), "with gaps"),
     "mean over both axes": (Recipe(pool=op("ReduceMean", keepdims=1)), "neither all channels"),
     "positions late": (Recipe(after=positions_late), "adds a constant"),
-    "weight on the left": (Recipe(after=weight_on_the_left), "constant where the image's data"),
+    "weight on the left": (Recipe(after=weight_on_the_left), "does not hold the tokens"),
+    "weight on the image": (Recipe(patches=weight_on_the_image), "constant where the image's data"),
+    "two learned queries": (Recipe(pool=two_learned_queries), "several constant queries"),
+    "query of another depth": (Recipe(pool=deep_query), "query, key and value are"),
+    "tokens of two layers joined": (Recipe(after=tokens_of_two_layers), "joins two tensors"),
+    "channels side by side": (Recipe(pool=side_by_side, finish=same), "channels side by side"),
+    "joined with another size": (Recipe(pool=joined_kinds), "tensors of different kinds"),
+    "constants around another tensor": (Recipe(after=between_constants), "constant tokens into"),
+    "tokens put among patches": (Recipe(after=tokens_late), "constant tokens before"),
+    "constant channels": (Recipe(after=constant_channels), "which is not the token axis"),
+    "check of the values": (Recipe(after=check_values), "looks for NaN in something other"),
+    "condition on the image": (Recipe(after=conditional), "condition depends on the image"),
+    "rotary positions": (Recipe(query=rotary), "rotary position embedding"),
+    "norm of each head": (Recipe(query=norm_of_heads), "each head by themselves"),
+    "patches column by column": (Recipe(arrange=same, patches=columns_first), "not the patches"),
+    "overlapping cut": (Recipe(arrange=same, patches=rows_of_the_image), "not the patches"),
+    "patches mirrored one by one": (Recipe(arrange=same, patches=mirrored), "not the patches"),
+    "patch weight of another size": (Recipe(arrange=same, patches=long_patches), "takes 9 values"),
     "weight of another size": (Recipe(after=weights_of_another_size), "takes 9 channels"),
     "channels last forgotten": (Recipe(finish=turned_output, pool=same), "one token in each row"),
     "whole numbers": (Recipe(after=op("Cast", to=TensorProto.INT32)), "to INT32"),

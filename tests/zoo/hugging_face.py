@@ -89,12 +89,33 @@ def clip_quickgelu() -> nn.Module:
     return Picked(transformers.CLIPVisionModelWithProjection(config), lambda r: r.image_embeds)
 
 
+def siglip_classifier() -> nn.Module:
+    config = transformers.SiglipConfig(vision_config=SIZES, num_labels=10)
+    return Picked(transformers.SiglipForImageClassification(config), _logits)
+
+
 def mae_encoder() -> nn.Module:
     """Masks nothing; the noise that orders the patches is in their own order."""
     model = transformers.ViTMAEModel(_config("ViTMAE", mask_ratio=0.0))
     return Picked(model, _features, noise=torch.arange(16.0)[None])
 
 
-def video_mae() -> nn.Module:
-    config = _config("VideoMAE", num_frames=2, num_channels=3)
-    return Picked(transformers.VideoMAEModel(config), _features)
+class Video(nn.Module):
+    """A model of videos that takes the frames as channels of one image."""
+
+    def __init__(self, model: nn.Module, frames: int) -> None:
+        super().__init__()
+        self.model = model
+        self.frames = frames
+
+    def forward(self, image: Tensor) -> Tensor:
+        batch, channels, height, width = image.shape
+        video = image.reshape(batch, self.frames, channels // self.frames, height, width)
+        return self.model(video).last_hidden_state
+
+
+def video_mae(frames: int = 2, as_image: bool = True) -> nn.Module:
+    """Tubelets are two frames deep."""
+    config = _config("VideoMAE", num_frames=frames, num_channels=3)
+    model = transformers.VideoMAEModel(config)
+    return Video(model, frames) if as_image else Picked(model, _features)

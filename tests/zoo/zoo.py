@@ -91,7 +91,7 @@ HUGGING_FACE = (
         opset=17,
         symbolic=True,
     ),
-    _hf("siglip-classifier", "classifier", "Siglip", changes={"vision_config": {}}),
+    _hf("siglip-classifier", "siglip_classifier"),
     _hf("mae-encoder", "mae_encoder"),
     _hf("msn-features", "features", "ViTMSN"),
     _hf("ijepa-features", "features", "IJepa"),
@@ -104,7 +104,15 @@ HUGGING_FACE = (
         refused="bias to the attention scores",
     ),
     _hf("dinov3-rope", "features", "DINOv3ViT", refused="operands"),
-    _hf("videomae", "video_mae", image=(2, 3, 32, 32)),
+    _hf("videomae-two-frames", "video_mae", image=(6, 32, 32)),
+    _hf("videomae-four-frames", "video_mae", 4, image=(12, 32, 32), refused="not the patches"),
+    _hf(
+        "videomae-five-axes",
+        "video_mae",
+        changes={"as_image": False},
+        image=(2, 3, 32, 32),
+        refused="5 axes",
+    ),
 )
 
 TIMM = (
