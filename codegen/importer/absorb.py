@@ -38,6 +38,13 @@ def _per_channel(constant: Real, channels: int) -> Real | None:
     return np.broadcast_to(constant[0], (channels,))
 
 
+def _of_products(term: Term) -> bool:
+    """Whether it is a Dense or a sum of nothing else."""
+    if isinstance(term, Sum):
+        return all(_of_products(part) for part in term.inputs)
+    return isinstance(term, Dense)
+
+
 def scale_rule(term: Term, pool: TermPool) -> Term | None:
     """Scale after Dense, Patches or Norm → into their weights (LayerScale, γ)."""
     if not isinstance(term, Scale):
@@ -61,8 +68,8 @@ def scale_rule(term: Term, pool: TermPool) -> Term | None:
         case Norm():
             gamma, beta = below.gamma * factor, below.beta * factor
             return pool.intern(replace(below, gamma=gamma, beta=beta, origin=origin))
-        case Sum(inputs=(Dense() as left, Dense() as right)):
-            parts = tuple(pool.scale(part, term.factor, term.origin) for part in (left, right))
+        case Sum() if _of_products(below):
+            parts = tuple(pool.scale(part, term.factor, term.origin) for part in below.inputs)
             return pool.intern(replace(below, inputs=parts))
     return None
 
@@ -77,6 +84,9 @@ def shift_rule(term: Term, pool: TermPool) -> Term | None:
     match below:
         case Dense() | Patches() if offset is not None:
             return pool.intern(replace(below, bias=below.bias + offset, origin=origin))
+        case Sum(inputs=(left, right)) if offset is not None and _of_products(below):
+            shifted = pool.shift(left, term.offset, term.origin)
+            return pool.intern(replace(below, inputs=(shifted, right)))
         case Norm() if offset is not None:
             return pool.intern(replace(below, beta=below.beta + offset, origin=origin))
         case Embed():
@@ -116,7 +126,9 @@ def fixed_rule(term: Term, pool: TermPool) -> Term | None:
 
 
 def beside_rule(term: Term, pool: TermPool) -> Term | None:
-    """Dense of channels side by side → the sum of one Dense a part."""
+    """Dense of channels side by side → the sum of one Dense a part; Denses of one input → one."""
+    if isinstance(term, Beside):
+        return _merged(term, pool)
     if not isinstance(term, Dense) or not isinstance(term.inputs[0], Beside):
         return None
     (below,) = term.inputs
@@ -129,6 +141,17 @@ def beside_rule(term: Term, pool: TermPool) -> Term | None:
         product = pool.intern(Dense((part,), term.shape, origin, weight, bias))
         total = product if total is None else pool.intern(Sum((total, product), term.shape, origin))
     return total
+
+
+def _merged(beside: Beside, pool: TermPool) -> Term | None:
+    products = [part for part in beside.inputs if isinstance(part, Dense)]
+    source = products[0].inputs if products else ()
+    if len(products) < len(beside.inputs) or any(part.inputs != source for part in products):
+        return None
+    weight = np.concatenate([part.weight for part in products])
+    bias = np.concatenate([part.bias for part in products])
+    origin = union(beside.origin, *(part.origin for part in products))
+    return pool.intern(Dense(source, beside.shape, origin, weight, bias))
 
 
 def channels_rule(term: Term, pool: TermPool) -> Term | None:

@@ -205,10 +205,11 @@ def layer_normalization(call: Call) -> Results:
 
 
 def _in_heads(view: View) -> bool:
-    """Whether the view shows several parts of one token's channels in different rows."""
-    rows = view.ids.reshape(-1, view.ids.shape[-1])[:, 0]
+    """Whether each row shows a part of one token's channels, several rows parts of one token."""
+    rows = view.ids.reshape(-1, view.ids.shape[-1])
     tokens = rows // view.term.shape[1]
-    return len(np.unique(tokens)) < len(np.unique(rows))
+    of_one = bool((tokens == tokens[:, :1]).all())
+    return of_one and len(np.unique(tokens[:, 0])) < len(np.unique(rows[:, 0]))
 
 
 def attention(call: Call) -> Results:

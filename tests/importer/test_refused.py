@@ -12,6 +12,7 @@ from onnx_builder import (
     DEPTH,
     DIM,
     HEADS,
+    HIDDEN,
     IMAGE,
     TOKENS,
     Net,
@@ -241,10 +242,7 @@ def tokens_of_two_layers(net: Net, x: str) -> str:
 
 
 def side_by_side(net: Net, x: str) -> str:
-    pooled = net.op("ReduceMean", x, net.ints(1), keepdims=0)
-    other = net.linear(pooled, DIM, DIM)
-    both = net.op("Concat", pooled, other, axis=1, name="culprit")
-    return net.op("Slice", both, net.ints(4), net.ints(4 + DIM), net.ints(1), name="culprit_slice")
+    return net.op("Concat", x, net.op("Relu", net.linear(x, 3, 3)), axis=1, name="culprit")
 
 
 def joined_kinds(net: Net, x: str) -> str:
@@ -273,7 +271,7 @@ def check_values(net: Net, x: str) -> str:
 
 
 def conditional(net: Net, x: str) -> str:
-    mask = net.op("Greater", x, net.const(0.0), name="culprit_mask")
+    mask = net.op("Identity", x)
     return net.op("Where", mask, x, net.const(0.0), name="culprit")
 
 
@@ -308,8 +306,13 @@ def columns_first(net: Net, x: str) -> str:
     return embedded_cut(net, cut(net, x, (0, 4, 2, 1, 3, 5)))
 
 
-def rows_of_the_image(net: Net, x: str) -> str:
-    return embedded_cut(net, net.op("Transpose", x, perm=[0, 2, 1, 3]))
+def overlapping(net: Net, x: str) -> str:
+    windows = [
+        net.op("Slice", x, net.ints(row), net.ints(row + 2), net.ints(2)) for row in (0, 1, 2, 2)
+    ]
+    rows = [net.op("Reshape", window, net.ints(1, 1, 16)) for window in windows]
+    tokens = net.op("Concat", *rows, axis=1)
+    return net.op("MatMul", tokens, net.weight(16, DIM), name="culprit")
 
 
 def long_patches(net: Net, x: str) -> str:
@@ -413,7 +416,7 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "two learned queries": (Recipe(pool=two_learned_queries), "several constant queries"),
     "query of another depth": (Recipe(pool=deep_query), "query, key and value are"),
     "tokens of two layers joined": (Recipe(after=tokens_of_two_layers), "joins two tensors"),
-    "channels side by side": (Recipe(pool=side_by_side, finish=same), "channels side by side"),
+    "channels side by side": (Recipe(finish=side_by_side), "channels side by side"),
     "joined with another size": (Recipe(pool=joined_kinds), "tensors of different kinds"),
     "constants around another tensor": (Recipe(after=between_constants), "constant tokens into"),
     "tokens put among patches": (Recipe(after=tokens_late), "constant tokens before"),
@@ -423,7 +426,7 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "rotary positions": (Recipe(query=rotary), "rotary position embedding"),
     "norm of each head": (Recipe(query=norm_of_heads), "each head by themselves"),
     "patches column by column": (Recipe(arrange=same, patches=columns_first), "not the patches"),
-    "overlapping cut": (Recipe(arrange=same, patches=rows_of_the_image), "not the patches"),
+    "overlapping cut": (Recipe(arrange=same, patches=overlapping), "not the patches"),
     "patches mirrored one by one": (Recipe(arrange=same, patches=mirrored), "not the patches"),
     "patch weight of another size": (Recipe(arrange=same, patches=long_patches), "takes 9 values"),
     "weight of another size": (Recipe(after=weights_of_another_size), "takes 9 channels"),
