@@ -15,9 +15,7 @@ from ..graph import Add, Graph, MeanPool, SelectToken
 def align_additions(graph: Graph) -> Graph:
     """The same network; no Add has inputs that stand at different rows."""
     while (select := _misplaced(graph)) is not None:
-        pool = MeanPool(
-            select.name, select.inputs, select.origin, select.index, select.index + 1
-        )
+        pool = MeanPool(select.name, select.inputs, select.origin, select.index, select.index + 1)
         nodes = tuple(pool if node is select else node for node in graph)
         graph = replace(graph, nodes=nodes)
     return graph
@@ -29,23 +27,20 @@ def _misplaced(graph: Graph) -> SelectToken | None:
         if not isinstance(node, Add):
             continue
         sources = [_source(graph, name) for name in node.inputs]
-        rows = [_row(graph, source) for source in sources]
+        rows = [source.index if source else 0 for source in sources]
         if rows[0] != rows[1]:
-            return next(s for s, row in zip(sources, rows, strict=True) if s is not None and row)
+            return next(s for s, row in zip(sources, rows, strict=True) if row)
     return None
 
 
 def _source(graph: Graph, name: str) -> SelectToken | None:
-    """The selection that decides where `name` stands; None for values that start a tile."""
-    node = graph[name]
-    while not isinstance(node, SelectToken):
-        if isinstance(node, MeanPool) or node.inputs[0] == graph.image.name:
-            return None
-        node = graph[node.inputs[0]]
-    return node
-
-
-def _row(graph: Graph, source: SelectToken | None) -> int:
-    if source is None:
-        return 0
-    return source.index + _row(graph, _source(graph, source.inputs[0]))
+    """The selection among all tokens that decides where `name` stands; None if it starts a tile."""
+    found = None
+    while name != graph.image.name:
+        node = graph[name]
+        if isinstance(node, MeanPool):
+            return found
+        if isinstance(node, SelectToken):
+            found = node
+        name = node.inputs[0]
+    return found

@@ -286,9 +286,7 @@ def rotary(net: Net, x: str) -> str:
 
 
 def norm_of_heads(net: Net, x: str) -> str:
-    return net.op(
-        "LayerNormalization", heads(net, x), net.weight(DEPTH), axis=-1, name="culprit"
-    )
+    return net.op("LayerNormalization", heads(net, x), net.weight(DEPTH), axis=-1, name="culprit")
 
 
 def cut(net: Net, x: str, perm: tuple[int, ...]) -> str:

@@ -25,7 +25,6 @@ from zoo import Export
 FloatArray = npt.NDArray[np.float32]
 
 CALIBRATION, IMAGES = 32, 4
-CONFIG = HardwareConfig()
 
 
 def know_torchvision() -> None:
@@ -99,14 +98,14 @@ def integers(graph: QuantGraph, program: Program, image: FloatArray) -> None:
         np.testing.assert_array_equal(results[name], values[value][0])
 
 
-def compare(path: Path, graph: Graph) -> dict[str, float]:
+def compare(path: Path, graph: Graph, config: HardwareConfig) -> dict[str, float]:
     """The cosine of every output of the integer network with ONNX Runtime's."""
     network = quantized(graph)
-    program = schedule(network, CONFIG)
+    program = schedule(network, config)
     batch = images(graph, IMAGES, seed=2)
     integers(network, program, batch[0])
     expected = wanted(path, batch)
-    values = execute(network, batch, lanes=CONFIG.lanes)
+    values = execute(network, batch, lanes=config.lanes)
     return {
         name: cosine(network[value].value.dequantize(values[value]), expected[name])
         for name, value in network.outputs

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from pipeline import compare, exported
+from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import VitesseraError
 from vitessera.codegen.importer import Status, inspect_model
 from zoo import ZOO
@@ -24,13 +25,15 @@ def survey(wanted: list[str]) -> None:
         start = time.time()
         with tempfile.TemporaryDirectory() as folder:
             try:
-                verdict = verdict_on(exported(export, Path(folder)), export.image)
+                verdict = verdict_on(
+                    exported(export, Path(folder)), HardwareConfig(**export.memory)
+                )
             except Exception as error:  # whatever a library raises is the verdict
                 verdict = f"EXPORT {type(error).__name__}: {str(error)[:150]}"
         print(line(export.name, verdict, time.time() - start), flush=True)
 
 
-def verdict_on(path: Path, image: tuple[int, ...]) -> str:
+def verdict_on(path: Path, config: HardwareConfig) -> str:
     try:
         inspection = inspect_model(path)
     except VitesseraError as error:
@@ -41,7 +44,7 @@ def verdict_on(path: Path, image: tuple[int, ...]) -> str:
             dict.fromkeys(f"{r.op_type} {r.name[-30:]}: {r.reason[:90]}" for r in rows[:4])
         )
     try:
-        agreement = compare(path, inspection.graph)
+        agreement = compare(path, inspection.graph, config)
     except VitesseraError as error:
         return f"LATER {error}"
     return "ok " + ", ".join(f"{name} {cosine:.5f}" for name, cosine in agreement.items())

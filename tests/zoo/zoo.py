@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Build = Callable[[], Any]
 
 IMAGE = (3, 32, 32)
+NO_SILU: dict[str, Any] = {"refused": "no table for silu", "inspected": False}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Export:
         opset: operator set that the exporter is asked for.
         after: what is done to the file; see `exporters.AFTERWARDS`.
         symbolic: whether the batch axis is.
+        memory: fields of the hardware configuration that differ from the default.
         refused: for what cannot be mapped, a piece of the reason; empty for what can.
+        inspected: whether a refusal is a table by node; else the file or the quantiser says no.
     """
 
     name: str
@@ -39,7 +42,9 @@ class Export:
     opset: int = 18
     after: str = ""
     symbolic: bool = False
+    memory: dict[str, int] = field(default_factory=dict)
     refused: str = ""
+    inspected: bool = True
 
 
 def _made(module: str, function: str, *args: object, **kwargs: object) -> Build:
@@ -60,7 +65,9 @@ def _timm(name: str, model: str, function: str = "vit", **options: Any) -> Expor
 
 def _torch(name: str, function: str, **options: Any) -> Export:
     needs = ("torch", *(("torchvision",) if "torchvision" in name else ()))
-    return Export(name, _made("torch_models", function, **options.pop("changes", {})), needs, **options)
+    return Export(
+        name, _made("torch_models", function, **options.pop("changes", {})), needs, **options
+    )
 
 
 HUGGING_FACE = (
@@ -69,7 +76,7 @@ HUGGING_FACE = (
     _hf("vit-features", "vit_without_pooler", exporter="script", opset=14),
     _hf("vit-hidden-states", "vit_with_hidden_states"),
     _hf("vit-relu", "classifier", "ViT", changes={"hidden_act": "relu"}),
-    _hf("vit-silu", "classifier", "ViT", changes={"hidden_act": "silu"}),
+    _hf("vit-silu", "classifier", "ViT", changes={"hidden_act": "silu"}, **NO_SILU),
     _hf("vit-biasless-qkv", "classifier", "ViT", changes={"qkv_bias": False}, opset=20),
     _hf("vit-pooler", "features_and_pooled", "ViT", refused="tanh"),
     _hf("deit-classifier", "classifier", "DeiT", symbolic=True),
@@ -77,10 +84,16 @@ HUGGING_FACE = (
     _hf("dinov2-features", "features_and_pooled", "Dinov2"),
     _hf("dinov2-classifier", "classifier", "Dinov2", exporter="script", opset=17),
     _hf("dinov2-registers", "features_and_pooled", "Dinov2WithRegisters", opset=23),
-    _hf("dinov2-swiglu", "features", "Dinov2", changes={"use_swiglu_ffn": True}, refused="multiplies"),
-    _hf("clip-vision-quickgelu", "clip_quickgelu"),
+    _hf(
+        "dinov2-swiglu",
+        "features",
+        "Dinov2",
+        changes={"use_swiglu_ffn": True},
+        refused="multiplies",
+    ),
+    _hf("clip-vision-quickgelu", "clip_quickgelu", **NO_SILU),
     _hf("clip-vision-gelu", "clip_embedding", exporter="script", opset=17),
-    _hf("clip-vision-features", "features_and_pooled", "CLIPVision", "CLIPVisionModel"),
+    _hf("clip-vision-features", "features_and_pooled", "CLIPVision", "CLIPVisionModel", **NO_SILU),
     _hf("siglip-vision", "features_and_pooled", "SiglipVision", "SiglipVisionModel"),
     _hf(
         "siglip-vision-script",
@@ -101,9 +114,11 @@ HUGGING_FACE = (
         "features",
         "Beit",
         changes={"use_relative_position_bias": True},
+        exporter="script",
+        opset=17,
         refused="bias to the attention scores",
     ),
-    _hf("dinov3-rope", "features", "DINOv3ViT", refused="operands"),
+    _hf("dinov3-rope", "features", "DINOv3ViT", refused="rotary"),
     _hf("videomae-two-frames", "video_mae", image=(6, 32, 32)),
     _hf("videomae-four-frames", "video_mae", 4, image=(12, 32, 32), refused="not the patches"),
     _hf(
@@ -112,14 +127,33 @@ HUGGING_FACE = (
         changes={"as_image": False},
         image=(2, 3, 32, 32),
         refused="5 axes",
+        inspected=False,
     ),
 )
 
 TIMM = (
-    _timm("vit-tiny-p16", "vit_tiny_patch16_224", "native", changes={"img_size": 64}, image=(3, 64, 64)),
+    _timm(
+        "vit-tiny-p16",
+        "vit_tiny_patch16_224",
+        "native",
+        changes={"img_size": 64},
+        image=(3, 64, 64),
+    ),
     _timm("vit-small-p8", "vit_small_patch8_224", "native", exporter="script", opset=17),
-    _timm("vit-small-p32", "vit_small_patch32_224", "native", changes={"img_size": 64}, image=(3, 64, 64)),
-    _timm("vit-base-p14", "vit_huge_patch14_224", "native", changes={"img_size": 42}, image=(3, 42, 42)),
+    _timm(
+        "vit-small-p32",
+        "vit_small_patch32_224",
+        "native",
+        changes={"img_size": 64},
+        image=(3, 64, 64),
+    ),
+    _timm(
+        "vit-base-p14",
+        "vit_huge_patch14_224",
+        "native",
+        changes={"img_size": 42},
+        image=(3, 42, 42),
+    ),
     _timm("vit-base-p16-opset24", "vit_base_patch16_224", opset=24),
     _timm("deit", "deit_tiny_patch16_224", exporter="script", opset=14),
     _timm("deit-distilled", "deit_tiny_distilled_patch16_224"),
@@ -128,14 +162,28 @@ TIMM = (
     _timm("registers-gap", "vit_medium_patch16_reg4_gap_256", exporter="script", opset=18),
     _timm("layer-scale", "vit_base_patch14_dinov2", changes={"num_classes": 0}),
     _timm("clip", "vit_base_patch16_clip_224"),
-    _timm("clip-quickgelu", "vit_base_patch16_clip_quickgelu_224", exporter="script", opset=17),
+    _timm(
+        "clip-quickgelu",
+        "vit_base_patch16_clip_quickgelu_224",
+        exporter="script",
+        opset=17,
+        **NO_SILU,
+    ),
     _timm("siglip-map", "vit_base_patch16_siglip_224"),
-    _timm("siglip-map-script", "vit_base_patch16_siglip_224", exporter="script", opset=17, symbolic=True),
+    _timm(
+        "siglip-map-script",
+        "vit_base_patch16_siglip_224",
+        exporter="script",
+        opset=17,
+        symbolic=True,
+    ),
     _timm("siglip-map-opset23", "vit_base_patch16_siglip_224", opset=23),
     _timm("siglip-gap", "vit_base_patch16_siglip_gap_224"),
     _timm("mean-pool", "vit_base_patch16_224", changes={"global_pool": "avg"}),
     _timm("no-class-token", "vit_base_patch16_gap_224"),
-    _timm("unpooled-features", "vit_base_patch16_224", changes={"global_pool": "", "num_classes": 0}),
+    _timm(
+        "unpooled-features", "vit_base_patch16_224", changes={"global_pool": "", "num_classes": 0}
+    ),
     _timm("parallel-blocks", "vit_small_patch16_18x2_224"),
     _timm("residual-post-norm", "vit_base_patch16_rpn_224"),
     _timm("expanded-mlp-gelu-tanh", "vit_giant_patch14_224", changes={"mlp_ratio": 3.0}),
@@ -156,6 +204,7 @@ TIMM = (
         "vit_tiny_patch16_224",
         changes={"img_size": 64, "patch_size": 2, "depth": 1, "embed_dim": 24},
         image=(3, 64, 64),
+        memory={"probability_words": 1024},
     ),
     _timm("dynamic-image", "vit_tiny_patch16_224", changes={"dynamic_img_size": True}),
     _timm("onnxsim", "vit_tiny_patch16_224", exporter="script", opset=17, after="onnxsim"),
@@ -167,14 +216,30 @@ TIMM = (
     _timm("half-model", "vit_tiny_patch16_224", "half", exporter="script", opset=17),
     _timm("half-model-dynamo", "vit_tiny_patch16_224", "half"),
     _timm(
-        "qk-norm", "vit_base_patch16_224", changes={"qk_norm": True}, refused="one token in each row"
+        "qk-norm",
+        "vit_base_patch16_224",
+        changes={"qk_norm": True},
+        refused="each head by themselves",
     ),
-    _timm("hybrid-stem", "vit_tiny_r_s16_p8_224", "native", refused="pads"),
-    _timm("relative-bias", "beit_base_patch16_224", "vit", refused="bias to the attention scores"),
-    _timm("cait", "cait_xxs24_224", refused="two tensors of tokens"),
-    _timm("xcit", "xcit_nano_12_p8_224", "native", refused="pads"),
-    _timm("rope", "vit_small_patch16_rope_224", refused="operands"),
-    _timm("eva-swiglu", "eva02_tiny_patch14_224", "native", changes={"img_size": 28}, image=(3, 28, 28), refused="operands"),
+    _timm("hybrid-stem", "vit_tiny_r_s16_p8_224", "native", refused="is not kernel"),
+    _timm(
+        "relative-bias",
+        "beit_base_patch16_224",
+        exporter="script",
+        opset=17,
+        refused="bias to the attention scores",
+    ),
+    _timm("cait", "cait_xxs24_224", refused="the attention scores, not"),
+    _timm("xcit", "xcit_nano_12_p8_224", "native", refused="is not kernel"),
+    _timm("rope", "vit_small_patch16_rope_224", refused="rotary"),
+    _timm(
+        "eva-swiglu",
+        "eva02_tiny_patch14_224",
+        "native",
+        changes={"img_size": 28},
+        image=(3, 28, 28),
+        refused="rotary",
+    ),
 )
 
 TORCH = (
@@ -182,11 +247,27 @@ TORCH = (
     _torch("torchvision-vit-script", "torchvision_vit", exporter="script", opset=17, symbolic=True),
     _torch("encoder-pre-norm", "Encoder", changes={"norm_first": True, "final_norm": True}),
     _torch("encoder-post-norm", "Encoder", changes={"norm_first": False}),
-    _torch("encoder-post-norm-script", "Encoder", changes={"norm_first": False}, exporter="script", opset=17),
-    _torch("encoder-post-norm-relu", "Encoder", changes={"norm_first": False, "activation": "relu", "final_norm": True}),
+    _torch(
+        "encoder-post-norm-script",
+        "Encoder",
+        changes={"norm_first": False},
+        exporter="script",
+        opset=17,
+    ),
+    _torch(
+        "encoder-post-norm-relu",
+        "Encoder",
+        changes={"norm_first": False, "activation": "relu", "final_norm": True},
+    ),
     _torch("encoder-biasless", "Encoder", changes={"norm_first": True, "bias": False}),
     _torch("patches-by-unfold", "Encoder", changes={"norm_first": True, "stem": "unfold"}),
-    _torch("patches-by-einops", "Encoder", changes={"norm_first": True, "stem": "einops"}, exporter="script", opset=17),
+    _torch(
+        "patches-by-einops",
+        "Encoder",
+        changes={"norm_first": True, "stem": "einops"},
+        exporter="script",
+        opset=17,
+    ),
     _torch("three-heads", "Encoder", changes={"norm_first": True, "heads": (10, 3, 1)}),
 )
 
