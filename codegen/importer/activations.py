@@ -160,7 +160,7 @@ def _close(found: Polynomial | None, target: Polynomial, pool: TermPool) -> bool
 
 
 def _descendants(term: Term) -> Iterator[Term]:
-    """`term` and what arithmetic reaches from it, nearest first; erf, tanh and sigmoid are leaves."""
+    """`term` and what arithmetic reaches from it, nearest first; transcendental ones are leaves."""
     seen = {term}
     layer = [term]
     for _ in range(DEPTH):

@@ -187,7 +187,7 @@ def where(call: Call) -> Results:
     choices = np.unique(condition.values)
     if len(choices) != 1:
         raise Refused(
-            f"it replaces {int((~condition.values).sum())} of {condition.values.size} values",
+            f"it replaces {int(np.sum(condition.values == 0))} of {condition.values.size} values",
             "Attention masks are not supported; export the model without mask.",
         )
     chosen = sides[0] if choices[0] else sides[1]

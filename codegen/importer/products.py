@@ -40,7 +40,7 @@ def matmul(call: Call) -> Results:
 
 
 def _learned_query(call: Call, values: Array, key: View) -> View:
-    """A constant [..., heads, tokens, d] that the keys [..., heads, tokens, d] are compared with."""
+    """A constant [..., heads, tokens, d], which is compared with keys of the same axes."""
     if len(key.term.shape) != 2 or values.ndim < 2:
         call.view(0)  # refuses
     head_channels(_by_head(key.ids), key.term, "transposed key (second operand)")

@@ -20,6 +20,7 @@ from onnx_builder import (
     build,
     conv,
     heads,
+    same,
     tokens_last,
 )
 from vitessera.codegen.graph import (
@@ -397,7 +398,7 @@ def test_patches_by_matmul_in_any_order_inside(
         cut = net.op("Transpose", split, perm=[0, 2, 4, *inside])
         return net.linear(net.op("Reshape", cut, net.ints(1, TOKENS, 8)), 8, DIM)
 
-    recipe = Recipe(patches=patches, arrange=lambda net, x: x)
+    recipe = Recipe(patches=patches, arrange=same)
     assert kinds(imported(recipe, tmp_path)) == kinds(plain)
 
 

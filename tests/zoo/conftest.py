@@ -1,4 +1,4 @@
-"""Makes the accelerator's helpers (tests/accelerator/whole.py and what they use) importable here."""
+"""Makes the accelerator's helpers (tests/accelerator/whole.py) importable here."""
 
 from __future__ import annotations
 
