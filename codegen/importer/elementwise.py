@@ -207,11 +207,7 @@ def _shape_of(operand: Constant | View) -> tuple[int, ...]:
 def reduce_mean(call: Call) -> Results:
     """The mean over tokens (pooling) or over channels (part of LayerNorm)."""
     view = call.view(0)
-    if len(view.term.shape) != 2:
-        raise Refused(
-            "it averages something other than tokens and channels",
-            "ReduceMean is for mean pooling and LayerNorm.",
-        )
+    _check_matrix(view)
     axes = _axes(call, view.ids.ndim)
     kept = tuple(axis for axis in range(view.ids.ndim) if axis not in axes)
     groups = view.ids.transpose(kept + axes)
@@ -222,6 +218,38 @@ def reduce_mean(call: Call) -> Results:
     if call.integer("keepdims", 1):
         ids = np.expand_dims(ids, axes)
     return (View(term, ids),)
+
+
+def _check_matrix(view: View) -> None:
+    if len(view.term.shape) != 2:
+        raise Refused(
+            "it averages something other than tokens and channels",
+            "Means are for pooling and LayerNorm.",
+        )
+
+
+def global_average_pool(call: Call) -> Results:
+    """The mean over all axes behind batch and channels."""
+    view = call.view(0)
+    _check_matrix(view)
+    batch, channels, *sides = view.ids.shape
+    groups = view.ids.reshape(batch, channels, -1)
+    term, ids = _mean(call, view.term, groups)
+    return (View(term, ids.reshape(batch, channels, *(1 for _ in sides))),)
+
+
+def batch_normalization(call: Call) -> Results:
+    """In inference, a factor and an offset for each channel (axis 1)."""
+    if call.integer("training_mode", 0):
+        raise Refused("it is in training mode", "Call model.eval() before the export.")
+    view = call.view(0)
+    names = ("scale", "bias", "mean", "variance")
+    gamma, beta, mean, variance = (call.constant(n, name) for n, name in enumerate(names, 1))
+    assert gamma is not None and beta is not None and mean is not None and variance is not None
+    factor = gamma / np.sqrt(variance + call.number_of("epsilon", 1e-5))
+    shape = (-1, *(1 for _ in view.ids.shape[2:]))
+    scaled = _scaled(call, view, factor.reshape(shape))
+    return (_shifted(call, scaled, (beta - mean * factor).reshape(shape)),)
 
 
 def reduce_sum(call: Call) -> Results:

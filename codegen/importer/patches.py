@@ -28,7 +28,7 @@ def conv(call: Call) -> Results:
     out, kernel = weight.shape[0], weight.shape[2:]
     grid = tuple(side // patch for side, patch in zip(view.ids.shape[2:], kernel, strict=True))
     rows = _windows(view.ids[0], grid, kernel)
-    patches = _embedding(call, rows, weight.reshape(out, -1), call.constant(2, "bias"))
+    patches = _embedding(call, view, rows, weight.reshape(out, -1), call.constant(2, "bias"))
     return (View(patches, whole(patches).ids.T.reshape(1, out, *grid)),)
 
 
@@ -74,28 +74,28 @@ def _check_patches(call: Call, view: View, weight: Real) -> None:
         )
 
 
-def patches_by_matmul(call: Call, weight: Real, bias: Real | None) -> View:
+def patches_by_matmul(call: Call, view: View, weight: Real, bias: Real | None) -> View:
     """x @ weight of an image that was cut into patches by reshapes and transposes.
 
     Args:
-        call: the node; operand 0 shows the image as [..., patches, values of a patch].
+        call: the node.
+        view: the image as [..., patches, values of a patch].
         weight: [values of a patch, out].
         bias: [out], or None.
     """
-    view = call.view(0)
     rows = view.ids.reshape(-1, view.ids.shape[-1])
     if weight.shape[0] != rows.shape[1]:
         raise Refused(
             f"its weight takes {weight.shape[0]} values, a patch has {rows.shape[1]}",
             "Export the model again.",
         )
-    patches = _embedding(call, rows, weight.T, bias)
+    patches = _embedding(call, view, rows, weight.T, bias)
     return whole(patches, (*view.ids.shape[:-1], weight.shape[1]))
 
 
-def _embedding(call: Call, rows: Ids, weight: Real, bias: Real | None) -> Patches:
+def _embedding(call: Call, view: View, rows: Ids, weight: Real, bias: Real | None) -> Patches:
     """The embedding of patches `rows` [patches, values], with weights [out, values]."""
-    image = call.view(0).term
+    image = view.term
     kernel = np.zeros((len(weight), *_check_cut(rows, image.shape)))
     _, height, width = image.shape
     channel, pixel = np.divmod(rows[0], height * width)

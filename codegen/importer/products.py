@@ -21,7 +21,7 @@ from .term import (
     Softmax,
     Term,
 )
-from .view import Ids, View, head_channels, whole
+from .view import Ids, View, as_matrix, head_channels, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -30,13 +30,13 @@ def matmul(call: Call) -> Results:
     """A linear layer (x @ constant) or one of the two products of attention."""
     right = call.operand(1)
     if isinstance(right, Constant):
-        return (_linear(call, _flat_weight(right.values), None),)
+        return (linear(call, call.view(0), _flat_weight(right.values), None),)
     assert right is not None
     left = call.operand(0)
     if isinstance(left, Constant):
         left = _learned_query(call, left.values, View(right.term, right.ids.swapaxes(-2, -1)))
     assert left is not None
-    return (_dynamic_product(call, left, right),)
+    return (product(call, left, right),)
 
 
 def _learned_query(call: Call, values: Array, key: View) -> View:
@@ -66,7 +66,7 @@ def gemm(call: Call) -> Results:
         if bias.ndim == 2 and bias.shape[0] != 1:
             raise Refused("its bias differs between tokens", "Use a bias of one value a channel.")
         bias = np.broadcast_to(bias.reshape(-1), (weight.shape[1],)).copy()
-    return (_linear(call, weight * call.number_of("alpha", 1.0), bias),)
+    return (linear(call, call.view(0), weight * call.number_of("alpha", 1.0), bias),)
 
 
 def _flat_weight(values: Array) -> Real:
@@ -77,10 +77,11 @@ def _flat_weight(values: Array) -> Real:
     return np.asarray(values, dtype=np.float64).reshape(values.shape[-2:])
 
 
-def _linear(call: Call, weight: Real, bias: Real | None) -> View:
-    if shows_image(call.view(0)):
-        return patches_by_matmul(call, weight, bias)
-    matrix = call.matrix(0)
+def linear(call: Call, data: View, weight: Real, bias: Real | None) -> View:
+    """data @ weight + bias, for data [..., channels] and weight [channels, out]."""
+    if shows_image(data):
+        return patches_by_matmul(call, data, weight, bias)
+    matrix = as_matrix(data, call.pool, call.origin)
     if weight.shape[0] != matrix.shape[1]:
         raise Refused(
             f"its weight takes {weight.shape[0]} channels, its data have {matrix.shape[1]}",
@@ -88,12 +89,13 @@ def _linear(call: Call, weight: Real, bias: Real | None) -> View:
         )
     out = weight.shape[1]
     bias = np.zeros(out) if bias is None else bias
-    origin = call.origin_with((call.view(0), matrix))
+    origin = call.origin_with((data, matrix))
     dense = Dense((matrix,), (matrix.shape[0], out), origin, weight.T.copy(), bias)
-    return whole(call.pool.intern(dense), (*call.view(0).ids.shape[:-1], out))
+    return whole(call.pool.intern(dense), (*data.ids.shape[:-1], out))
 
 
-def _dynamic_product(call: Call, left: View, right: View) -> View:
+def product(call: Call, left: View, right: View) -> View:
+    """One of the two products of attention: q @ k.T or probabilities @ v."""
     if len(right.term.shape) == 3:
         raise Refused(
             "the attention probabilities are its second operand",
@@ -222,12 +224,12 @@ def attention(call: Call) -> Results:
             f"{query.ids.shape[1]} query heads share {key.ids.shape[1]} key heads",
             "Grouped-query attention is not supported; use as many key heads as query heads.",
         )
-    scores = _dynamic_product(call, query, View(key.term, key.ids.swapaxes(-2, -1)))
+    scores = product(call, query, View(key.term, key.ids.swapaxes(-2, -1)))
     scale = call.number_of("scale", query.ids.shape[-1] ** -0.5)
     factor = np.full((1, 1, 1), scale)
     scaled = call.pool.scale(scores.term, factor, call.origin)
     probabilities = call.pool.intern(Softmax((scaled,), scaled.shape, call.origin))
-    mixed = _dynamic_product(call, View(probabilities, scores.ids), value)
+    mixed = product(call, View(probabilities, scores.ids), value)
     if call.view(2).ids.ndim == 4:
         return (mixed,)
     batch, _, tokens, _ = mixed.ids.shape

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from . import elementwise, layout, patches, products
+from . import einsum, elementwise, layout, patches, products
 from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
@@ -28,11 +28,14 @@ Handler = Callable[[Call], tuple[Tensor | None, ...]]
 ARITHMETIC: dict[str, Handler] = {
     "Add": elementwise.add,
     "Attention": products.attention,
+    "BatchNormalization": elementwise.batch_normalization,
     "Conv": patches.conv,
     "Div": elementwise.divide,
+    "Einsum": einsum.einsum,
     "Erf": elementwise.erf,
     "Gelu": elementwise.gelu,
     "Gemm": products.gemm,
+    "GlobalAveragePool": elementwise.global_average_pool,
     "LayerNormalization": products.layer_normalization,
     "MatMul": products.matmul,
     "Mul": elementwise.multiply,
@@ -217,11 +220,10 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
 
 
 REMEDIES = {
-    "BatchNormalization": "Use LayerNorm, or fold it into the layer before it.",
     "If": "Export with dynamo=True, or write the model without data-dependent branches.",
     "Loop": "Export with dynamo=True, or write the model without data-dependent loops.",
     "MaxPool": "Use a patch embedding (strided Conv2d) and mean or class-token pooling.",
-    "Einsum": "Write it with matmul and transpose.",
+    "RMSNormalization": "Use LayerNorm: the accelerator's norm takes the mean off.",
 }
 
 

@@ -363,6 +363,52 @@ def test_mask_that_hides_nothing(plain: Graph, tmp_path: Path) -> None:
     assert len(kinds(imported(Recipe(scores=scores), tmp_path))) == len(kinds(plain))
 
 
+# --- Einsum --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("equation", ["abc,cd->abd", "abc,dc->abd", "xyz,zw->xyw"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_einsum_as_a_linear(tmp_path: Path, equation: str, swapped: bool) -> None:
+    def after(net: Net, x: str) -> str:
+        operands, letters = [x, net.weight(DIM, DIM)], equation
+        if swapped:
+            left, right = equation.split("->")[0].split(",")
+            operands, letters = operands[::-1], f"{right},{left}->{equation.split('->')[1]}"
+        return net.op("Einsum", *operands, equation=letters)
+
+    graph = imported(Recipe(after=after), tmp_path)
+    assert sum(isinstance(node, Linear) for node in graph) == 8
+
+
+@pytest.mark.parametrize("keys_first", [False, True])
+def test_attention_by_einsum(plain: Graph, tmp_path: Path, keys_first: bool) -> None:
+    """As Keras writes it: a weight for each head, heads in the middle, keys before queries."""
+
+    def pool(net: Net, x: str) -> str:
+        x = net.norm(x)
+        q, k, v = (
+            net.op(
+                "Add",
+                net.op("Einsum", x, net.weight(DIM, HEADS, DEPTH), equation="abc,cde->abde"),
+                net.weight(HEADS, DEPTH),
+            )
+            for _ in range(3)
+        )
+        q = net.op("Mul", q, net.const(0.5))
+        if keys_first:
+            scores = net.op("Einsum", k, q, equation="aecd,abcd->acbe")
+            mixed = net.op("Einsum", net.op("Softmax", scores), v, equation="acbe,aecd->abcd")
+        else:
+            scores = net.op("Einsum", q, k, equation="bihd,bjhd->bhij")
+            mixed = net.op("Einsum", v, net.op("Softmax", scores), equation="bjhd,bhij->bihd")
+        out = net.op("Einsum", mixed, net.weight(HEADS, DEPTH, DIM), equation="abcd,cde->abe")
+        return net.op("ReduceMean", out, net.ints(1), keepdims=0)
+
+    graph = imported(Recipe(pool=pool), tmp_path)
+    found = [node.scale for node in graph if isinstance(node, Attention)]
+    assert found == [pytest.approx(0.5), pytest.approx(0.5)]
+
+
 # --- Activation functions ------------------------------------------------------------------------
 
 
@@ -415,6 +461,24 @@ def test_tubelets_of_a_video_as_deep_as_it(plain: Graph, tmp_path: Path) -> None
         return net.op("Conv", video, net.weight(DIM, 1, 2, 2, 2), strides=[2, 2, 2])
 
     assert kinds(imported(Recipe(patches=patches), tmp_path)) == kinds(plain)
+
+
+def test_batch_norm_behind_the_patches(plain: Graph, tmp_path: Path) -> None:
+    def patches(net: Net, x: str) -> str:
+        constants = [net.weight(DIM) for _ in range(3)]
+        positive = net.const(net.random.uniform(0.5, 2.0, DIM))
+        return net.op("BatchNormalization", conv(net, x), *constants, positive, epsilon=1e-3)
+
+    assert kinds(imported(Recipe(patches=patches), tmp_path)) == kinds(plain)
+
+
+def test_global_average_pool_of_channels_first(plain: Graph, tmp_path: Path) -> None:
+    def pool(net: Net, x: str) -> str:
+        turned = net.op("Transpose", x, perm=[0, 2, 1])
+        square = net.op("Reshape", turned, net.ints(1, DIM, 2, 2))
+        return net.op("Flatten", net.op("GlobalAveragePool", square))
+
+    assert kinds(imported(Recipe(pool=pool), tmp_path)) == kinds(plain)
 
 
 # --- Number formats ------------------------------------------------------------------------------

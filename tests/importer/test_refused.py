@@ -54,7 +54,7 @@ def patch(**attrs: object) -> Step:
 
 def batch_norm(net: Net, x: str) -> str:
     values = [net.const(np.ones(DIM)) for _ in range(4)]
-    return net.op("BatchNormalization", x, *values, name="culprit")
+    return net.op("BatchNormalization", x, *values, outputs=3, name="culprit", training_mode=1)
 
 
 def max_pool(net: Net, x: str) -> str:
@@ -275,6 +275,27 @@ def conditional(net: Net, x: str) -> str:
     return net.op("Where", mask, x, net.const(0.0), name="culprit")
 
 
+def einsum(equation: str, *shape: int) -> Step:
+    def step(net: Net, x: str) -> str:
+        weights = [net.weight(*shape)] if shape else []
+        return net.op("Einsum", x, *weights, equation=equation, name="culprit")
+
+    return step
+
+
+def einsum_of_axes(net: Net, x: str) -> str:
+    return net.op("Einsum", x, x, equation="ahij,ahkl->ahijkl", name="culprit")
+
+
+def rms_norm(net: Net, x: str) -> str:
+    name = f"culprit_{len(net.nodes)}"
+    return net.op("RMSNormalization", x, net.weight(DIM), axis=-1, name=name)
+
+
+def global_mean(net: Net, x: str) -> str:
+    return net.op("Mul", conv(net, x), net.op("GlobalAveragePool", x, name="culprit"))
+
+
 def rotary(net: Net, x: str) -> str:
     split = heads(net, x)
     cosine, sine = net.weight(1, 1, TOKENS, DEPTH), net.weight(1, 1, TOKENS, DEPTH)
@@ -351,7 +372,7 @@ def where(net: Net, x: str) -> str:
 
 # What is wrong, and a piece of the reason. The node at fault is called `culprit...`.
 CASES: dict[str, tuple[Recipe, str]] = {
-    "batch norm": (Recipe(arrange=after_patches(batch_norm)), "BatchNormalization is not supp"),
+    "batch norm": (Recipe(arrange=after_patches(batch_norm)), "in training mode"),
     "max pool": (Recipe(arrange=after_patches(max_pool)), "MaxPool is not supported"),
     "padded patches": (Recipe(patches=patch(pads=[1, 1, 1, 1])), "pads the image"),
     "same padding": (Recipe(patches=patch(auto_pad="SAME_UPPER")), "pads the image"),
@@ -419,6 +440,15 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "constants around another tensor": (Recipe(after=between_constants), "constant tokens into"),
     "tokens put among patches": (Recipe(after=tokens_late), "constant tokens before"),
     "constant channels": (Recipe(after=constant_channels), "which is not the token axis"),
+    "einsum of one operand": (Recipe(after=einsum("abc->abc")), "product of two operands"),
+    "einsum of a diagonal": (Recipe(after=einsum("aab,bc->abc", DIM, DIM)), "of two operands"),
+    "einsum that sums alone": (Recipe(after=einsum("abc,de->abc", DIM, DIM)), "one operand alone"),
+    "einsum with a weight a token": (
+        Recipe(after=einsum("abc,bcd->abd", TOKENS, DIM, DIM)),
+        "differs along 'b'",
+    ),
+    "einsum of several axes": (Recipe(probabilities=einsum_of_axes), "several axes of their own"),
+    "global mean of the image": (Recipe(patches=global_mean), "averages something other"),
     "check of the values": (Recipe(after=check_values), "looks for NaN in something other"),
     "condition on the image": (Recipe(after=conditional), "condition depends on the image"),
     "rotary positions": (Recipe(query=rotary), "rotary position embedding"),
@@ -456,6 +486,12 @@ def test_refused_by_name_with_reason_and_remedy(case: str, tmp_path: Path) -> No
 def test_the_recipe_without_a_mistake_is_accepted(tmp_path: Path) -> None:
     net, output = build(Recipe())
     assert import_model(net.save(tmp_path / "model.onnx", output)).nodes
+
+
+def test_rms_norm(tmp_path: Path) -> None:
+    net, output = build(Recipe(norm=rms_norm), Net(opset=23))
+    with pytest.raises(UnsupportedModelError, match=r"culprit.*RMSNormalization.*takes the mean"):
+        import_model(net.save(tmp_path / "model.onnx", output))
 
 
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:

@@ -83,3 +83,42 @@ class Encoder(nn.Module):
         x = self.encoder(self.stem(image))[:, 0]
         results = tuple(head(x) for head in self.heads)
         return results if len(results) > 1 else results[0]
+
+
+class EinsumBlock(nn.Module):
+    """Attention and MLP the way papers write them: einsum, weights with an axis of heads."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        depth = width // heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        deviation = width**-0.5
+        self.query, self.key, self.value = (
+            nn.Parameter(torch.randn(width, heads, depth) * deviation) for _ in range(3)
+        )
+        self.out = nn.Parameter(torch.randn(heads, depth, width) * deviation)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.scale = depth**-0.5
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm1(x)
+        q, k, v = (torch.einsum("bnc,chd->bnhd", y, w) for w in (self.query, self.key, self.value))
+        p = torch.softmax(torch.einsum("bihd,bjhd->bhij", q * self.scale, k), -1)
+        x = x + torch.einsum("bihd,hdc->bic", torch.einsum("bhij,bjhd->bihd", p, v), self.out)
+        return x + self.down(nn.functional.gelu(self.up(self.norm2(x))))
+
+
+class EinsumVit(nn.Module):
+    """Two such blocks behind a convolution with batch norm; pooled over channels-first maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.norm = nn.Conv2d(3, 48, 8, 8), nn.BatchNorm2d(48)
+        self.positions = nn.Parameter(torch.zeros(1, 16, 48))
+        self.blocks = nn.Sequential(EinsumBlock(48, 3), EinsumBlock(48, 3))
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(48, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.norm(self.patch(image)).flatten(2).transpose(1, 2)
+        x = self.blocks(x + self.positions)
+        return self.head(self.pool(x.transpose(1, 2).reshape(-1, 48, 4, 4)).flatten(1))

@@ -82,6 +82,15 @@ HUGGING_FACE = (
     _hf("deit-classifier", "classifier", "DeiT", symbolic=True),
     _hf("deit-with-teacher", "deit_with_teacher", exporter="script", opset=17),
     _hf("dinov2-features", "features_and_pooled", "Dinov2"),
+    _hf("dinov2-other-size", "features_and_pooled", "Dinov2", image=(3, 40, 24)),
+    _hf(
+        "dinov2-other-size-script",
+        "features_and_pooled",
+        "Dinov2",
+        image=(3, 40, 24),
+        exporter="script",
+        opset=17,
+    ),
     _hf("dinov2-classifier", "classifier", "Dinov2", exporter="script", opset=17),
     _hf("dinov2-registers", "features_and_pooled", "Dinov2WithRegisters", opset=23),
     _hf(
@@ -268,6 +277,8 @@ TORCH = (
         exporter="script",
         opset=17,
     ),
+    _torch("einsum-batch-norm", "EinsumVit"),
+    _torch("einsum-batch-norm-script", "EinsumVit", exporter="script", opset=17),
     _torch("three-heads", "Encoder", changes={"norm_first": True, "heads": (10, 3, 1)}),
 )
 
