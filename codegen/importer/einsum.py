@@ -76,7 +76,7 @@ def _parsed(call: Call) -> _Equation:
     plain = all(part.isalpha() and len(set(part)) == len(part) for part in (*letters, result))
     if len(letters) != 2 or not arrow or not plain:
         raise Refused(f"its equation {text!r} is not a product of two operands", REMEDY)
-    equation = _Equation(*letters, result)
+    equation = _Equation(letters[0], letters[1], result)
     known = equation.batch + equation.rows + equation.columns + equation.inner
     if set(known) != set(equation.left + equation.right):
         raise Refused(f"its equation {text!r} sums over one operand alone", REMEDY)

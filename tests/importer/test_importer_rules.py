@@ -381,7 +381,7 @@ def test_einsum_as_a_linear(tmp_path: Path, equation: str, swapped: bool) -> Non
 
 
 @pytest.mark.parametrize("keys_first", [False, True])
-def test_attention_by_einsum(plain: Graph, tmp_path: Path, keys_first: bool) -> None:
+def test_attention_by_einsum(tmp_path: Path, keys_first: bool) -> None:
     """As Keras writes it: a weight for each head, heads in the middle, keys before queries."""
 
     def pool(net: Net, x: str) -> str:

@@ -14,10 +14,12 @@ from zoo import ZOO, Export
 pytest.importorskip("torch", reason="the zoo is exported where torch is installed")
 
 from exporters import UnsupportedOpsetError
-from pipeline import compare, exported, quantized
+from pipeline import compare, exported, images, quantized
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.importer import Inspection, Status, import_model, inspect_model
+from vitessera.codegen.preprocess import patches
+from vitessera.codegen.schedule import schedule
 
 pytestmark = pytest.mark.export
 
@@ -87,7 +89,11 @@ def test_what_cannot_be_mapped_is_refused_as_a_whole(export: Export, tmp_path: P
 )
 def test_the_rtl_gives_the_reference_bits(export: Export, tmp_path: Path) -> None:
     pytest.importorskip("cocotb", reason="RTL is simulated where cocotb is installed")
-    from whole import SMALL, check, network
+    from whole import SMALL, Workload, check
 
     graph = import_model(written(export, tmp_path))
-    check(network(quantized(graph), SMALL, seed=0, count=1))
+    network = quantized(graph)
+    rows = [patches(network.source, image) for image in images(graph, 1, seed=3)]
+    work = Workload.of(schedule(network, SMALL), rows)
+    simulation = check(work)
+    print(f"{simulation.runs[0].counters['CYCLES']} cycles")
