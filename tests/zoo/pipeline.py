@@ -27,23 +27,26 @@ FloatArray = npt.NDArray[np.float32]
 CALIBRATION, IMAGES = 32, 4
 
 
-def know_torchvision() -> None:
+def _know_torchvision() -> torch.library.Library | None:
     """Declares the compiled operators that torchvision names when it is imported.
 
-    Builds of torch and torchvision do not always match; no ViT runs these.
+    Builds of torch and torchvision do not always match; no ViT runs these. The declaration lives
+    as long as what is returned.
     """
-    if importlib.util.find_spec("torchvision") is None or hasattr(know_torchvision, "library"):
-        return
+    if importlib.util.find_spec("torchvision") is None:
+        return None
     library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not torch._C._dispatch_has_kernel(f"torchvision::{name}"):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    know_torchvision.library = library  # type: ignore[attr-defined]
+    return library
+
+
+TORCHVISION = _know_torchvision()
 
 
 def exported(export: Export, folder: Path) -> Path:
     """The ONNX file of `export`."""
-    know_torchvision()
     torch.manual_seed(0)
     model = trained_like(export.build())
     path = folder / "model.onnx"

@@ -19,8 +19,11 @@ def native(name: str, **changes: object) -> nn.Module:
 
 
 def full_size(name: str) -> nn.Module:
-    """`name` as it is registered, without pretrained weights."""
-    return timm.create_model(name)
+    """`name` as it is registered, but all blocks are the first one: a file of a block's size."""
+    model = timm.create_model(name)
+    for index in range(len(model.blocks)):
+        model.blocks[index] = model.blocks[0]
+    return model
 
 
 class Half(nn.Module):

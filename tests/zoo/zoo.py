@@ -283,3 +283,9 @@ TORCH = (
 )
 
 ZOO = (*HUGGING_FACE, *TIMM, *TORCH)
+
+
+def full_size(name: str) -> Export:
+    """A model of timm as it is registered."""
+    build = _made("timm_models", "full_size", name)
+    return Export(name, build, ("torch", "timm"), (3, 224, 224), exporter="script", opset=17)
