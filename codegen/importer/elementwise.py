@@ -33,6 +33,9 @@ from .term import (
 from .view import Ids, View, as_matrix, constant_of, whole
 
 Results = tuple[Tensor | None, ...]
+
+# What is added to scores is a mask if it leaves nothing of a probability.
+LEAST_BIAS = -1e3
 Unary = TypeVar("Unary", Erf, Tanh, Sigmoid, Root, Reciprocal)
 
 
@@ -351,11 +354,18 @@ def _is_scores(term: Term) -> bool:
 
 
 def _check_empty_mask(values: Array) -> None:
-    if np.any(values):
+    if not np.any(values):
+        return
+    if np.min(_real(values)) < LEAST_BIAS:
         raise Refused(
-            "it adds a mask or bias to the attention scores",
+            "it adds a mask to the attention scores",
             "Export the model without attention mask; only a mask of zeros can be dropped.",
         )
+    raise Refused(
+        "it adds a bias to the attention scores (relative positions)",
+        "Softmax takes the scores as the product gives them; train with position embeddings that "
+        "are added to the patches.",
+    )
 
 
 def _product(call: Call, left: View, right: View) -> View:

@@ -121,7 +121,8 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
 def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term, Refused]]:
     """The terms that the graph cannot hold, and why.
 
-    What surrounds an unrecognised activation or attention is refused as its consequence.
+    What surrounds an unrecognised activation or attention is refused as its consequence, and so is
+    what reads the result of a refused node.
     """
     blamed: dict[Term, Term] = {}
     for term in order:
@@ -129,9 +130,12 @@ def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term,
             blamed.update((part, term) for part in _attention_parts(term))
         elif isinstance(term, Erf | Tanh | Sigmoid):
             blamed.update((part, term) for part in argument_of(term))
+        for read in term.inputs:
+            refused = read if isinstance(read, Opaque) else blamed.get(read)
+            if isinstance(refused, Opaque) and type(read) in (Opaque, *LEFT_OVER):
+                blamed.setdefault(term, refused)
     for term in order:
-        opaque = next((read for read in term.inputs if isinstance(read, Opaque)), None)
-        cause = opaque or within_activation(term) or blamed.get(term)
+        cause = within_activation(term) or blamed.get(term)
         verdict = _verdict(term)
         if verdict is not None and cause is not None and cause is not term:
             verdict = follows_from(names[cause.origin[0]])

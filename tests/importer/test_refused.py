@@ -92,6 +92,10 @@ def causal(net: Net, x: str) -> str:
     return net.op("Add", x, net.const(mask), name="culprit")
 
 
+def relative(net: Net, x: str) -> str:
+    return net.op("Add", x, net.weight(1, HEADS, TOKENS, TOKENS), name="culprit")
+
+
 def data_dependent_scale(net: Net, x: str) -> str:
     pooled = net.op("ReduceMean", "image", keepdims=1, name="culprit")
     return net.op("Mul", x, pooled)
@@ -402,7 +406,8 @@ CASES: dict[str, tuple[Recipe, str]] = {
         "does not hold the tokens",
     ),
     "values first": (Recipe(mixed=swapped), "second operand"),
-    "causal mask": (Recipe(scores=causal), "mask or bias"),
+    "causal mask": (Recipe(scores=causal), "adds a mask to"),
+    "relative positions": (Recipe(scores=relative), "adds a bias to the attention scores"),
     "where mask": (Recipe(scores=where), "replaces 6 of 16 values"),
     "data-dependent scale": (Recipe(scores=data_dependent_scale), "averages something other"),
     "scale by query": (Recipe(scores=scale_by_token), "not a product with one constant"),

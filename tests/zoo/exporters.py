@@ -82,8 +82,21 @@ def optimised(path: Path) -> None:
     """ONNX Runtime's own optimisation, as far as the result is standard ONNX."""
     import onnxruntime as ort
 
+    _optimise(path, ort.GraphOptimizationLevel.ORT_ENABLE_BASIC)
+
+
+def optimised_beyond(path: Path) -> None:
+    """As ONNX Runtime optimises for itself, with operators of its own."""
+    import onnxruntime as ort
+
+    _optimise(path, ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED)
+
+
+def _optimise(path: Path, level: object) -> None:
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = level
     options.optimized_model_filepath = str(path.with_suffix(".optimised"))
     ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     path.with_suffix(".optimised").replace(path)
@@ -123,6 +136,7 @@ AFTERWARDS: dict[str, Callable[[Path], None]] = {
     "": lambda _: None,
     "onnxsim": simplified,
     "ort": optimised,
+    "ort-extended": optimised_beyond,
     "external": external,
     "half-weights": half_weights,
 }

@@ -220,6 +220,14 @@ TIMM = (
     _timm("onnxsim-symbolic", "vit_base_patch16_clip_224", after="onnxsim", symbolic=True),
     _timm("ort-optimised", "vit_tiny_patch16_224", exporter="script", opset=17, after="ort"),
     _timm("ort-optimised-dynamo", "deit3_small_patch16_224", after="ort"),
+    _timm(
+        "ort-extended",
+        "vit_tiny_patch16_224",
+        exporter="script",
+        opset=17,
+        after="ort-extended",
+        refused="com.microsoft",
+    ),
     _timm("external-data", "vit_tiny_patch16_224", after="external"),
     _timm("half-weights", "vit_tiny_patch16_224", after="half-weights"),
     _timm("half-model", "vit_tiny_patch16_224", "half", exporter="script", opset=17),
@@ -282,7 +290,20 @@ TORCH = (
     _torch("three-heads", "Encoder", changes={"norm_first": True, "heads": (10, 3, 1)}),
 )
 
-ZOO = (*HUGGING_FACE, *TIMM, *TORCH)
+# Every operator set, by the exporter that writes it itself.
+OPSETS = tuple(
+    _torch(
+        f"opset-{opset}-{exporter}",
+        "Encoder",
+        changes={"norm_first": True},
+        exporter=exporter,
+        opset=opset,
+    )
+    for exporter, opsets in (("script", range(14, 21)), ("dynamo", range(18, 26)))
+    for opset in opsets
+)
+
+ZOO = (*HUGGING_FACE, *TIMM, *TORCH, *OPSETS)
 
 
 def full_size(name: str) -> Export:
