@@ -33,15 +33,15 @@ def test_supported_model(capsys: pytest.CaptureFixture[str]) -> None:
 def test_refused_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "a/very/long/name/[with/brackets]/" + "x" * 200
 
-    def sigmoid(net: Net, x: str) -> str:
-        return net.op("Sigmoid", x, name=name)
+    def softplus(net: Net, x: str) -> str:
+        return net.op("Softplus", x, name=name)
 
-    net, output = build(Recipe(activation=sigmoid))
+    net, output = build(Recipe(activation=softplus))
     path = net.save(tmp_path / "model.onnx", output)
     assert run(path, "--json", tmp_path / "account.json") == 2
     printed = capsys.readouterr().out
     assert name in printed
-    assert "Sigmoid is not supported" in printed
+    assert "Softplus is not supported" in printed
     assert printed.rstrip().endswith("1 refused. Not supported.")
     account = json.loads((tmp_path / "account.json").read_text())
     assert account["supported"] is False
