@@ -208,19 +208,30 @@ def _shape_of(operand: Constant | View) -> tuple[int, ...]:
 
 
 def reduce_mean(call: Call) -> Results:
-    """The mean over tokens (pooling) or over channels (part of LayerNorm)."""
+    """The mean over tokens (pooling), channels (part of LayerNorm) or stacked branches."""
+    return (_reduced(call, is_sum=False),)
+
+
+def reduce_sum(call: Call) -> Results:
+    """A mean times the number of elements."""
+    return (_reduced(call, is_sum=True),)
+
+
+def _reduced(call: Call, *, is_sum: bool) -> View:
     view = call.view(0)
     _check_matrix(view)
     axes = _axes(call, view.ids.ndim)
     kept = tuple(axis for axis in range(view.ids.ndim) if axis not in axes)
     groups = view.ids.transpose(kept + axes)
-    outer = groups.shape[: len(kept)]
-    groups = groups.reshape(*outer, -1)
-    stack = _mean_of_stack(call, view.term, groups) if isinstance(view.term, Stacked) else None
-    term, ids = stack or _mean(call, view.term, groups)
+    groups = groups.reshape(*groups.shape[: len(kept)], -1)
+    count = groups.shape[-1]
+    if isinstance(view.term, Stacked) and (summed := _sum_of_stack(call, view.term, groups)):
+        (term, ids), factor = summed, 1.0 if is_sum else 1.0 / count
+    else:
+        (term, ids), factor = _mean(call, view.term, groups), count if is_sum else 1.0
     if call.integer("keepdims", 1):
         ids = np.expand_dims(ids, axes)
-    return (View(term, ids),)
+    return _scaled(call, View(term, ids), np.array(float(factor)))
 
 
 def _check_matrix(view: View) -> None:
@@ -255,14 +266,6 @@ def batch_normalization(call: Call) -> Results:
     return (_shifted(call, scaled, (beta - mean * factor).reshape(shape)),)
 
 
-def reduce_sum(call: Call) -> Results:
-    """A mean times the number of elements."""
-    (mean,) = reduce_mean(call)
-    assert isinstance(mean, View)
-    count = call.view(0).ids.size // mean.ids.size
-    return (_scaled(call, mean, np.array(float(count))),)
-
-
 def _axes(call: Call, rank: int) -> tuple[int, ...]:
     operand = call.constant(1, "list of axes")
     axes = call.integers("axes", None) if operand is None else operand.astype(int).ravel().tolist()
@@ -273,19 +276,21 @@ def _axes(call: Call, rank: int) -> tuple[int, ...]:
     return tuple(sorted(axis % rank for axis in axes))
 
 
-def _mean_of_stack(call: Call, stack: Stacked, groups: Ids) -> tuple[Term, Ids] | None:
-    """The mean of the stacked terms, if each group holds one element of each at one place."""
+def _sum_of_stack(call: Call, stack: Stacked, groups: Ids) -> tuple[Term, Ids] | None:
+    """The sum of the stacked terms, if each group holds one element of each at one place."""
     first = stack.inputs[0]
     if any(term.shape != first.shape for term in stack.inputs):
         return None
     size = first.shape[0] * first.shape[1]
     parts, ids = np.divmod(groups, size)
-    if (ids != ids[..., :1]).any() or (np.sort(parts) != np.arange(len(stack.inputs))).any():
+    if (ids != ids[..., :1]).any() or not np.array_equal(
+        np.sort(parts), np.broadcast_to(np.arange(len(stack.inputs)), parts.shape)
+    ):
         return None
     total = first
     for term in stack.inputs[1:]:
         total = call.pool.intern(Sum((total, term), first.shape, union(call.origin, stack.origin)))
-    return call.pool.scale(total, np.full((1, 1), 1 / len(stack.inputs)), call.origin), ids[..., 0]
+    return total, ids[..., 0]
 
 
 def _mean(call: Call, term: Term, groups: Ids) -> tuple[Term, Ids]:
