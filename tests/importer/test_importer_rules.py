@@ -23,6 +23,7 @@ from onnx_builder import (
     same,
     tokens_last,
 )
+from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.graph import (
     Activation,
     Add,
@@ -497,6 +498,18 @@ def test_gelu_with_constants_in_half_precision(tmp_path: Path) -> None:
     node = only(graph, Activation)
     assert isinstance(node, Activation)
     assert node.function is Function.GELU_ERF
+
+
+def test_half_precision_does_not_excuse_another_constant(tmp_path: Path) -> None:
+    def activation(net: Net, x: str) -> str:
+        factor = net.op("Cast", net.const(0.7, np.float16), to=TensorProto.FLOAT)
+        bent = net.op("Erf", net.op("Mul", x, factor))
+        doubled = net.op("Mul", x, net.op("Add", bent, net.const(1.0)))
+        return net.op("Mul", doubled, net.const(0.5))
+
+    net, output = build(Recipe(activation=activation))
+    with pytest.raises(UnsupportedModelError, match=r"erf's argument is 0\.7"):
+        import_model(net.save(tmp_path / "model.onnx", output))
 
 
 def test_activations_cast_to_half_precision(plain: Graph, tmp_path: Path) -> None:

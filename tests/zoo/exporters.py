@@ -132,6 +132,13 @@ def half_weights(path: Path) -> None:
     onnx.save(model, path)
 
 
+def half_file(path: Path) -> None:
+    """Everything in float16, image and results too, as ONNX Runtime's tools convert it."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    onnx.save(convert_float_to_float16(onnx.load(path), keep_io_types=False), path)
+
+
 AFTERWARDS: dict[str, Callable[[Path], None]] = {
     "": lambda _: None,
     "onnxsim": simplified,
@@ -139,4 +146,5 @@ AFTERWARDS: dict[str, Callable[[Path], None]] = {
     "ort-extended": optimised_beyond,
     "external": external,
     "half-weights": half_weights,
+    "half-file": half_file,
 }

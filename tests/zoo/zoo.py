@@ -230,6 +230,8 @@ TIMM = (
     ),
     _timm("external-data", "vit_tiny_patch16_224", after="external"),
     _timm("half-weights", "vit_tiny_patch16_224", after="half-weights"),
+    _timm("half-file", "vit_tiny_patch16_224", exporter="script", opset=17, after="half-file"),
+    _timm("half-file-dynamo", "deit3_small_patch16_224", after="half-file"),
     _timm("half-model", "vit_tiny_patch16_224", "half", exporter="script", opset=17),
     _timm("half-model-dynamo", "vit_tiny_patch16_224", "half"),
     _timm(
