@@ -5,13 +5,22 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from vitessera.codegen.boardfile import EXAMPLE, find_board
 from vitessera.codegen.boards import BOARDS, GIBIBYTE, Board
+from vitessera.codegen.errors import CapacityError
 from vitessera.codegen.vivado import check_board
+
+from .compile import Stages
+
+if TYPE_CHECKING:
+    from vitessera.codegen.quantgraph import QuantGraph
 
 # Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
 PIPE_WIDTH = 4096
@@ -20,11 +29,15 @@ DESCRIPTION = """\
 Lists the boards: what the part has, what its DDR can do, and the accelerator that
 'vitessera compile --board NAME' generates: engine, multiply-accumulates a cycle, clock, on-chip
 memory. With names or files of boards, those alone; so a board file of your own is checked.
+
+With --model, for each board the fastest accelerator that fits it and runs the model, which is what
+'vitessera compile' will build: engine, predicted images a second, predicted shares of the part.
 """
 EPILOG = f"""\
 examples:
   vitessera boards
   vitessera boards my-board.toml
+  vitessera boards --model vit.onnx
   vitessera compile vit.onnx -o build/ --board my-board.toml
 
 A board that is not listed needs a Zynq-7000 or Zynq UltraScale+ and a TOML file such as
@@ -52,6 +65,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME|FILE.toml",
         help="boards to show (default: all that vitessera knows)",
     )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="MODEL.onnx",
+        help="the accelerator for this model on each board; takes some seconds a board",
+    )
     parser.set_defaults(run=run)
 
 
@@ -65,8 +84,47 @@ def run(args: argparse.Namespace) -> int:
     for board in boards:
         check_board(board.config, board)
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    console.print(_table(boards))
+    if args.model is None:
+        console.print(_table(boards))
+    else:
+        console.print(_picks(args.model, boards))
     return 0
+
+
+def _picks(model: Path, boards: list[Board]) -> Table:
+    """The accelerator for `model` on each board."""
+    from vitessera.codegen.importer import import_model
+    from vitessera.codegen.quantize import default_calibration, quantize
+
+    stages = Stages()
+    stages.start("import and quantise")
+    graph = import_model(model)
+    quantized = quantize(graph, default_calibration(graph, count=2))  # sizes are all that matters
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("board", "engine", "MACs", "clock", "images/s", "LUT", "BRAM36", "URAM", "DSP"):
+        table.add_column(heading, justify="left" if heading == "board" else "right")
+    for board in boards:
+        stages.start(board.name)
+        table.add_row(board.name, *_pick(quantized, board))
+    stages.finish()
+    return table
+
+
+def _pick(graph: QuantGraph, board: Board) -> Iterator[str]:
+    from vitessera.codegen.sizing import pick
+
+    try:
+        chosen = pick(graph, board)
+    except CapacityError:
+        yield "does not fit"
+        return
+    config, shares = chosen.config, chosen.shares()
+    yield f"{config.tile}x{config.tile}x{config.depth}"
+    yield f"{config.macs:,}"
+    yield f"{config.clock_mhz} MHz"
+    yield f"{chosen.images_per_second:,.1f}"
+    for kind in ("luts", "bram36", "uram", "dsp"):
+        yield f"{shares[kind]:.0%}" if kind in shares else ""
 
 
 def _table(boards: list[Board]) -> Table:

@@ -14,6 +14,7 @@ from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
 from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.host.imagesets import load_images
+from vitessera.host.interface import OVERLAY
 
 if TYPE_CHECKING:
     from vitessera.codegen.preprocessing import Given
@@ -118,20 +119,18 @@ def said(args: argparse.Namespace) -> Given:
     return Given(args.mean, args.std, read_classes(args.classes), args.classes.name)
 
 
-def hardware(args: argparse.Namespace) -> tuple[HardwareConfig, Board | None]:
-    """The configuration that --board or --config asks for, and its board if it is for one."""
+def target(args: argparse.Namespace) -> HardwareConfig | Board:
+    """The accelerator that --config describes, or the board that --board names."""
     if args.config is not None:
-        config = read_config(args.config)
-        return config, BOARDS.get(config.board)
-    board = find_board(args.board or DEFAULT_BOARD)
-    return board.config, board
+        return read_config(args.config)
+    return find_board(args.board or DEFAULT_BOARD)
 
 
 def run(args: argparse.Namespace) -> int:
     """Compiles and writes the build directory."""
     from vitessera.codegen.pipeline import compile_model
 
-    (config, board), given = hardware(args), said(args)
+    chosen, given = target(args), said(args)
     check_output(args.output)
     calibration = None
     if args.calibration is not None:
@@ -143,7 +142,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     stages = Stages()
-    build = compile_model(args.model, config, calibration, stages.start, given, board)
+    build = compile_model(args.model, chosen, calibration, stages.start, given)
     stages.start("write")
     write_build(build, args.output)
     stages.finish()
@@ -173,7 +172,7 @@ class Stages:
 
 
 def summary(build: Build, folder: Path) -> str:
-    """What was built, in four lines."""
+    """What was built, and what can be done with it."""
     config, images = build.config, build.preprocessing
     known = images.describe() if images else UNKNOWN_IMAGES
     return (
@@ -183,5 +182,13 @@ def summary(build: Build, folder: Path) -> str:
         f"{config.on_chip_bytes / 1024:.0f} KiB on chip ({config.board}).\n"
         f"{known}\n"
         f"Written to {folder}. Quantisation error: {folder / 'reports' / 'quantization.txt'}.\n"
-        f"Next: vitessera simulate {folder}"
+        f"{next_steps(build, folder)}"
     )
+
+
+def next_steps(build: Build, folder: Path) -> str:
+    """The commands that come next; the bitstream's where there is a block design for the board."""
+    steps = [f"vitessera simulate {folder}", f"vitessera run {folder} IMAGES"]
+    if f"{OVERLAY}.hwh" in build.vivado:
+        steps.append(f"make -C {folder / 'vivado'} bitstream, then vitessera package {folder}")
+    return "Next: " + "\n      ".join(steps)

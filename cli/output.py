@@ -11,7 +11,8 @@ from vitessera.codegen.errors import OutputError
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses into OutputError."""
     try:
         yield
     except OSError as error:
@@ -22,14 +23,14 @@ def _writing(path: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: object) -> None:
     """Writes `value`; OutputError when that is not possible."""
-    with _writing(path):
+    with writing(path):
         path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def check_writable(path: Path) -> None:
     """Raises OutputError now rather than after minutes of work."""
     existed = path.exists()
-    with _writing(path):
+    with writing(path):
         path.open("ab").close()
         if not existed:
             path.unlink()

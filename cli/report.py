@@ -6,11 +6,25 @@ import argparse
 import json
 from pathlib import Path
 
-from vitessera.codegen.builddir import RESULT_FILE, read_build
+from vitessera.codegen.boardfile import find_board
+from vitessera.codegen.boards import Board
+from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.errors import BuildDirectoryError, ConfigError
+
+from .compile import Stages
 
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
 layer, once 'vitessera simulate' has measured them.
+
+With --resources Yosys synthesises the RTL and counts what it takes of the board's FPGA, by module:
+some minutes the first time. It needs no vendor tool: pip install 'vitessera[synth]'.
+"""
+EPILOG = """\
+examples:
+  vitessera report build/ --quantization
+  vitessera report build/ --resources
 """
 
 
@@ -20,11 +34,29 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "report",
         help="memory, instructions and cycles of a compiled model",
         description=DESCRIPTION,
+        epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directory", type=Path, metavar="DIR", help="a build directory")
     parser.add_argument(
         "--quantization", action="store_true", help="the quantisation error of every layer, too"
+    )
+    parser.add_argument(
+        "--timeline",
+        type=Path,
+        metavar="FILE",
+        help="draw what each unit did when, as measured by 'vitessera simulate': one lane a unit, "
+        "coloured by layer, grey while it waited (.png, .svg or .pdf)",
+    )
+    parser.add_argument(
+        "--resources",
+        action="store_true",
+        help="LUTs, flip-flops, block RAMs, UltraRAMs and DSPs by module, as Yosys counts them",
+    )
+    parser.add_argument(
+        "--board",
+        metavar="NAME",
+        help="the board whose FPGA --resources counts for (default: the build's)",
     )
     parser.set_defaults(run=run)
 
@@ -34,13 +66,65 @@ def run(args: argparse.Namespace) -> int:
     from vitessera.codegen.report import report
 
     build = read_build(args.directory)
+    board = chosen_board(build, args.board) if args.resources else None
     cycles = measured_cycles(args.directory)
     print(report(build.program, cycles).to_text())
     if cycles is None:
         print(f"\nCycles by layer: run 'vitessera simulate {args.directory}' to measure them.")
     if args.quantization:
         print(f"\n{build.reports['quantization.txt']}")
+    if args.timeline is not None:
+        draw_timeline(args.directory, build, args.timeline)
+    if board is not None:
+        print(f"\n{resources_text(build, board)}")
     return 0
+
+
+def draw_timeline(folder: Path, build: Build, path: Path) -> None:
+    """Writes the picture of the last simulation's first image.
+
+    Raises:
+        BuildDirectoryError: there has been no simulation.
+        OutputError: the picture cannot be written.
+    """
+    from vitessera.sim.trace import from_table
+
+    from .timeline import draw
+
+    try:
+        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        intervals, counters = from_table(result["timeline"]), result["counters"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BuildDirectoryError(
+            f"{folder} holds no simulation to draw a timeline of.",
+            f"Run 'vitessera simulate {folder}' first.",
+        ) from error
+    title = f"{build.model} on {build.config.macs} MACs: {counters['CYCLES']:,} cycles"
+    draw(intervals, path, title)
+    print(f"\nTimeline: {path}")
+
+
+def chosen_board(build: Build, name: str | None) -> Board:
+    """The board called `name`, or the one that the build is for.
+
+    Raises:
+        ConfigError: there is no such board, or the build is for none.
+    """
+    if name is None and build.config.board == HardwareConfig.board:
+        raise ConfigError(
+            "The build is for no board, so that its FPGA is not known.", "Give one with --board."
+        )
+    return find_board(name or build.config.board)
+
+
+def resources_text(build: Build, board: Board) -> str:
+    """What the build's RTL takes of the board's FPGA; tells of its progress."""
+    from vitessera.codegen.synthesis import ResourceReport, synthesise
+
+    stages = Stages()
+    modules = synthesise(build.rtl.files, board, lambda name: stages.start(f"synthesise {name}"))
+    stages.finish()
+    return ResourceReport(modules, board, build.config).to_text()
 
 
 def measured_cycles(folder: Path) -> dict[str, int] | None:

@@ -99,6 +99,7 @@ def simulate_with_progress(
     """Runs the images behind a progress bar; the result as it goes to JSON."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from vitessera.sim.trace import to_table
     from vitessera.sim.verify import verify
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -121,6 +122,8 @@ def simulate_with_progress(
         "images_per_second": outcome.images_per_second(program),
         "counters": outcome.counters[0],
         "layer_cycles": outcome.layer_cycles,
+        "waiting_cycles": outcome.waiting,
+        "timeline": to_table(outcome.intervals),
         "seconds": outcome.seconds,
     }
     if chosen.labels is not None:

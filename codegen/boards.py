@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,31 @@ class ProcessorKind(Enum):
 
 @dataclass(frozen=True)
 class Resources:
-    """What the fabric of a part has.
+    """What a part has, or a design takes, of the FPGA's fabric.
 
     Attributes:
-        luts: look-up tables with six inputs.
+        luts: look-up tables with six inputs; of a design, those used as memory too.
         flip_flops: flip-flops.
-        bram36: block RAMs of 36 Kib.
+        bram36: block RAMs of 36 Kib; half of one is a block of 18 Kib.
         uram: UltraRAMs of 288 Kib.
         dsp: DSP slices.
     """
 
-    luts: int
-    flip_flops: int
-    bram36: int
-    uram: int
-    dsp: int
+    luts: int = 0
+    flip_flops: int = 0
+    bram36: float = 0
+    uram: int = 0
+    dsp: int = 0
+
+    def __add__(self, other: Resources) -> Resources:
+        """Both together."""
+        return Resources(
+            *(getattr(self, f.name) + getattr(other, f.name) for f in fields(Resources))
+        )
+
+    def times(self, count: int) -> Resources:
+        """`count` of them."""
+        return Resources(*(count * getattr(self, f.name) for f in fields(Resources)))
 
 
 @dataclass(frozen=True)

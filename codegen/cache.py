@@ -10,10 +10,12 @@ from pathlib import Path
 
 from .errors import OutputError
 
+CACHE_VARIABLE = "VITESSERA_CACHE"
+
 
 def cache_folder() -> Path:
     """The cache's folder: $VITESSERA_CACHE, or vitessera in the user's cache folder."""
-    chosen = os.environ.get("VITESSERA_CACHE")
+    chosen = os.environ.get(CACHE_VARIABLE)
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(chosen) if chosen else base / "vitessera"
 
@@ -26,7 +28,7 @@ def cache_access() -> Iterator[None]:
     except OSError as error:
         raise OutputError(
             f"The build cache {cache_folder()} cannot be used ({error.strerror or error}).",
-            "Set VITESSERA_CACHE to a folder on a disk with space, where you may write.",
+            f"Set {CACHE_VARIABLE} to a folder on a disk with space, where you may write.",
         ) from error
 
 

@@ -61,16 +61,16 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("load_request", 2),
     Kernel("load_fill", 2),
     Kernel("operand_walk", 2),
-    Kernel("left_operand", 2),
+    Kernel("left_operand", 3),
     Kernel("tile_engine", 4),
     Kernel("tile_drain", 1),
     Kernel("epilogue_walk", 2),
     Kernel("epilogue", 9),
     Kernel("operand_pack", 2),
-    Kernel("softmax", 7),
+    Kernel("softmax", 8),
     Kernel("probability_pack", 2),
     Kernel("norm_walk", 2),
-    Kernel("norm_stats", 7),
+    Kernel("norm_stats", 9),
     Kernel("norm_result_walk", 2),
     Kernel("norm_scale", 6),
     Kernel("store_request", 2),
@@ -122,6 +122,7 @@ def _constants(config: HardwareConfig) -> Iterator[tuple[str, str, int]]:
     yield from registers.dslx_errors()
     yield "SCORE_MAX", "s16", numerics.SCORE_MAX
     yield "MAXIMUM_MIN", "s8", numerics.MAXIMUM_MIN
+    yield "SETTLE_FRACTION_BITS", "u32", numerics.SETTLE_FRACTION_BITS
 
 
 def _tables() -> Iterator[tuple[str, str, tuple[int, ...]]]:

@@ -165,31 +165,55 @@ def rescale(x: IntArray, scale: IntArray | int, shift: IntArray | int) -> IntArr
 # running maximum m as an integer (the smallest above all its scores so far), so that bringing what
 # was gathered under an older maximum to the present one is a shift. Each score is exponentiated
 # once, relative to the maximum of its time.
+#
+# Probabilities are operands of the engine and have 7 bits. Rounded each for itself, a long flat
+# tail of a row would vanish, or count double. So the running sum is rounded instead, and a
+# probability is what the rounded sum grows by: what one key loses, a later one gets, and the
+# probabilities of any run of keys add up to the true sum within one unit. The same is done when
+# stored probabilities settle to the row's final maximum.
 
 SCORE_FRACTION_BITS = 8
 SCORE_MAX = 127 * 256 - 1  # keeps the integer maximum within s8
 MAXIMUM_MIN = -128  # of a row that has seen no key
-PROBABILITY_BITS = 7  # 2^(s - m) is stored times 2^7, at most 127
-EXP2_BITS = 10  # a table entry is 2^fraction * 2^10
-SUM_FRACTION_BITS = 8  # the sum of probabilities carries 8 more bits
+EXP2_BITS = 10  # a table entry is 2^fraction * 2^10, and a little less: see EXP2_TABLE
+POWER_BITS = 15  # 2^(s - m) is computed times 2^15
+SUM_FRACTION_BITS = 8  # and stored times 2^7: so many bits more have the power and the sum
+POWER_SHIFT_MAX = 31
 SUM_SHIFT_MAX = 31
+SETTLE_FRACTION_BITS = 12  # of the running sum when probabilities settle
+SETTLE_SHIFT_MAX = 31
 
+# Times 127/128, which the row's sum divides out again: then no probability, what is carried from
+# the keys before it included, exceeds 127.
 EXP2_TABLE: tuple[int, ...] = tuple(
-    round(2.0 ** (i / 2**SCORE_FRACTION_BITS + EXP2_BITS)) for i in range(2**SCORE_FRACTION_BITS)
+    round(2.0 ** (i / 2**SCORE_FRACTION_BITS + EXP2_BITS) * INT8_MAX / 128)
+    for i in range(2**SCORE_FRACTION_BITS)
 )
 
 
-def probability(score: IntArray, maximum: IntArray) -> IntArray:
-    """2^(score - maximum) in 7 bits; `maximum` (an integer) lies above the score."""
+def power(score: IntArray, maximum: IntArray) -> IntArray:
+    """2^(score - maximum) in 15 bits; `maximum` (an integer) lies above the score."""
     difference = score - (maximum << SCORE_FRACTION_BITS)
     mantissa = np.asarray(EXP2_TABLE, np.int64)[difference & ((1 << SCORE_FRACTION_BITS) - 1)]
-    shift = EXP2_BITS - PROBABILITY_BITS - (difference >> SCORE_FRACTION_BITS)
-    return np.minimum(round_shift(mantissa, np.minimum(shift, 31)), INT8_MAX)
+    shift = np.minimum(-(difference >> SCORE_FRACTION_BITS), POWER_SHIFT_MAX)
+    return round_shift(mantissa << (POWER_BITS - EXP2_BITS), shift)
+
+
+def _growth(start: IntArray, parts: IntArray, fraction_bits: int) -> IntArray:
+    """By how much each part makes the rounded sum grow.
+
+    Args:
+        start: the sum before, [...].
+        parts: [..., n], like `start` with `fraction_bits` that the result lacks.
+    """
+    ends = start[..., None] + np.cumsum(parts, axis=-1)
+    rounded = round_shift(np.concatenate([start[..., None], ends], axis=-1), fraction_bits)
+    return np.diff(rounded, axis=-1)
 
 
 @dataclass(frozen=True)
 class SoftmaxState:
-    """Of a set of rows: integer maximum and the sum of probabilities relative to it."""
+    """Of a set of rows: integer maximum and the sum of powers relative to it."""
 
     maximum: IntArray
     total: IntArray
@@ -211,20 +235,26 @@ def softmax_beat(
         valid: [E]; False for columns that are padding.
 
     Returns:
-        The new state, and the probabilities [..., E] relative to the new maximum.
+        The new state, and the probabilities [..., E] relative to the new maximum, 0 ... 127.
     """
     scores = np.minimum(scores, SCORE_MAX)
     ceiling = np.where(valid, (scores >> SCORE_FRACTION_BITS) + 1, MAXIMUM_MIN).max(axis=-1)
     maximum = np.maximum(state.maximum, ceiling)
-    values = np.where(valid, probability(scores, maximum[..., None]), 0)
-    lag = np.minimum(maximum - state.maximum, SUM_SHIFT_MAX)
-    total = (state.total >> lag) + (values.sum(axis=-1) << SUM_FRACTION_BITS)
-    return SoftmaxState(maximum, total), values
+    powers = np.where(valid, power(scores, maximum[..., None]), 0)
+    before = state.total >> np.minimum(maximum - state.maximum, SUM_SHIFT_MAX)
+    values = _growth(before, powers, SUM_FRACTION_BITS)
+    return SoftmaxState(maximum, before + powers.sum(axis=-1)), values
 
 
 def settle(values: IntArray, lag: IntArray) -> IntArray:
-    """Probabilities relative to an older maximum, brought to one that is `lag` higher."""
-    return round_shift(values, np.minimum(lag, 15))
+    """The probabilities of rows, brought from older maxima to the final one.
+
+    Args:
+        values: [..., keys], all keys in streaming order.
+        lag: of the same shape: by how much the final maximum is higher.
+    """
+    parts = (values << SETTLE_FRACTION_BITS) >> np.minimum(lag, SETTLE_SHIFT_MAX)
+    return _growth(np.zeros(values.shape[:-1], np.int64), parts, SETTLE_FRACTION_BITS)
 
 
 RECIPROCAL_SEGMENTS = 128

@@ -11,10 +11,14 @@ from .assembler import print_program
 from .boards import BOARDS, Board
 from .builddir import Build
 from .config import HardwareConfig
+from .errors import CapacityError
 from .importer import import_model
 from .preprocessing import Given, find_preprocessing
+from .program import Program
+from .quantgraph import QuantGraph
 from .quantize import default_calibration, quantize
 from .schedule import schedule
+from .sizing import boards_that_would_do, pick
 from .vivado import check_board, vivado_sources
 
 Announce = Callable[[str], None]
@@ -23,29 +27,27 @@ KEPT_IMAGES = 32  # calibration images that the build directory carries
 
 def compile_model(
     model: Path,
-    config: HardwareConfig,
+    target: HardwareConfig | Board,
     calibration: Array | None = None,
     announce: Announce = lambda _: None,
     given: Given | None = None,
-    board: Board | None = None,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
     Args:
         model: the ONNX file.
-        config: the accelerator.
+        target: the accelerator, or the board that the fastest one is picked for.
         calibration: images [n, channels, height, width]; noise when there are none, which costs
             accuracy.
         announce: called with the name of each stage as it starts.
         given: what the user says about images and class names; the rest is looked for.
-        board: to make the bitstream's sources for; None for the known board that `config` names.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
             been written.
     """
-    board = board or BOARDS.get(config.board)
-    check_board(config, board)
+    board = target if isinstance(target, Board) else BOARDS.get(target.board)
+    check_board(target.config if isinstance(target, Board) else target, board)
     announce("import")
     graph = import_model(model)
     preprocessing = find_preprocessing(model, graph, given)
@@ -53,7 +55,8 @@ def compile_model(
     announce("quantise")
     quantized = quantize(graph, images)
     announce("schedule")
-    program = schedule(quantized, config)
+    program = _program(quantized, target)
+    config = program.config
     announce("measure quantisation error")
     kept = images[:KEPT_IMAGES]
     errors = quantreport.report(graph, quantized, kept, config.lanes)
@@ -78,3 +81,13 @@ def compile_model(
         images=kept,
         preprocessing=preprocessing,
     )
+
+
+def _program(graph: QuantGraph, target: HardwareConfig | Board) -> Program:
+    """The schedule for `target`; CapacityError names the boards that would do."""
+    try:
+        return pick(graph, target).program if isinstance(target, Board) else schedule(graph, target)
+    except CapacityError as error:
+        boards = ", ".join(boards_that_would_do(graph))
+        fitting = f"It fits: {boards}." if boards else "It fits none of the boards that are known."
+        raise CapacityError(error.culprit, f"{error.remedy} {fitting}") from error

@@ -172,10 +172,12 @@ def _softmax(scores: IntArray, lanes: int) -> tuple[IntArray, IntArray]:
     for part in _beats(scores, lanes):
         state, values = numerics.softmax_beat(state, part, np.ones(part.shape[-1], np.bool_))
         beats.append(_Beat(values, state.maximum))
-    settled = [
-        numerics.settle(beat.values, (state.maximum - beat.maximum)[..., None]) for beat in beats
+    lags = [
+        np.broadcast_to((state.maximum - beat.maximum)[..., None], beat.values.shape)
+        for beat in beats
     ]
-    return np.concatenate(settled, axis=-1), state.total
+    values = np.concatenate([beat.values for beat in beats], axis=-1)
+    return numerics.settle(values, np.concatenate(lags, axis=-1)), state.total
 
 
 def _beats(scores: IntArray, lanes: int) -> Iterator[IntArray]:

@@ -40,14 +40,15 @@ class Value:
         tokens, channels: its true size.
         bits: 8 or 16.
         scale: real value of one unit, per channel [channels].
-        offset: the integer that stands for real zero.
+        offset: what stands for real zero; one number, or one for each channel [channels]. May lie
+            between integers and outside their range.
     """
 
     tokens: int
     channels: int
     bits: int
     scale: FloatArray
-    offset: int = 0
+    offset: float | FloatArray = 0
 
     def dequantize(self, integers: npt.NDArray[np.integer]) -> FloatArray:
         """Real values of `integers` [tokens, channels]."""
@@ -103,7 +104,7 @@ class PatchInput(QuantNode):
     prefix: int
 
     def __post_init__(self) -> None:
-        if self.value.offset:
+        if np.any(self.value.offset):
             raise UnsupportedModelError(
                 f"The patches {self.name} have offset {self.value.offset}.",
                 "Hosts make patches without offset; give them a symmetric scale.",
@@ -132,6 +133,9 @@ class Product(QuantNode):
 @dataclass(frozen=True)
 class Attention(QuantNode):
     """Multi-head attention of the int8 values (query, key, value); the result is int8.
+
+    The key's offset adds the same to all scores of a row, and softmax does not see it. The value's
+    stands, divided by the steps' ratio, for the result's: a row's probabilities add up to one.
 
     Per head, scores = requantize(q @ k.T) in numerics.SCORE_FRACTION_BITS of log2 (scores has one
     multiplier, shift and a zero bias, arrays of length 1); probabilities by numerics.softmax_beat;

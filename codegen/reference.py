@@ -240,10 +240,15 @@ class Machine:
         # Every outer step takes a row block of its own, even at the same addresses.
         outer = (compute.outer, compute.left_outer)
         addresses = loop(compute.left_base, outer, inner, step)
-        values = self.operands(Memory.PROBABILITY, addresses).astype(np.int64)
+        words = self.operands(Memory.PROBABILITY, addresses).astype(np.int64)
         final = self._pop(self._maximum_blocks, compute.outer)  # [images, outer, T]
         lag = final[:, :, None, None] - self._maxima[:, addresses]
-        return numerics.settle(values, lag[..., None]).astype(np.int8)
+        # The words of a tile hold the keys of a row in streaming order: [..., T, depth, V].
+        values = words.swapaxes(-3, -2)
+        lags = np.broadcast_to(lag.swapaxes(-2, -1)[..., None], values.shape)
+        rows = (*values.shape[:-2], -1)
+        settled = numerics.settle(values.reshape(rows), lags.reshape(rows)).astype(np.int8)
+        return settled.reshape(values.shape).swapaxes(-3, -2)
 
     def _pop(self, blocks: deque[IntArray], count: int) -> IntArray:
         """The next blocks, stacked behind the image axis."""

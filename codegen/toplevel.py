@@ -272,8 +272,7 @@ def _accelerator(shell: str, core_text: str) -> str:
         "accelerator.v.j2",
         outside=outside,
         inside={name: kind for name, kind in shell_pins.items() if name not in outside},
-        core_pins=[name for name in core_pins if name not in ("clk", "rst", "issue")],
-        issue=core_pins["issue"][1],
+        core_pins=[name for name in core_pins if name not in ("clk", "rst")],
     )
 
 

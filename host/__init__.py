@@ -8,6 +8,7 @@ build.py         what is needed of a build directory
 inputs.py        what users hand over, to float images; images.py, imagesets.py, preprocessing.py
 results.py       predictions and profiles
 board.py         which board this is, and who may use it
+loops.py         event loops
 errors.py        everything that is raised on purpose
 interface.py     what bitstream, program and host agree on by name
 """

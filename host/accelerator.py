@@ -10,6 +10,7 @@ import asyncio
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,9 +21,10 @@ import numpy.typing as npt
 
 from .board import DeviceLock, check_board, has_board
 from .build import CompiledModel, read_compiled
-from .errors import BoardError, OverlayError, VitesseraError
+from .errors import BoardError, BuildDirectoryError, OverlayError, VitesseraError
 from .inputs import Batch, Images, as_batch
 from .interface import VLNV
+from .loops import event_loop, loop_is_running
 from .results import Prediction, Profile, predict
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ SLOTS = 2  # input and output buffers: one is computed on while the other is fil
 # A run may take this many times as long as predicted, and this many cycles more.
 TIME_LIMIT_FACTOR = 20
 TIME_LIMIT_CYCLES = 1_000_000
+TURN_SECONDS = 0.001  # between two looks whether another task's run is over
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,8 @@ class Accelerator:
     ) -> None:
         self._loaded: _Loaded | None = None
         self._profile: Profile | None = None
-        self._timeout = timeout
-        self._busy = threading.Lock()
+        self._timeout = _checked(timeout)
+        self._turn = _Turn()
         self._device: Any = device
         self._own_device = False
         self._lock: DeviceLock | None = None
@@ -104,7 +107,7 @@ class Accelerator:
             self._open(model, not has_board() if simulate is None else simulate)
             self._loaded = self._place(model)
         except BaseException:
-            self.close()
+            self._close()
             raise
 
     # --- Device and overlay
@@ -115,10 +118,11 @@ class Accelerator:
         if self._device is None and simulate:
             self._device = _simulated_device(model)
             self._own_device = True
-        elif self._device is None:
+        elif getattr(self._device, "overlay_file", None) is None:
             check_board(model.config["board"], model.device_names)
-            self._device = pynq.Device.active_device
-        self._lock = DeviceLock(self._device.tag)
+            self._device = self._device or _board(pynq)
+        if not self._own_device:
+            self._lock = DeviceLock(self._device.tag)
         self._bitstream = self._overlay_file(model)
         self._load_overlay(model)
 
@@ -139,10 +143,18 @@ class Accelerator:
     def _load_overlay(self, model: CompiledModel) -> None:
         from pynq import Overlay
 
-        from .driver import Driver, event_loop
+        from .driver import Driver, forget_closed_loops
 
         event_loop()  # PYNQ connects interrupts to it
-        self._overlay = Overlay(str(self._bitstream), device=self._device)
+        forget_closed_loops()
+        try:
+            self._overlay = Overlay(str(self._bitstream), device=self._device)
+        except (OSError, RuntimeError, ValueError, KeyError, SyntaxError) as error:
+            raise OverlayError(
+                f"PYNQ cannot load {self._bitstream} ({error}).",
+                "Copy the .bit and its .hwh again; on a Zynq UltraScale+ first: source "
+                "/etc/profile.d/xrt_setup.sh.",
+            ) from error
         names = [name for name, entry in self._overlay.ip_dict.items() if entry["type"] == VLNV]
         driver = getattr(self._overlay, names[0]) if names else None
         if not isinstance(driver, Driver):
@@ -172,9 +184,9 @@ class Accelerator:
             OverlayError: it was compiled for another configuration than the FPGA holds.
             BoardError: no memory.
         """
-        present = self._ready()
         model = read_compiled(Path(folder))
-        with self._exclusive():
+        with self._turn:
+            present = self._ready()
             self._repair(present.model)
             self._driver.attach(model)
             self._loaded = self._place(model)
@@ -196,7 +208,7 @@ class Accelerator:
             raise
         for name, content in (("program", model.instructions), ("weights", model.weights)):
             buffers[name][: len(content)] = np.frombuffer(content, np.uint8)
-            buffers[name].flush()
+            _sync(buffers[name].flush)
         return _Loaded(
             model,
             buffers["program"],
@@ -238,7 +250,7 @@ class Accelerator:
 
     def _run(self, loaded: _Loaded, batch: Batch, progress: Progress | None) -> Outputs:
         limit = self._limit(loaded.model)
-        with self._exclusive(), self._recovering():
+        with self._turn, self._recovering(loaded):
             results: list[Outputs] = []
             for _ in self._steps(loaded, batch.images, results, progress):
                 self._driver.wait(limit)
@@ -251,16 +263,12 @@ class Accelerator:
 
     async def _run_async(self, loaded: _Loaded, batch: Batch, progress: Progress | None) -> Outputs:
         limit = self._limit(loaded.model)
-        while not self._busy.acquire(blocking=False):
-            await asyncio.sleep(0.001)
-        try:
-            with self._recovering():
+        async with self._turn:
+            with self._recovering(loaded):
                 results: list[Outputs] = []
                 for _ in self._steps(loaded, batch.images, results, progress):
                     await self._driver.wait_async(limit)
                 return _stack(results)
-        finally:
-            self._busy.release()
 
     def predict(
         self, images: Images, progress: Progress | None = None
@@ -337,12 +345,12 @@ class Accelerator:
     def _fill(loaded: _Loaded, slot: int, image: npt.NDArray[np.float32]) -> None:
         buffer = loaded.inputs[slot]
         buffer[:] = loaded.model.pack(image).view(np.uint8)
-        buffer.flush()
+        _sync(buffer.flush)
 
     @staticmethod
     def _read(loaded: _Loaded, slot: int) -> Outputs:
         buffer = loaded.outputs[slot]
-        buffer.invalidate()
+        _sync(buffer.invalidate)
         return loaded.model.unpack(np.array(buffer, np.uint8))
 
     def _limit(self, model: CompiledModel) -> int:
@@ -368,16 +376,23 @@ class Accelerator:
     # --- Life
 
     def close(self) -> None:
-        """Frees buffers and device; doing so again changes nothing."""
-        if self._loaded is not None:
-            self._loaded.free()
-            self._loaded = None
-        if self._own_device and self._device is not None:
-            self._device.close()
-        self._device = None
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
+        """Frees buffers and device, when a run has ended; doing so again changes nothing.
+
+        Raises:
+            BoardError: a run is under way that this thread would have to end.
+        """
+        with self._turn:
+            self._close()
+
+    def _close(self) -> None:
+        with ExitStack() as last_first:  # whatever fails, the rest is done
+            if self._lock is not None:
+                last_first.callback(self._lock.release)
+            if self._own_device and self._device is not None:
+                last_first.callback(self._device.close)
+            if self._loaded is not None:
+                last_first.callback(self._loaded.free)
+            self._loaded = self._device = self._lock = None
 
     def __enter__(self) -> Accelerator:
         return self
@@ -399,18 +414,22 @@ class Accelerator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        async with self._turn:
+            self._close()
 
     def _ready(self) -> _Loaded:
         if self._loaded is None:
             raise BoardError("This Accelerator has been closed.", "Make a new one.")
         return self._loaded
 
-    def _exclusive(self) -> _Exclusive:
-        return _Exclusive(self._busy)
-
-    def _recovering(self) -> _Recovering:
-        self._repair(self._ready().model)
+    def _recovering(self, loaded: _Loaded) -> _Recovering:
+        """For a run of `loaded`, which may have waited for its turn."""
+        if self._ready() is not loaded:
+            raise BoardError(
+                "Another model was loaded while this run waited for its turn.",
+                "Run the images again.",
+            )
+        self._repair(loaded.model)
         return _Recovering(self)
 
     def _repair(self, model: CompiledModel) -> None:
@@ -424,32 +443,40 @@ class Accelerator:
         try:
             self._driver.recover()
             self._broken = False
-        except BoardError as error:
+        except VitesseraError as error:
             warnings.warn(f"vitessera: {error}", RuntimeWarning, stacklevel=2)
 
 
-class _Exclusive:
-    """One run at a time, whichever thread or task asks."""
+class _Turn:
+    """One at a time, whichever thread or task asks; the others wait."""
 
-    def __init__(self, lock: threading.Lock) -> None:
-        self._lock = lock
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None  # thread
 
     def __enter__(self) -> None:
-        if self._lock.acquire(blocking=False):
-            return
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        if not self._lock.acquire(blocking=False):
+            if self._holder == threading.get_ident() or loop_is_running():
+                # Waiting here would keep the other one from ever ending.
+                raise BoardError(
+                    "Another run of this Accelerator is under way.",
+                    "Await it first, or await this one, too; nothing can be run or closed from a "
+                    "progress callback.",
+                )
             self._lock.acquire()
-            return
-        # Waiting here would keep the other run from ever ending.
-        raise BoardError(
-            "A run that was begun with run_async or predict_async is still under way.",
-            "Await it first, or await this one, too.",
-        )
+        self._holder = threading.get_ident()
 
     def __exit__(self, *_: object) -> None:
+        self._holder = None
         self._lock.release()
+
+    async def __aenter__(self) -> None:
+        while not self._lock.acquire(blocking=False):
+            await asyncio.sleep(TURN_SECONDS)
+        self._holder = threading.get_ident()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
 
 
 class _Recovering:
@@ -470,6 +497,23 @@ def _stack(results: Sequence[Outputs]) -> Outputs:
     return {name: np.stack([entry[name] for entry in results]) for name in results[0]}
 
 
+def _checked(timeout: float | None) -> float | None:
+    if timeout is not None and not 0 < timeout < float("inf"):
+        raise BoardError(f"The timeout is {timeout}.", "Give seconds above zero, or none.")
+    return timeout
+
+
+def _sync(transfer: Callable[[], None]) -> None:
+    """A buffer's flush or invalidate."""
+    try:
+        transfer()
+    except (RuntimeError, OSError) as error:
+        raise BoardError(
+            f"A buffer cannot be brought to or from DRAM ({error}).",
+            "Restart the program; if it persists, restart the board.",
+        ) from error
+
+
 def _import_pynq() -> Any:  # noqa: ANN401
     try:
         import pynq
@@ -481,7 +525,28 @@ def _import_pynq() -> Any:  # noqa: ANN401
     return pynq
 
 
+def _board(pynq: Any) -> Any:  # noqa: ANN401
+    try:
+        return pynq.Device.active_device
+    except RuntimeError as error:
+        raise BoardError(
+            f"PYNQ finds no device ({error}).",
+            "Run it on a board; on a Zynq UltraScale+ first: source /etc/profile.d/xrt_setup.sh.",
+        ) from error
+
+
+def check_simulatable(folder: Path) -> None:
+    """Raises BuildDirectoryError when the RTL has stayed behind."""
+    if not (folder / "rtl").is_dir():
+        raise BuildDirectoryError(
+            f"{folder} holds no RTL, so it cannot be simulated: it comes from 'vitessera package' "
+            "and is for a board.",
+            "Run it on the board, or simulate the build directory that was packaged.",
+        )
+
+
 def _simulated_device(model: CompiledModel) -> Any:  # noqa: ANN401
+    check_simulatable(model.folder)
     try:
         from ..sim.board import SimulatedBoard
     except ImportError as error:

@@ -56,7 +56,14 @@ class DeviceLock:
     def __init__(self, tag: str) -> None:
         """Takes the lock of the device called `tag`; BoardError when it is taken."""
         path = Path(tempfile.gettempdir(), f"vitessera-{tag}.lock")
-        self._file = path.open("a+", encoding="utf-8")
+        try:
+            self._file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise BoardError(
+                f"The lock {path} of device {tag} cannot be opened ({error.strerror}): another "
+                "user has used the device.",
+                "Run as that user, or remove the file when nothing uses the device any more.",
+            ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -75,4 +82,6 @@ class DeviceLock:
 
     def release(self) -> None:
         """Gives the device free; doing so again changes nothing."""
-        self._file.close()
+        if not self._file.closed:
+            fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked process may hold the file, too
+            self._file.close()

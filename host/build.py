@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,17 @@ FORMAT = 3  # of the build directory; raise when older ones cannot be read any m
 MANIFEST = "manifest.json"
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it
 _COMPILE_AGAIN = "Compile the model again."
+
+# What reading a damaged file, or one that holds something else, may raise.
+DAMAGE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    OSError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+)
 
 Array = npt.NDArray[Any]
 
@@ -147,7 +159,7 @@ def read_compiled(folder: Path) -> CompiledModel:
     files = _Files(folder)
     try:
         return _rebuild(files)
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except DAMAGE as error:
         raise BuildDirectoryError(
             f"{folder} does not describe a compiled model ({error!r}).", _COMPILE_AGAIN
         ) from error

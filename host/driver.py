@@ -7,17 +7,20 @@ the .hwh gives them, and nothing of models and images; that is accelerator.py.
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 import warnings
 from collections.abc import Coroutine, Mapping
-from contextlib import suppress
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from pynq import DefaultIP
+from pynq.interrupt import _InterruptController
 
 from .build import CompiledModel, Hardware
 from .errors import ACCELERATOR_ERRORS, AcceleratorError, BoardError, OverlayError, RunTimeoutError
 from .interface import VLNV
+from .loops import event_loop, loop_is_running
 
 POLL_SECONDS = 0.001  # between two looks at the registers, without an interrupt
 CHECK_SECONDS = 0.5  # the same, while waiting for the interrupt: it might get lost
@@ -38,8 +41,14 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
 
     def __init__(self, description: Mapping[str, Any]) -> None:
         self._loop = event_loop()  # PYNQ listens for interrupts on it
+        self._thread = threading.get_ident()  # that may drive it
         super().__init__(description)
-        self._interrupt_works = getattr(self, "interrupt", None) is not None
+        self._interrupt_works = getattr(self, "interrupt", None) is not None and _arrives(
+            self._loop
+        )
+        # PYNQ forgets its controllers when another overlay is loaded; the interrupt needs its own.
+        self._controller = self.interrupt.parent() if self._interrupt_works else None
+        self._loaded_at = ""
         self._idle_looks = 0
         self._hardware: Hardware | None = None
 
@@ -80,6 +89,7 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
                 "configuration that the FPGA holds.",
             )
         self._hardware = hardware
+        self._loaded_at = self.device.timestamp
 
     def _differences(self, model: CompiledModel) -> str:
         names = ("tile", "depth", "lanes", "bus_bits")
@@ -99,7 +109,15 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
         Args:
             addresses: of PROGRAM, WEIGHTS, INPUT and OUTPUT.
             count: instructions in the program.
+
+        Raises:
+            BoardError: somebody in this process has loaded another overlay.
         """
+        if self.device.timestamp != self._loaded_at:
+            raise BoardError(
+                "Another overlay has been loaded into the FPGA since this Accelerator was made.",
+                "Close this one and make a new one.",
+            )
         regs = self.register_map
         for name, address in addresses.items():
             setattr(regs, f"{name}_LOW", address & 0xFFFFFFFF)
@@ -121,8 +139,9 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
             RunTimeoutError: it took longer, or was lost; it goes on until `recover`.
             AcceleratorError: it ended with an error.
         """
-        if _loop_is_running() or self._loop.is_closed():
-            # An event loop runs in this thread and cannot be entered again (a notebook's, say).
+        foreign = threading.get_ident() != self._thread
+        if foreign or loop_is_running() or self._loop.is_closed():
+            # The loop is another thread's, or runs and cannot be entered again (a notebook's, say).
             while not self._ended(limit):
                 time.sleep(POLL_SECONDS)
         else:
@@ -224,26 +243,25 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
         )
 
 
-def event_loop() -> asyncio.AbstractEventLoop:
-    """The running loop, or this thread's; one is made where there is none."""
-    with suppress(RuntimeError):  # there is none
-        return asyncio.get_running_loop()
-    with suppress(RuntimeError), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        loop = asyncio.get_event_loop()
-        if not loop.is_closed():
-            return loop
-    loop = asyncio.new_event_loop()
-    asyncio.set_event_loop(loop)
-    return loop
+# PYNQ opens an interrupt's UIO device once in a process, and listens on the loop of that moment.
+_listening: WeakKeyDictionary[Any, asyncio.AbstractEventLoop] = WeakKeyDictionary()
 
 
-def _loop_is_running() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
+def forget_closed_loops() -> None:
+    """Lets PYNQ open devices again that it listened to on a loop that is gone."""
+    devices = _InterruptController._uio_devices
+    for irq, device in list(devices.items()):
+        loop = _listening.get(device)
+        if loop is not None and loop.is_closed():
+            del devices[irq]
+
+
+def _arrives(loop: asyncio.AbstractEventLoop) -> bool:
+    """Whether interrupts wake `loop`."""
+    return all(
+        _listening.setdefault(device, loop) is loop
+        for device in _InterruptController._uio_devices.values()
+    )
 
 
 def _complete(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, None]) -> None:

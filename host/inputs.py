@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from .images import Float32Array, check_images
 from .imagesets import load_images
 from .preprocessing import normalisation_unknown
 
-Images = str | Path | npt.NDArray[Any] | Sequence[str | Path | npt.NDArray[Any]]
+Images = str | Path | npt.NDArray[Any] | Iterable[str | Path | npt.NDArray[Any]]
 
 ARRAY_FILES = {".npy", ".npz"}
 # Sets in a .npz file, the preferred one first.
@@ -40,7 +40,7 @@ def as_batch(images: Images, model: CompiledModel) -> Batch:
     """Brings `images` to float32 [n, channels, height, width].
 
     Args:
-        images: one of, or a sequence of:
+        images: one of, or several of:
             the path of an image file (needs Pillow, and a model compiled with its preprocessing);
             the path of a .npy or .npz file of arrays;
             float32 or float64 [channels, height, width] or [n, channels, height, width],
@@ -55,6 +55,11 @@ def as_batch(images: Images, model: CompiledModel) -> Batch:
         return _from_file(Path(images), model)
     if isinstance(images, np.ndarray):
         return _from_array(images, model, "The image")
+    if isinstance(images, (Mapping, bytes)) or not isinstance(images, Iterable):
+        raise ImageError(
+            f"A {type(images).__name__} is no image.",
+            "Give a path, a numpy array (numpy.asarray of a Pillow image, say), or several.",
+        )
     parts = [as_batch(image, model).images for image in images]
     if not parts:
         raise ImageError("There is no image to run.", "Give at least one.")

@@ -22,6 +22,7 @@ from ..codegen.program import Program, check_input
 from ..codegen.toplevel import Rtl
 from . import verilator
 from .dram import PAGE_BYTES, Dram, dram_sources
+from .trace import Trace, read_trace
 
 Progress = Callable[[int], None]
 POLL_SECONDS = 0.2
@@ -92,12 +93,12 @@ class Simulation:
 
     Attributes:
         runs: in order of the inputs.
-        issues: (cycle, unit) of every instruction that left its queue; empty unless traced.
+        trace: events of the first run; None unless traced.
         seconds: time the simulator took, build excluded.
     """
 
     runs: tuple[Run, ...]
-    issues: tuple[tuple[int, int], ...] = field(repr=False)
+    trace: Trace | None = field(repr=False)
     seconds: float
 
 
@@ -140,7 +141,7 @@ def simulate(
         timing: of the DRAM.
         progress: called with the number of finished runs, from time to time.
         waves: file for a waveform (VCD) of the whole simulation.
-        trace: record when instructions are issued.
+        trace: record what happened when in the first run.
         timeout_cycles: of one run; then the simulation fails with the registers' state.
 
     Raises:
@@ -173,7 +174,7 @@ def simulate(
             shutil.move(folder / "run" / "dump.vcd", waves)
         return Simulation(
             runs=_read_runs(folder / "results.jsonl", len(inputs)),
-            issues=_read_trace(folder / "trace") if trace else (),
+            trace=read_trace(folder / "trace", program) if trace else None,
             seconds=seconds,
         )
 
@@ -249,8 +250,3 @@ def _read_runs(path: Path, expected: int) -> tuple[Run, ...]:
             "Run again with --waves to see where it stopped.",
         )
     return tuple(Run(bytes.fromhex(e["output"]), e["counters"]) for e in entries)
-
-
-def _read_trace(path: Path) -> tuple[tuple[int, int], ...]:
-    lines = (line.split() for line in path.read_text().splitlines())
-    return tuple((int(cycle), int(unit)) for cycle, unit in lines)

@@ -16,6 +16,7 @@ buffers that are allocated are errors here, where a board would go on.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import itertools
 import os
@@ -25,6 +26,7 @@ import socket
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Listener
@@ -75,25 +77,28 @@ class _SimulatedUio(UioController):  # type: ignore[misc] # pynq has no types
     """
 
     def __init__(self, connection: socket.socket) -> None:
-        import asyncio
-        import functools
-
         self.uio = connection.makefile("rwb", buffering=0)
         self.loop = asyncio.get_event_loop()
-        callback = functools.partial(_SimulatedUio._wake, weakref.ref(self))
-        self.loop.add_reader(self.uio, callback)
         self.wait_events: list[Any] = []
+        reference, number = weakref.ref(self), connection.fileno()
 
-    @staticmethod
-    def _wake(controller: weakref.ref[_SimulatedUio]) -> None:
-        alive = controller()
-        if alive is not None:
-            alive._uio_callback()
+        def wake() -> None:
+            controller = reference()
+            if controller is None or not connection.recv(1, socket.MSG_PEEK):
+                self_loop.remove_reader(number)  # nobody is there on one side or the other
+            else:
+                controller._uio_callback()
+
+        self_loop = self.loop
+        self_loop.add_reader(number, wake)
+        self._number = number
 
     def close(self) -> None:
-        """Stops listening."""
+        """Stops listening; doing so again changes nothing."""
+        if self.uio.closed:
+            return
         if not self.loop.is_closed():
-            self.loop.remove_reader(self.uio)
+            self.loop.remove_reader(self._number)
         self.uio.close()
 
     def __del__(self) -> None:
@@ -185,7 +190,8 @@ class SimulatedMemory:
     def free(self, block: _Block) -> None:
         """Gives a buffer's memory back; the accelerator may not touch it any more."""
         self._blocks.remove(block)
-        self._dram.revoke(block.address)
+        if self._dram.path.exists():  # the board may have been closed before
+            self._dram.revoke(block.address)
 
 
 # --- The device
@@ -221,7 +227,8 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
         self.overlay_file = self._folder / f"{OVERLAY}.hwh"
         self.overlay_file.write_text(_handoff(self._build), encoding="utf-8")
         _check_simulator(self._build)
-        Device.active_device = self  # where PYNQ's interrupts look for pins
+        self._previous = vars(Device).get("_active_device")
+        self.closed = False
 
     # --- What PYNQ calls
 
@@ -235,6 +242,7 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
     def download(self, bitstream: Any, parser: Any = None) -> None:  # noqa: ANN401
         """Starts the simulator, with the accelerator in reset state."""
         self._stop()
+        Device.active_device = self  # where PYNQ's interrupts look for pins
         self._dram.revoke_failures()
         self._simulator = _Simulator(self._build, self._dram, self._timing, self._folder)
         self._connect_interrupts(parser)
@@ -291,13 +299,26 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
 
     def close(self) -> None:
         """Ends the simulator and removes its files; doing so again changes nothing."""
-        self._stop()
-        self._scratch.cleanup()
+        self.closed = True
+        try:
+            self._stop()
+        finally:
+            if vars(Device).get("_active_device") is self:
+                self._restore()
+            self._scratch.cleanup()
+
+    def _restore(self) -> None:
+        """Makes the device that was active before active again."""
+        previous, self._previous = self._previous, None
+        if previous is None or getattr(previous, "closed", False):
+            del Device._active_device  # PYNQ looks for one when it needs one
+        else:
+            Device.active_device = previous
 
     def _stop(self) -> None:
-        if self._simulator is not None:
-            self._simulator.stop()
-            self._simulator = None
+        simulator, self._simulator = self._simulator, None
+        if simulator is not None:
+            simulator.stop()
 
 
 def _host_bytes(address: int, size: int) -> npt.NDArray[np.uint8]:
@@ -340,11 +361,26 @@ def _check_simulator(build: Build) -> None:
 # --- The simulator process
 
 
+def _listening(path: str) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(path)
+    except OSError as error:
+        listener.close()
+        raise ToolError(
+            f"A socket cannot be made at {path} ({error}).",
+            "Set TMPDIR to a folder with a shorter name, where you may write.",
+        ) from error
+    listener.listen(1)
+    return listener
+
+
 class _Simulator:
     """The other process, and the connections to it."""
 
     def __init__(self, build: Build, dram: Dram, timing: DramTiming, folder: Path) -> None:
         self._log = folder / "simulator.log"
+        self._exchange = ThreadPoolExecutor(1)
         run = folder / "run"
         job = Job(
             config=build.config,
@@ -356,10 +392,9 @@ class _Simulator:
         for path in (job.requests, job.interrupts):
             Path(path).unlink(missing_ok=True)
         (folder / JOB).write_bytes(pickle.dumps(job))
-        interrupts = socket.socket(socket.AF_UNIX)
-        interrupts.bind(job.interrupts)
-        interrupts.listen(1)
-        with Listener(job.requests) as listener, interrupts:
+        interrupts = _listening(job.interrupts)
+        interrupts.settimeout(START_SECONDS)
+        with interrupts, Listener(job.requests) as listener:
             command = [sys.executable, "-m", "vitessera.sim.board_process", str(folder), str(run)]
             with self._log.open("w") as log:
                 # A session of its own: Ctrl-C in a terminal is for the host program.
@@ -372,7 +407,9 @@ class _Simulator:
                 )
             try:
                 self._requests: Connection = self._accept(listener)
-                self.uio = _SimulatedUio(interrupts.accept()[0])
+                self._interrupts, _ = interrupts.accept()
+                self._interrupts.settimeout(None)
+                self.uio = _SimulatedUio(self._interrupts)
             except BaseException:
                 self._kill()
                 raise
@@ -390,6 +427,15 @@ class _Simulator:
 
     def ask(self, request: Request) -> int:
         """Sends a request and waits for its answer."""
+        # In a thread of its own: Ctrl-C must not part a request from its answer, and threads of
+        # the host take turns.
+        try:
+            exchange = self._exchange.submit(self._ask, request)
+        except RuntimeError as error:
+            raise SimulationError("The simulated board is closed.", "Make a new one.") from error
+        return exchange.result()
+
+    def _ask(self, request: Request) -> int:
         try:
             self._requests.send(request)
             reply: Reply = self._requests.recv()
@@ -414,12 +460,17 @@ class _Simulator:
 
     def stop(self) -> None:
         """Ends the process; it goes when its connection closes."""
+        self._exchange.shutdown()
         self.uio.close()
+        self._interrupts.close()
         self._requests.close()
         try:
             self._process.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             self._kill()
+        except BaseException:
+            self._kill()
+            raise
 
     def _kill(self) -> None:
         with suppress(ProcessLookupError):

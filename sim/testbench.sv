@@ -1,6 +1,7 @@
 // The accelerator with a DRAM behind it and its registers in front, as a host sees it.
 //
-// With +trace=<path>, a line "cycle unit" is written for every instruction that leaves its queue.
+// With +trace=<path>, a line is written for every instruction that leaves its queue and for every
+// semaphore that is raised.
 module testbench #(
   parameter int BUS_BITS = 64
 ) (
@@ -35,10 +36,9 @@ module testbench #(
   logic awvalid, awready, wlast, wvalid, wready, bvalid, bready;
   logic [BUS_BITS-1:0] rdata, wdata;
   logic [BUS_BITS/8-1:0] wstrb;
-  logic [5:0] issue;
 
   accelerator accelerator (
-    .aclk, .aresetn, .interrupt, .issue,
+    .aclk, .aresetn, .interrupt,
     .s_axi_awaddr, .s_axi_awprot(3'd0), .s_axi_awvalid, .s_axi_awready,
     .s_axi_wdata, .s_axi_wstrb(4'hf), .s_axi_wvalid, .s_axi_wready,
     .s_axi_bresp, .s_axi_bvalid, .s_axi_bready,
@@ -70,7 +70,10 @@ module testbench #(
     .s_axi_bid(bid), .s_axi_bresp(bresp), .s_axi_bvalid(bvalid), .s_axi_bready(bready)
   );
 
-  // --- Trace
+  // --- Trace: lines "issue cycle unit" and "raise cycle source unit"
+  wire [$bits(accelerator.core.issue)-1:0] issue = accelerator.core.issue;
+  wire [$bits(accelerator.core.raise)-1:0] raised = accelerator.core.raise;
+  localparam int UNITS = $bits(issue);
   string path;
   int file = 0;
   longint unsigned cycle;
@@ -78,8 +81,12 @@ module testbench #(
   always_ff @(posedge aclk) begin
     cycle <= aresetn ? cycle + 1 : 0;
     if (file != 0 && issue != 0)
-      for (int unit = 0; unit < 6; unit++)
-        if (issue[unit]) $fwrite(file, "%0d %0d\n", cycle, unit);
+      for (int unit = 0; unit < UNITS; unit++)
+        if (issue[unit]) $fwrite(file, "issue %0d %0d\n", cycle, unit);
+    if (file != 0 && raised != 0)
+      for (int pair = 0; pair < $bits(raised); pair++)
+        if (raised[pair])
+          $fwrite(file, "raise %0d %0d %0d\n", cycle, pair / UNITS, pair % UNITS);
   end
   final if (file != 0) $fclose(file);
 endmodule

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ..codegen.builddir import Build
-from ..codegen.isa import Compute, Unit
 from ..codegen.preprocess import integer_patches
 from ..codegen.program import Program, pack_input, unpack_outputs
 from ..codegen.reference import Reference
 from ..host.images import check_images
 from ..host.imagesets import Array
-from .accelerator import DramTiming, Progress, Simulation, simulate
+from .accelerator import DramTiming, Progress, simulate
+from .trace import Interval, intervals, layer_cycles, waiting
 
 Outputs = dict[str, npt.NDArray[np.float64]]
-START = "start"  # the cycles before the first product
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,9 @@ class Verification:
         mismatches: indices of the images whose outputs differ from the reference.
         cycles: of each image.
         counters: hardware counters of each image.
-        layer_cycles: cycles of the first image by layer: from the issue of each of its products to
-            the issue of the next; `start` is what comes before the first.
+        layer_cycles: cycles of the first image by layer; see trace.layer_cycles.
+        waiting: cycles of the first image in which the engine stood still, by cause.
+        intervals: the first image's instructions in time.
         reference, rtl: outputs in real values by ONNX name, [images, tokens, channels].
         seconds: of simulation.
     """
@@ -41,6 +40,8 @@ class Verification:
     cycles: tuple[int, ...]
     counters: tuple[dict[str, int], ...]
     layer_cycles: dict[str, int]
+    waiting: dict[str, int]
+    intervals: tuple[Interval, ...]
     reference: Outputs
     rtl: Outputs
     seconds: float
@@ -120,11 +121,15 @@ def verify(
     got = [run.output for run in simulation.runs]
     outputs = [unpack_outputs(program, content) for content in (*expected, *got)]
     real = [_dequantize(program, entry) for entry in outputs]
+    trace, first = simulation.trace, simulation.runs[0].counters["CYCLES"]
+    assert trace is not None, "tracing was asked for"
     return Verification(
         mismatches=tuple(i for i in range(len(got)) if not _equal(outputs, i, len(got))),
         cycles=tuple(run.counters["CYCLES"] for run in simulation.runs),
         counters=tuple(dict(run.counters) for run in simulation.runs),
-        layer_cycles=layer_cycles(program, simulation),
+        layer_cycles=layer_cycles(program, trace, first),
+        waiting=waiting(program, trace, first),
+        intervals=intervals(program, trace),
         reference=_stack(real[: len(got)]),
         rtl=_stack(real[len(got) :]),
         seconds=simulation.seconds,
@@ -142,19 +147,3 @@ def _dequantize(program: Program, integers: dict[str, npt.NDArray[np.int16]]) ->
 
 def _stack(outputs: Sequence[Outputs]) -> Outputs:
     return {name: np.stack([entry[name] for entry in outputs]) for name in outputs[0]}
-
-
-def layer_cycles(program: Program, simulation: Simulation) -> dict[str, int]:
-    """Cycles of the first run by layer; see Verification."""
-    names = [
-        label
-        for label, instruction in zip(program.labels, program.instructions, strict=True)
-        if isinstance(instruction, Compute)
-    ]
-    starts = [cycle for cycle, unit in simulation.issues if unit == Unit.COMPUTE][: len(names)]
-    end = next(cycle for cycle, unit in simulation.issues if unit == Unit.CONTROL)
-    cycles: dict[str, int] = defaultdict(int)
-    cycles[START] = simulation.runs[0].counters["CYCLES"] - (end - starts[0])
-    for name, start, following in zip(names, starts, [*starts[1:], end], strict=True):
-        cycles[name] += following - start
-    return dict(cycles)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...host.images import Float32Array
-from ..graph import Graph
+from ..graph import Graph, TokenEmbed
 from ..importer.evaluate import evaluate
 
 FloatArray = npt.NDArray[np.float64]
@@ -25,7 +25,8 @@ class Statistics:
 
     Attributes:
         low, high: least and greatest real value of each channel.
-        sample: rows [up to about SAMPLE_ROWS, channels], drawn evenly from the images.
+        sample: rows [up to about SAMPLE_ROWS, channels], drawn evenly from the images, and of each
+            image those that every other row may attend to: see _telling_rows.
         evidence: number of independent rows that were seen, roughly.
     """
 
@@ -40,15 +41,22 @@ class Statistics:
         return float(max(self.high.max(), -self.low.min()))
 
     @property
-    def channel_range(self) -> FloatArray:
-        """Greatest magnitude of each channel that may be expected of many rows.
+    def centre(self) -> FloatArray:
+        """The middle of each channel's range; zero after a single row, which shows no range."""
+        middle: FloatArray = (self.high + self.low) / 2
+        return middle if self.evidence >= 2.0 else np.zeros_like(middle)
+
+    def reach(self, centre: FloatArray) -> FloatArray:
+        """Greatest distance from `centre` that may be expected of many rows, by channel.
 
         Of a class token each image shows one row only, and a few rows do not show a channel's
-        range: widened as the extremes of normal numbers grow with their count.
+        range: widened as the extremes of normal numbers grow with their count. A channel that did
+        not move at all may still do so, by a share of its value.
         """
         growth = _extreme(ENOUGH_EVIDENCE) / _extreme(min(max(self.evidence, 2.0), ENOUGH_EVIDENCE))
         margin = (self.high - self.low) / 2 * (growth - 1.0)
-        return np.maximum(self.high, -self.low) + margin
+        observed = np.maximum(self.high - centre, centre - self.low) + margin
+        return np.maximum(observed, np.abs(centre) / max(self.evidence, 1.0))
 
     @property
     def mean_square(self) -> FloatArray:
@@ -81,25 +89,44 @@ def measure(graph: Graph, images: Float32Array, seed: int = 0) -> dict[str, Stat
     """Runs `images` in float and gathers the statistics of every value."""
     generator = np.random.default_rng(seed)
     tokens = {name: rows for name, (rows, _) in graph.shapes().items()}
+    prefix = max((len(node.prefix) for node in graph if isinstance(node, TokenEmbed)), default=0)
     batch = max(1, ROWS_PER_BATCH // max(tokens.values()))
     rows_per_image = -(-SAMPLE_ROWS // len(images))
     gathered: dict[str, list[_Batch]] = {node.name: [] for node in graph}
     for start in range(0, len(images), batch):
         values = evaluate(graph, images[start : start + batch])
         for name, parts in gathered.items():
-            parts.append(_of_batch(values[name], rows_per_image, generator))
+            parts.append(_of_batch(values[name], rows_per_image, prefix, generator))
     return {name: _merged(parts, tokens[name]) for name, parts in gathered.items()}
 
 
 def _of_batch(
-    values: npt.NDArray[np.floating], rows_per_image: int, generator: np.random.Generator
+    values: npt.NDArray[np.floating],
+    rows_per_image: int,
+    prefix: int,
+    generator: np.random.Generator,
 ) -> _Batch:
     images, tokens, channels = values.shape
     real = values.astype(np.float64)
     rows = real.reshape(-1, channels)
     count = images * min(rows_per_image, tokens)
-    picked = generator.choice(len(rows), count, replace=False)
-    return _Batch(rows.min(axis=0), rows.max(axis=0), rows[picked], real.mean(axis=1))
+    picked = rows[generator.choice(len(rows), count, replace=False)]
+    sample = np.concatenate([picked, _telling_rows(real, prefix)])
+    return _Batch(rows.min(axis=0), rows.max(axis=0), sample, real.mean(axis=1))
+
+
+def _telling_rows(values: FloatArray, prefix: int) -> FloatArray:
+    """Of each image the prefix and the row with the greatest value, [rows, channels].
+
+    One token among hundreds hardly shows in an even sample, and a scale that clips it looks good.
+    But class tokens, registers and patches with outliers are what the other tokens attend to.
+    """
+    images, tokens, channels = values.shape
+    if tokens <= prefix + 1:
+        return np.empty((0, channels))
+    greatest = np.abs(values).max(axis=2).argmax(axis=1)
+    own = values[np.arange(images), greatest]
+    return np.concatenate([values[:, :prefix].reshape(-1, channels), own])
 
 
 def _merged(parts: list[_Batch], tokens: int) -> Statistics:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -40,10 +40,15 @@ WEIGHT_CLIPPING = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
 
 @dataclass(frozen=True)
 class Scale:
-    """Real value of one unit of each channel, and the integer that stands for real zero."""
+    """Real value of one unit of each channel, and what stands for real zero; see Value."""
 
     step: FloatArray  # [channels]
-    offset: int = 0
+    offset: float | FloatArray = 0
+
+    @property
+    def zero(self) -> FloatArray:
+        """The real values that integer zero stands for, [channels]."""
+        return np.asarray(-self.offset * self.step, np.float64)
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,8 @@ def integer_weights(
     folded = weight * operand.step
     unit = _weight_unit(folded, bias, mean_square / np.square(operand.step))
     integers = np.clip(np.rint(folded / unit[:, None]), -INT8_MAX, INT8_MAX).astype(np.int64)
-    integer_bias = np.rint(bias / unit).astype(np.int64) - operand.offset * integers.sum(axis=1)
+    zero = (operand.offset * integers).sum(axis=1)
+    integer_bias = np.rint(bias / unit - zero).astype(np.int64)
     return IntegerWeights(integers.astype(np.int8), integer_bias, unit)
 
 
@@ -146,13 +152,19 @@ def pre_shift(bound: int, culprit: str) -> int:
 def epilogue(
     weights: IntegerWeights, result: Scale, function: Function | None, culprit: str
 ) -> Requantization:
-    """From the accumulator to `result`, through the activation function if there is one."""
+    """From the accumulator to `result`, through the activation function if there is one.
+
+    Without one, the bias takes the offset, so that each channel may have its own.
+    """
+    if function is None:
+        moved = np.rint(weights.bias - result.zero / weights.unit).astype(np.int64)
+        weights = replace(weights, bias=moved)
     shift = pre_shift(accumulator_bound(weights), culprit)
     bias = weights.bias.astype(np.int32)
     real = weights.unit * 2.0**shift
     if function is None:
         first = fixed_point(real / result.step, culprit)
-        return Requantization(bias, first.multiplier, first.shift, shift, offset=result.offset)
+        return Requantization(bias, first.multiplier, first.shift, shift)
     one = activation_unit(function)
     first = fixed_point(real / one, culprit)
     second = fixed_point(one / result.step[:1], culprit)
@@ -164,7 +176,7 @@ def epilogue(
         function,
         int(second.multiplier[0]),
         int(second.shift[0]),
-        result.offset,
+        int(result.offset),
     )
 
 
@@ -197,7 +209,6 @@ def mix_epilogue(value: Scale, result: Scale, bound: int, culprit: str) -> Requa
         first.shift,
         shift,
         scale_shift=scale_shift,
-        offset=result.offset,
     )
 
 
@@ -219,7 +230,7 @@ def integer_norm(
     """LayerNorm of the residual stream to `result`."""
     channels = len(gamma)
     mantissa, exponent = _eps(eps * (channels / residual_step) ** 2)
-    shift = _norm_shift(norm_gain(gamma) / result.step, beta / result.step)
+    shift = _norm_shift(norm_gain(gamma) / result.step, beta / result.step + result.offset)
     inverse = round(2**INVERSE_BITS / channels)
     constants = NormConstants(channels, inverse, mantissa, exponent, shift)
     return _integer_norm(norm_gain(gamma), beta, result, constants)
@@ -229,7 +240,8 @@ def plain_norm(residual_step: float, result: Scale) -> IntegerNorm:
     """The copy of the residual stream to int8 `result`."""
     channels = len(result.step)
     gain, beta = np.full(channels, residual_step), np.zeros(channels)
-    inverse, shift = round(2**INVERSE_BITS / channels), _norm_shift(gain / result.step, beta)
+    shift = _norm_shift(gain / result.step, beta + result.offset)
+    inverse = round(2**INVERSE_BITS / channels)
     constants = NormConstants(channels, inverse, 0, 0, shift, plain=True)
     return _integer_norm(gain, beta, result, constants)
 
@@ -258,7 +270,7 @@ def _integer_norm(
     one = 2.0**constants.shift
     return IntegerNorm(
         np.rint(gain / result.step * one).astype(np.int16),
-        np.rint(beta / result.step * one).astype(np.int32),
+        np.rint((beta / result.step + result.offset) * one).astype(np.int32),
         constants,
     )
 

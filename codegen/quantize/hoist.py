@@ -1,7 +1,8 @@
 """Moves SelectToken towards the start of the network, so that less is computed.
 
-Selecting a token commutes exactly with every row-wise operator. A class-token network thus runs
-the last block's MLP, the last LayerNorm and the head on one row instead of all.
+Selecting a token commutes exactly with every row-wise operator, and with the queries of an
+attention. A class-token network thus runs all of the last block but its keys and values, the last
+LayerNorm and the head on one row instead of all.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from ..graph import Activation, Add, Graph, LayerNorm, Linear, Node, SelectToken
+from ..graph import Activation, Add, Attention, Graph, LayerNorm, Linear, Node, SelectToken
 
-ROW_WISE = (LayerNorm, Linear, Activation, Add)
+# Of each operator, how many of its inputs, from the first on, it takes row by row.
+ROW_WISE: dict[type[Node], int] = {LayerNorm: 1, Linear: 1, Activation: 1, Add: 2, Attention: 1}
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def _next_move(graph: Graph) -> _Move | None:
             continue
         operator = graph[select.inputs[0]]
         alone = graph.consumers(operator.name) == (select,) and operator.name not in outputs
-        if isinstance(operator, ROW_WISE) and alone:
+        if type(operator) in ROW_WISE and alone:
             return _Move(select, operator)
     return None
 
@@ -53,13 +55,15 @@ def _apply(graph: Graph, move: _Move) -> Graph:
 
 def _rewritten(graph: Graph, move: _Move) -> Iterator[Node]:
     index, origin = move.select.index, move.select.origin
-    selected = {value: f"{value}.token{index}" for value in move.operator.inputs}
+    row_wise = ROW_WISE[type(move.operator)]
+    by_row, whole = move.operator.inputs[:row_wise], move.operator.inputs[row_wise:]
+    selected = {value: f"{value}.token{index}" for value in by_row}
     present = {node.name for node in graph}
     for node in graph:
         if node is move.select:
             continue
         if node is move.operator:
-            yield replace(node, inputs=tuple(selected[value] for value in node.inputs))
+            yield replace(node, inputs=(*(selected[value] for value in by_row), *whole))
         else:
             yield _reading(node, move.select.name, move.operator.name)
         # Right behind its producer a selection precedes every reader it may get later.

@@ -233,13 +233,14 @@ class Lowering:
         operand = self._operand(node.inputs[0])
         source, result = self.scales[operand], self.scales[node.name]
         tokens = node.stop - node.start
-        bias = np.full(len(source.step), -source.offset * tokens, np.int64)
+        # The real sum of what integer zeros stand for, less what the result's zero stands for.
+        bias = np.rint(tokens * (source.zero - result.zero) / source.step).astype(np.int64)
         ones = np.full((len(bias), tokens), 1, np.int8)
         shift = pre_shift(accumulator_bound(IntegerWeights(ones, bias, source.step)), node.name)
         ratio: FloatArray = source.step / (tokens * result.step) * 2.0**shift
         first = fixed_point(ratio, node.name)
         requantization = q.Requantization(
-            bias.astype(np.int32), first.multiplier, first.shift, shift, offset=result.offset
+            bias.astype(np.int32), first.multiplier, first.shift, shift
         )
         value = self._value(node.name)
         return q.Pool(

@@ -12,6 +12,10 @@ Where the hardware gives each channel its own scale for nothing, it is used:
   (the exponent of SmoothQuant, arXiv 2211.10438), and searched for;
 - attention values: `mix` has a multiplier for each channel;
 - queries and keys: their scales only need the same product in each channel.
+
+So is a zero point for each channel: a channel that hardly leaves a large value, as outliers of the
+residual stream do, then keeps its bits. Readers fold it into their bias; what an attention takes
+from its values is missing in its result; softmax does not see what is added to all keys.
 """
 
 from __future__ import annotations
@@ -134,30 +138,40 @@ def _int8_scale(evidence: Evidence, node: Node) -> Scale:
     if isinstance(node, Activation):
         return _lopsided(evidence, name) if feeds_products else _one_step(statistics)
     if feeds_products:
-        folded = _folded(evidence, name)
-        return _norm_scale(node, folded) if isinstance(node, LayerNorm) else folded
+        if isinstance(node, LayerNorm):
+            return _norm_scale(evidence, node)
+        centre = _mix_centre(evidence, node) if isinstance(node, Attention) else statistics.centre
+        return _around(centre, _folded(evidence, name, centre))
     if _only_as(evidence, name, 2):
-        return _each_channel(statistics)
+        return _each_channel(statistics, _value_centre(evidence, name))
     partner = _partner(evidence, name)
     if partner is not None:
-        return _balanced(statistics, evidence.statistics[partner])
+        return _balanced(evidence, name, partner)
     return _one_step(statistics)
 
 
 def _copy_scale(evidence: Evidence, name: str, residual_step: float) -> Scale:
     if not _feeds_products(evidence, name):
         return _one_step(evidence.statistics[name])
-    step = _folded(evidence, name).step
+    centre = evidence.statistics[name].centre
+    step = _folded(evidence, name, centre)
     gain = np.full(len(step), residual_step)
-    return Scale(exact_steps(gain, np.zeros(len(step)), step))
+    return _around(centre, exact_steps(gain, -centre, step))
 
 
-def _norm_scale(node: LayerNorm, scale: Scale) -> Scale:
-    """Close to `scale`, and such that LayerNorm's integers are accurate in every channel."""
+def _norm_scale(evidence: Evidence, node: LayerNorm) -> Scale:
+    """Such that LayerNorm's integers are accurate in every channel."""
     gain, beta = norm_gain(node.gamma.astype(np.float64)), node.beta.astype(np.float64)
+    centre = evidence.statistics[node.name].centre
+    step = _folded(evidence, node.name, centre)
     # One channel that hardly varies must not take the others' bits.
-    smallest = np.maximum(np.abs(node.gamma), np.abs(node.beta)) / LARGEST_GAIN
-    return Scale(exact_steps(gain, beta, np.maximum(scale.step, smallest)))
+    smallest = np.maximum(np.abs(node.gamma), np.abs(beta - centre)) / LARGEST_GAIN
+    return _around(centre, exact_steps(gain, beta - centre, np.maximum(step, smallest)))
+
+
+def _around(centre: FloatArray, step: FloatArray) -> Scale:
+    """Integer zero stands for each channel's centre; a bias or LayerNorm's beta takes that up."""
+    return Scale(step, -centre / step)
 
 
 def _feeds_products(evidence: Evidence, name: str) -> bool:
@@ -190,33 +204,64 @@ def _partner(evidence: Evidence, name: str) -> str | None:
     return (key if name == query else query) if free and products else None
 
 
-def _ranges(statistics: Statistics) -> FloatArray:
-    """The range of each channel; the fewer rows were seen, the less the channels may differ."""
-    observed = statistics.channel_range
+def _ranges(statistics: Statistics, centre: FloatArray) -> FloatArray:
+    """The reach of each channel; the fewer rows were seen, the less the channels may differ."""
+    observed = statistics.reach(centre)
     largest = _positive(float(observed.max()))
     return np.maximum(observed, largest * max(SMALLEST_RANGE, 1.0 / statistics.evidence**2))
 
 
 def _one_step(statistics: Statistics) -> Scale:
     step = np.full(len(statistics.low), _positive(statistics.range) / INT8_MAX)
-    return _clipped(statistics, step, np.ones(len(step)))
+    return Scale(_clipped(statistics.sample, step, np.ones(len(step))))
 
 
-def _each_channel(statistics: Statistics) -> Scale:
-    step = _ranges(statistics) / INT8_MAX
+def _mix_centre(evidence: Evidence, node: Attention) -> FloatArray:
+    """What integer zero stands for in an attention's values and in its result.
+
+    The probabilities of a row add up to one: what is taken from all values is missing in the
+    result, and the readers of the result add it again.
+    """
+    graph, value = evidence.graph, node.inputs[2]
+    centre = evidence.statistics[node.name].centre
+    alone = isinstance(graph[value], Linear) and _only_as(evidence, value, 2)
+    free = alone and len(list(readers(graph, value))) == 1 and _feeds_products(evidence, node.name)
+    return centre if free else np.zeros_like(centre)
+
+
+def _value_centre(evidence: Evidence, name: str) -> FloatArray:
+    attention, _ = next(readers(evidence.graph, name))
+    assert isinstance(attention, Attention)
+    return _mix_centre(evidence, attention)
+
+
+def _each_channel(statistics: Statistics, centre: FloatArray) -> Scale:
+    step = _ranges(statistics, centre) / INT8_MAX
     if not statistics.is_ample:
-        return Scale(step)
+        return _around(centre, step)
     candidates = [step * factor for factor in CLIPPING]
-    errors = np.array([_rounding_error(statistics.sample, c) for c in candidates])
+    errors = np.array([_rounding_error(statistics.sample - centre, c) for c in candidates])
     best = errors.argmin(axis=0)
-    return Scale(np.array(candidates)[best, np.arange(len(step))])
+    return _around(centre, np.array(candidates)[best, np.arange(len(step))])
 
 
-def _balanced(statistics: Statistics, partner: Statistics) -> Scale:
+def _balanced(evidence: Evidence, name: str, partner: str) -> Scale:
     """Queries and keys: step times the partner's step is the same in each channel."""
-    own, other = _ranges(statistics), _ranges(partner)
-    step = np.sqrt(own / other * (own * other).max()) / INT8_MAX
-    return _clipped(statistics, step, partner.mean_square) if statistics.is_ample else Scale(step)
+    statistics, other = evidence.statistics[name], evidence.statistics[partner]
+    centre = _score_centre(evidence, name)
+    own_reach = _ranges(statistics, centre)
+    reach = _ranges(other, _score_centre(evidence, partner))
+    step = np.sqrt(own_reach / reach * (own_reach * reach).max()) / INT8_MAX
+    if statistics.is_ample:
+        step = _clipped(statistics.sample - centre, step, other.mean_square)
+    return _around(centre, step)
+
+
+def _score_centre(evidence: Evidence, name: str) -> FloatArray:
+    """Of keys the centre: it adds the same to all scores of a row, which softmax does not see."""
+    attention, _ = next(readers(evidence.graph, name))
+    centre = evidence.statistics[name].centre
+    return centre if attention.inputs[1] == name else np.zeros_like(centre)
 
 
 def _lopsided(evidence: Evidence, name: str) -> Scale:
@@ -238,32 +283,36 @@ def _spread(low: float, high: float) -> Scale:
     return Scale(np.array([step]), round(-INT8_MAX - low / step))
 
 
-def _folded(evidence: Evidence, name: str) -> Scale:
-    """A value that products read: the steps even out the channels as far as it pays."""
+def _folded(evidence: Evidence, name: str, centre: FloatArray) -> FloatArray:
+    """The steps of a value that products read: they even out the channels as far as it pays."""
     statistics, importance = evidence.statistics[name], _importance(evidence, name)
     weights = list(_weights(evidence, name))
-    ranges = _ranges(statistics)
+    ranges = _ranges(statistics, centre)
     largest = float(ranges.max())
+    sample = statistics.sample - centre
     candidates = [(ranges / largest) ** exponent * largest / INT8_MAX for exponent in EXPONENTS]
     errors = [
-        _rounding_error(statistics.sample, step) @ importance
+        _rounding_error(sample, step) @ importance
         + sum(_weight_error(weight, step, statistics.mean_square) for weight in weights)
         for step in candidates
     ]
     best = candidates[int(np.argmin(errors))]
-    return _clipped(statistics, best, importance) if statistics.is_ample else Scale(best)
+    return _clipped(sample, best, importance) if statistics.is_ample else best
 
 
-def _clipped(statistics: Statistics, step: FloatArray, importance: FloatArray) -> Scale:
+def _clipped(sample: FloatArray, step: FloatArray, importance: FloatArray) -> FloatArray:
     """`step` times the best common factor."""
-    errors = [_rounding_error(statistics.sample, step * f) @ importance for f in CLIPPING]
-    return Scale(step * CLIPPING[int(np.argmin(errors))])
+    errors = [_rounding_error(sample, step * f) @ importance for f in CLIPPING]
+    best: FloatArray = step * CLIPPING[int(np.argmin(errors))]
+    return best
 
 
 # --- Errors --------------------------------------------------------------------------------------
 
 
-def _rounding_error(sample: FloatArray, step: FloatArray, offset: int = 0) -> FloatArray:
+def _rounding_error(
+    sample: FloatArray, step: FloatArray, offset: float | FloatArray = 0
+) -> FloatArray:
     """Mean square error of each channel when `sample` goes through int8."""
     integers = np.clip(np.rint(sample / step) + offset, -INT8_MAX, INT8_MAX)
     error: FloatArray = np.square((integers - offset) * step - sample).mean(axis=0)

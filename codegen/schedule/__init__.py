@@ -99,7 +99,7 @@ def _output(graph: QuantGraph, name: str, where: Placement, start: int) -> Outpu
         channels=value.channels,
         row=where.row,
         scale=tuple(float(scale) for scale in value.scale),
-        offset=value.offset,
+        offset=int(value.offset),
     )
 
 

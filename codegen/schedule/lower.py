@@ -678,7 +678,7 @@ class _Heads:
                 "Please report the model.",
             )
         offsets = [graph[name].value.offset for name in self.node.inputs[:2]]
-        if all(offsets) and self.query.channels.heads > 1:
+        if all(np.any(offset) for offset in offsets) and self.query.channels.heads > 1:
             raise UnsupportedModelError(
                 f"Queries and keys of {self.node.name} have offsets {offsets}, and heads are "
                 "padded.",

@@ -16,8 +16,9 @@ from ..errors import missing_case
 from ..program import Program
 
 ISSUE_CYCLES = 4  # from semaphores taken to the first word
-LANDING_CYCLES = 40  # pipeline behind the last word, and the semaphore's way
-DRAM_CYCLES = 60  # first word of a burst
+LANDING_CYCLES = 24  # pipeline behind the last word, and the semaphore's way
+DRAM_CYCLES = 60  # from a request to the first beat of its answer, in the memory and our pipeline
+START_CYCLES = 75  # from start to the first instruction
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class _Clock:
         self.idle: dict[str, int] = defaultdict(int)
         self._config = config
         self._free = dict.fromkeys(isa.Unit, 0)
-        self._dispatched = 0
+        self._dispatched = START_CYCLES
+        self._bus = START_CYCLES  # when the answers to all requests so far are in
         self._queues: dict[isa.Unit, deque[int]] = {
             unit: deque([0] * QUEUE_DEPTH, QUEUE_DEPTH) for unit in isa.Unit
         }
@@ -72,11 +74,11 @@ class _Clock:
                 self._pending = (instruction, label, start)
             case isa.Epilogue():
                 self._tiles(instruction, start)
-            case isa.Load() | isa.Store():
-                memory = Memory.RESIDUAL
-                if isinstance(instruction, isa.Load):
-                    memory = Memory[isa.LoadTarget(instruction.target).name]
-                cycles = instruction.words * self._config.beats_per_word(memory)
+            case isa.Load():
+                memory = Memory[isa.LoadTarget(instruction.target).name]
+                self._load(instruction, start, instruction.words * self._beats(memory))
+            case isa.Store():
+                cycles = instruction.words * self._beats(Memory.RESIDUAL)
                 self._finish(instruction, start + cycles, DRAM_CYCLES)
             case isa.Norm():
                 # A beat a cycle; results follow a row tile behind, once its statistics are there.
@@ -88,6 +90,16 @@ class _Clock:
             case _:
                 raise missing_case(instruction, "The estimate of cycles")
 
+    def _beats(self, memory: Memory) -> int:
+        return self._config.beats_per_word(memory)
+
+    def _load(self, load: isa.Load, start: int, beats: int) -> None:
+        """Requests run ahead; answers come in order, a beat a cycle, fetched instructions among
+        them.
+        """
+        self._bus = max(self._bus, start + DRAM_CYCLES) + beats
+        self._finish(load, start + ISSUE_CYCLES, self._bus - start)
+
     def _start(self, instruction: isa.Instruction) -> int:
         taken = [
             self._raised[source, instruction.UNIT].popleft()
@@ -95,7 +107,9 @@ class _Clock:
             if instruction.wait >> source & 1
         ]
         queue = self._queues[instruction.UNIT]
-        fetched = self._dispatched + INSTRUCTION_BITS // self._config.bus_bits
+        beats = INSTRUCTION_BITS // self._config.bus_bits
+        fetched = self._dispatched + beats
+        self._bus += beats
         self._dispatched = max(fetched, queue[0])
         free = max(self._free[instruction.UNIT], self._dispatched)
         start = max([free, *taken]) + ISSUE_CYCLES * bool(taken)

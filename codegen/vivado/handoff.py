@@ -17,6 +17,7 @@ from .component import ACCESS, TOP, ports
 from .design import (
     ACCELERATOR,
     OVERLAY,
+    PROCESSOR,
     REGISTER_BYTES,
     VIVADO_VERSIONS,
     VLNV,
@@ -109,6 +110,8 @@ def _module(design: BlockDesign, cell: Cell, rtl: Rtl) -> Element:
             "INSTANCE": cell.name,
             "IPTYPE": "PERIPHERAL",
             "IS_ENABLE": "1",
+            # PYNQ 3.0.1 finds the processor by this alone.
+            "IS_PL": "FALSE" if cell.name == PROCESSOR else "TRUE",
             "MODCLASS": "PERIPHERAL",
             "MODTYPE": kind,
             "VLNV": cell.vlnv,

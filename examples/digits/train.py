@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from model import VisionTransformer
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
+from vitessera.sim.benchmark.vit import VisionTransformer
 
 FOLDER = Path(__file__).parent
 SEED = 0

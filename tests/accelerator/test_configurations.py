@@ -9,17 +9,22 @@ from __future__ import annotations
 import pytest
 from builders import Shape
 from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.sizing import SHAPES as ENGINES
 from whole import DEFAULT, SMALL, check, transformer
 
 pytestmark = pytest.mark.accelerator
 
 CONFIGS = {
     "4x4x4-bus64": SMALL,
-    # A residual word is half a beat: words are padded in DRAM.
-    "4x4x4-bus128": HardwareConfig(tile=4, depth=4, lanes=4, bus_bits=128),
-    "8x8x4-lanes4-bus128": HardwareConfig(tile=8, depth=4, lanes=4, bus_bits=128),
     "8x8x4-bus64": DEFAULT,
-    "16x16x4-bus128": HardwareConfig(tile=16, depth=4, lanes=16, bus_bits=128),
+    # All that a board may be given. On the smallest a residual word is a part of a beat: words are
+    # padded in DRAM.
+    **{
+        f"{tile}x{tile}x{depth}-lanes{lanes}-bus128": HardwareConfig(
+            tile=tile, depth=depth, lanes=lanes, bus_bits=128
+        )
+        for tile, depth, lanes in ENGINES
+    },
 }
 
 SHAPES = {

@@ -17,6 +17,7 @@ from vitessera.codegen.quantexec import execute
 from vitessera.codegen.quantgraph import PatchInput
 from vitessera.codegen.quantize import quantize
 from vitessera.codegen.schedule import schedule
+from vitessera.codegen.schedule.timing import estimate
 from vitessera.sim.accelerator import DramTiming
 from whole import DEFAULT, Workload, check
 
@@ -89,3 +90,12 @@ def test_results_do_not_depend_on_the_dram(digits: Digits, timing: DramTiming) -
     work = digits.work
     simulation = check(Workload(work.program, work.inputs[:2], work.outputs[:2]), timing)
     print([run.counters["CYCLES"] for run in simulation.runs], "cycles")
+
+
+def test_the_estimate_of_cycles_is_close(digits: Digits) -> None:
+    """Boards are sized by it; `make bench` holds it against larger networks."""
+    work = digits.work
+    (run,) = check(Workload(work.program, work.inputs[:1], work.outputs[:1])).runs
+    predicted, measured = estimate(work.program).cycles, run.counters["CYCLES"]
+    print(f"predicted {predicted}, measured {measured} cycles")
+    assert abs(predicted - measured) <= 0.05 * measured

@@ -19,3 +19,16 @@ class Outcome:
 
 
 Command = Callable[..., Outcome]
+
+
+def assert_refused(outcome: Outcome, *words: str) -> None:
+    """Exit code 2 and one paragraph that holds `words`."""
+    assert outcome.code == 2, outcome
+    assert "Traceback" not in outcome.errors
+    # Before the message: the stages that went well, and argparse's usage line.
+    message = outcome.errors.split("error: ")[-1].strip()
+    assert message, outcome
+    assert "\n\n" not in message
+    folded = " ".join(message.split())
+    for word in words:
+        assert word in folded, f"{word!r} is not in: {folded}"

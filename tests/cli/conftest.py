@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from command_line import DIGITS, Command, Outcome
 from vitessera.cli.main import main
+
+sys.path.append(str(Path(__file__).parents[1] / "host"))
 
 
 @pytest.fixture
@@ -29,3 +33,9 @@ def digits_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["compile", str(DIGITS / "vit_digits.onnx"), "-o", str(folder)]
     assert main([*arguments, "--calibration", str(DIGITS / "digits.npz")]) == 0
     return folder
+
+
+@pytest.fixture
+def damaged(digits_build: Path, tmp_path: Path) -> Path:
+    """A copy of the digits build, to be damaged."""
+    return Path(shutil.copytree(digits_build, tmp_path / "build"))

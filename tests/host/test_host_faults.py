@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from host_support import NO_PYNQ, Compile, Open
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.errors import SimulationError
+from vitessera.codegen.errors import SimulationError, ToolError
 from vitessera.codegen.registers import ERROR_MEANING, HardwareError
 from vitessera.host import Accelerator
 from vitessera.host.errors import (
@@ -31,8 +31,10 @@ from vitessera.host.errors import (
     DramReadError,
     DramWriteError,
     IllegalInstructionError,
+    ImageError,
     OverlayError,
     RunTimeoutError,
+    VitesseraError,
 )
 from vitessera.sim.board_link import Request
 
@@ -274,11 +276,199 @@ def test_an_error_the_host_does_not_know(open_board: Open, digits: Digits, right
 def test_ctrl_c_in_mid_run(open_board: Open, digits: Digits, right: Right) -> None:
     acc = open_board(timeout=10)
     acc._device.ask(Request("latency", value=100_000))  # a run takes long
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    raised = threading.Event()
+
+    def strike() -> None:
+        # Again, if need be: Python drops an exception that strikes while it destroys an object.
+        while not raised.wait(3):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=strike)
+    thread.start()
     with pytest.raises(KeyboardInterrupt):
         acc.predict(digits["images"][0])
+    raised.set()
+    thread.join()
     acc._device.ask(Request("latency", value=24))
     right(acc)
+
+
+def test_ctrl_c_at_any_moment(open_board: Open, digits: Digits) -> None:
+    """Wherever it strikes, between a request to the board and its answer too."""
+    images = digits["images"][:12]
+    acc = open_board(timeout=10)
+    expected = acc.run(images)["logits"]
+    seed = int.from_bytes(os.urandom(4), "little")
+    print(f"seed {seed}")
+    rng = np.random.default_rng(seed)
+    for delay in rng.uniform(0.01, 0.4, 8):
+        timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+        try:
+            timer.start()
+            while True:
+                acc.run(images)
+        except KeyboardInterrupt:
+            pass
+        assert np.array_equal(acc.run(images)["logits"], expected), f"after {delay:.3f} s"
+
+
+def test_threads_share_an_accelerator(open_board: Open, digits: Digits) -> None:
+    images = digits["images"][:6]
+    acc = open_board()
+    expected = acc.run(images)["logits"]
+
+    async def cell() -> list[np.ndarray]:
+        first = asyncio.create_task(acc.run_async(images))
+        others = [asyncio.to_thread(acc.run, images) for _ in range(3)]
+        states = asyncio.to_thread(lambda: [acc.status() for _ in range(20)])
+        done = await asyncio.gather(first, *others, states)
+        return [outputs["logits"] for outputs in done[:-1]]
+
+    for logits in asyncio.run(cell()):
+        assert np.array_equal(logits, expected)
+    assert np.array_equal(acc.run(images)["logits"], expected)
+
+
+def test_closed_while_a_run_is_under_way(open_board: Open, digits: Digits) -> None:
+    images = digits["images"][:20]
+    acc = open_board()
+    results: list[np.ndarray] = []
+    thread = threading.Thread(target=lambda: results.append(acc.run(images)["logits"]))
+    thread.start()
+    while not acc._turn._lock.locked():
+        pass
+    acc.close()  # waits
+    thread.join()
+    assert len(results[0]) == len(images)
+
+
+def test_nothing_can_be_run_from_a_progress_callback(
+    open_board: Open, digits: Digits, right: Right
+) -> None:
+    acc = open_board()
+    images = digits["images"][:2]
+    for action in (acc.close, lambda: acc.run(images)):
+        with pytest.raises(BoardError, match="progress callback"):
+            acc.run(images, progress=lambda _, action=action: action())
+    right(acc)
+
+
+def test_another_model_while_a_run_waits(open_board: Open, digits: Digits, right: Right) -> None:
+    acc = open_board()
+
+    async def work() -> None:
+        async with acc._turn:
+            waiting = asyncio.create_task(acc.run_async(digits["images"][:2]))
+            await asyncio.sleep(0.01)
+            present = acc._loaded
+            acc._loaded = acc._place(acc.model)
+            present.free()
+        await waiting
+
+    with pytest.raises(BoardError, match="Another model was loaded while this run waited"):
+        asyncio.run(work())
+    right(acc)
+
+
+def test_boards_side_by_side_and_one_after_the_other(open_board: Open, right: Right) -> None:
+    from pynq import Device
+
+    first = open_board()
+    second = open_board()
+    right(second)
+    right(first)
+    second.close()
+    right(first)
+    assert Device.active_device is first._device
+    first.close()
+    assert "_active_device" not in vars(Device)
+
+
+def test_another_overlay_since(open_board: Open, digits: Digits) -> None:
+    acc = open_board()
+    acc._device.timestamp = "later"
+    with pytest.raises(BoardError, match="Another overlay has been loaded"):
+        acc.predict(digits["images"][0])
+
+
+def test_interrupts_in_one_event_loop_after_another(open_board: Open, digits: Digits) -> None:
+    async def once() -> bool:
+        async with open_board() as acc:
+            await acc.predict_async(digits["images"][0])
+            return bool(acc._driver._interrupt_works)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        assert asyncio.run(once())
+        assert asyncio.run(once())
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
+def test_a_wrong_timeout(folder: Path, timeout: float) -> None:
+    with pytest.raises(BoardError, match="Give seconds above zero"):
+        Accelerator(folder, simulate=True, timeout=timeout)
+
+
+@pytest.mark.parametrize("given", [None, 5, [0.5], {"a": 1}, b"png"])
+def test_what_is_no_image(open_board: Open, given: object) -> None:
+    with pytest.raises(ImageError, match="is no image"):
+        open_board().predict(given)
+
+
+def test_pynq_that_cannot_load(folder: Path) -> None:
+    from vitessera.sim.board import SimulatedBoard
+
+    device = SimulatedBoard(folder)
+    device.overlay_file.write_text("<EDKSYSTEM>")
+    with pytest.raises(OverlayError, match="PYNQ cannot load"):
+        Accelerator(folder, device=device)
+    device.close()
+
+
+def test_a_flush_that_fails(
+    open_board: Open, digits: Digits, right: Right, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acc = open_board()
+
+    def fail(_: object) -> None:
+        raise RuntimeError("Buffer Flush Failed: -22")
+
+    monkeypatch.setattr(type(acc._loaded.inputs[0]), "flush", fail)
+    with pytest.raises(BoardError, match="Flush Failed"):
+        acc.predict(digits["images"][0])
+    monkeypatch.undo()
+    right(acc)
+
+
+def test_a_name_too_long_for_a_socket(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+
+    long = tmp_path / ("long" * 30)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(ToolError, match="Set TMPDIR to a folder with a shorter name"):
+        Accelerator(folder, simulate=True)
+
+
+def test_closing_goes_on_where_it_was_interrupted(
+    open_board: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    acc = open_board()
+    device, process = acc._device, acc._device._simulator._process
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        acc.close()
+    monkeypatch.undo()
+    acc.close()
+    device.close()
+    assert process.wait(10) is not None
+    assert not device.overlay_file.exists()
 
 
 def test_a_cancelled_task(open_board: Open, digits: Digits, right: Right) -> None:
@@ -371,6 +561,63 @@ def test_no_memory_for_another_model(folder: Path, right: Right) -> None:
         assert device.default_memory.allocated == held
         right(acc)
     device.close()
+
+
+def test_no_device(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pynq.pl_server.device import DeviceMeta
+    from vitessera.host import accelerator
+
+    monkeypatch.setattr(accelerator, "check_board", lambda *_: None)
+    monkeypatch.delattr(DeviceMeta, "_active_device", raising=False)
+    monkeypatch.setattr(DeviceMeta, "devices", [])
+    device = sys.modules["pynq"].Device
+    monkeypatch.delattr(device, "_active_device", raising=False)
+    with pytest.raises(BoardError, match="PYNQ finds no device"):
+        Accelerator(folder, simulate=False)
+
+
+def test_no_pynq(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynq", None)
+    with pytest.raises(BoardError, match="PYNQ cannot be imported"):
+        Accelerator(folder)
+
+
+def test_no_simulator(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vitessera.sim.board", None)
+    with pytest.raises(BoardError, match="no board here, and no simulator"):
+        Accelerator(folder, simulate=True)
+
+
+def test_no_bitstream(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from vitessera.host import accelerator
+
+    monkeypatch.setattr(accelerator, "check_board", lambda *_: None)
+    device = SimpleNamespace(tag="board-without-bitstream")
+    with pytest.raises(OverlayError, match="there is no bitstream yet"):
+        Accelerator(folder, device=device)
+
+
+def test_an_archive_for_a_board(folder: Path, tmp_path: Path) -> None:
+    """What `vitessera package` packs has no RTL."""
+    import shutil
+
+    copy = tmp_path / "unpacked"
+    shutil.copytree(folder, copy, ignore=shutil.ignore_patterns("rtl"))
+    with pytest.raises(BuildDirectoryError, match="holds no RTL"):
+        Accelerator(copy, simulate=True)
+
+
+def test_a_model_that_is_no_classifier(open_board: Open) -> None:
+    from dataclasses import replace
+
+    acc = open_board()
+    output = acc.model.outputs[0]
+    rows = replace(output, index=np.concatenate([output.index, output.index]))
+    acc._loaded = replace(acc._loaded, model=replace(acc.model, outputs=(rows,)))
+    with pytest.raises(VitesseraError, match="does not end in one row of class scores"):
+        acc.predict(np.zeros(acc.model.image, np.float32))
 
 
 def test_an_overlay_of_another_configuration(

@@ -25,9 +25,10 @@ def walk(config: HardwareConfig, commands: list[isa.Compute]) -> Traffic:
             end = (o, i, k) == (c.outer - 1, c.inner - 1, c.depth - 1)
             traffic.expect("probability_s" if probability else "left_s", left)
             traffic.expect("right_s", right)
-            traffic.expect(
-                "operand_s", pack.operand_tag(probability=probability, block_start=start)
+            operand_tag = pack.operand_tag(
+                probability=probability, block_start=start, tile_start=k == 0
             )
+            traffic.expect("operand_s", operand_tag)
             traffic.expect(
                 "engine_s",
                 pack.engine_tag(first=k == 0, last=k == c.depth - 1, signal=c.signal if end else 0),

@@ -99,3 +99,16 @@ def test_every_fraction_and_distance_to_the_maximum(run: Run) -> None:
         peak = np.full((config.tile, config.tile), -1)
         send_block(traffic, config, np.hstack([peak, scores]), config.tile + scores.shape[1])
     check(run, "softmax", traffic)
+
+
+@full_speed
+def test_long_flat_tails(run: Run) -> None:
+    """What hundreds of keys lose to rounding goes from beat to beat, over a maximum that rises."""
+    rng, config = run.rng(), run.config
+    traffic = Traffic(["beat_r"], ["probability_s", "maximum_s", "reciprocal_s"])
+    columns = 24 * config.tile
+    for spike in (0, columns // 2, columns - 1):
+        scores = rng.integers(-40, 40, (config.tile, columns))
+        scores[:, spike] = np.arange(config.tile) * 300 + 1500
+        send_block(traffic, config, scores, columns)
+    check(run, "softmax", traffic)

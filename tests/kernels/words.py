@@ -80,7 +80,7 @@ class Words:
     def __init__(self, config: HardwareConfig) -> None:
         lanes, tile = config.lanes, config.tile
         address = ("address", ADDRESS_BITS)
-        self.operand_tag = Struct(("probability", 1), ("block_start", 1))
+        self.operand_tag = Struct(("probability", 1), ("block_start", 1), ("tile_start", 1))
         self.engine_tag = Struct(("first", 1), ("last", 1), ("signal", 8))
         self.beat = Struct(("lanes", 32, lanes))
         self.target = Struct(

