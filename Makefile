@@ -9,23 +9,15 @@ TYPED := build/typed/vitessera
 PYNQS := pynq3 pynq4
 PYNQ_TESTS := tests/host tests/vivado/test_handoff.py tests/cli -m "pynq"
 
-<<<<<<< HEAD
-.PHONY: demo test check zoo bench docs lint types clean help tools
-=======
-.PHONY: demo test check bench bench-full docs lint types clean help tools
->>>>>>> main
+.PHONY: demo test check zoo bench bench-full docs lint types clean help tools
 
 help:
 	@echo "make demo    the digits model from ONNX to verified RTL"
 	@echo "make test    all tests"
 	@echo "make check   lint, types and the tests that need no simulator (under a minute)"
-<<<<<<< HEAD
 	@echo "make zoo     exports of many libraries' models, from ONNX to the integer reference"
-	@echo "make bench   products and the digits image, in RTL cycles"
-=======
 	@echo "make bench   products and DeiT-Tiny at 256 and 1024 MACs, in RTL cycles (15 minutes)"
 	@echo "make bench-full   DeiT-Small, ViT-Base and slow DRAM, too (an hour)"
->>>>>>> main
 	@echo "make docs    docs/registers.md and docs/isa.md from their definitions"
 
 demo: $(VENV)/sim
@@ -41,19 +33,14 @@ test: $(VENV)/dev $(PYNQS:%=$(VENV)-%/ready)
 check: lint types $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export and not synth" -q
 
-<<<<<<< HEAD
 zoo: $(VENV)/zoo
 	$(BIN)/python -m pytest -n $(JOBS) -m "export and not accelerator" tests/zoo
 
-bench: $(VENV)/sim
-	$(BIN)/python -m vitessera.sim.bench
-=======
 bench: $(VENV)/dev
 	$(BIN)/python -m vitessera.sim.benchmark
 
 bench-full: $(VENV)/dev
 	$(BIN)/python -m vitessera.sim.benchmark --full
->>>>>>> main
 
 docs: $(VENV)/sim
 	$(BIN)/python -m vitessera.codegen.docs
