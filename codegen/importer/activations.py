@@ -38,6 +38,11 @@ ROUNDINGS = 4
 DEPTH = 8
 MAX_MONOMIALS = 16
 
+GELU_REMEDY = (
+    "Use nn.GELU(), or nn.GELU(approximate='tanh'); leave what follows the last layer (a pooler's "
+    "tanh) to the host, with --results."
+)
+
 ROOT_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
 # x/√2 inside erf; √(2/π)·(x + 0.044715·x³) inside tanh (Hendrycks and Gimpel, 2016).
 INNER = {
@@ -99,10 +104,11 @@ def not_gelu_rule(term: Term, pool: TermPool) -> Term | None:
     if isinstance(term, Sigmoid):
         raise Refused(
             "sigmoid(...) is not part of x·sigmoid(a·x)",
-            "Use nn.SiLU(), nn.GELU() or nn.ReLU(); leave one after the head to the host.",
+            "Use nn.SiLU(), nn.GELU() or nn.ReLU(); leave one after the head to the host, with "
+            "--results.",
         )
     if isinstance(term, Erf | Tanh):
-        raise Refused(_explain(term, pool), "Use nn.GELU(), or nn.GELU(approximate='tanh').")
+        raise Refused(_explain(term, pool), GELU_REMEDY)
     return None
 
 

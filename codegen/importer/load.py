@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,8 +59,12 @@ class Source:
     rounding: float
 
 
-def load_source(path: Path) -> Source:
+def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
     """Reads and checks `path`.
+
+    Args:
+        path: the file.
+        outputs: tensors to take as results in place of the file's outputs.
 
     Raises:
         ModelFileError: missing, unreadable, or not a valid ONNX model.
@@ -78,7 +82,7 @@ def load_source(path: Path) -> Source:
         names=_unique_names(graph.node),
         weights=weights,
         shapes=_inferred_shapes(model, image.name),
-        outputs=_outputs(graph, path),
+        outputs=_outputs(graph, path, outputs),
         rounding=_rounding(graph),
     )
 
@@ -236,7 +240,17 @@ def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
     return Image(name, channels, height, width)
 
 
-def _outputs(graph: onnx.GraphProto, path: Path) -> tuple[str, ...]:
+def _outputs(graph: onnx.GraphProto, path: Path, chosen: Sequence[str]) -> tuple[str, ...]:
+    made = {name for node in graph.node for name in node.output}
+    unknown = [name for name in chosen if name not in made]
+    if unknown:
+        names = ", ".join(repr(value.name) for value in graph.output)
+        raise UnsupportedModelError(
+            f"No node of {path} makes a tensor called {unknown[0]!r}.",
+            f"The model's outputs are {names}; tensors inside it have names, too.",
+        )
+    if chosen:
+        return tuple(dict.fromkeys(chosen))
     if not graph.output:
         raise UnsupportedModelError(f"{path} has no output.", "Export a model that returns logits.")
     return tuple(value.name for value in graph.output)

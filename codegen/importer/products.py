@@ -160,7 +160,8 @@ def softmax(call: Call) -> Results:
     if len(view.term.shape) != 3 or isinstance(view.term, ImageInput):
         raise Refused(
             "it is not applied to attention scores",
-            "Leave a softmax after the head to the host: it does not change the order.",
+            "Leave a softmax after the head to the host, with --results: it does not change the "
+            "order.",
         )
     axis = call.integer("axis", -1)
     keys = view.term.shape[2]

@@ -37,7 +37,7 @@ from vitessera.codegen.graph import (
     SelectToken,
     TokenEmbed,
 )
-from vitessera.codegen.importer import evaluate, import_model
+from vitessera.codegen.importer import evaluate, import_model, inspect_model
 
 
 def imported(recipe: Recipe, folder: Path, net: Net | None = None) -> Graph:
@@ -518,3 +518,23 @@ def test_activations_cast_to_half_precision(plain: Graph, tmp_path: Path) -> Non
 
     net, output = build(Recipe(after=after))
     assert kinds(import_model(net.save(tmp_path / "model.onnx", output))) == kinds(plain)
+
+
+# --- Chosen results ------------------------------------------------------------------------------
+
+
+def test_what_follows_the_results_is_left_out(plain: Graph, tmp_path: Path) -> None:
+    """A softmax of the logits is the host's; so is the pooler of a ViTModel."""
+
+    def finish(net: Net, x: str) -> str:
+        return net.op("Softmax", net.op("Identity", x, name="logits"), axis=-1)
+
+    net, output = build(Recipe(finish=finish))
+    path = net.save(tmp_path / "model.onnx", output)
+    graph = import_model(path, ["logits", "logits"])
+    assert kinds(graph) == kinds(plain)
+    assert graph.outputs == (("logits", "head"),)
+    account = {row.name: row for row in inspect_model(path, ["logits"]).rows}
+    assert account[output].into == "unused"
+    with pytest.raises(UnsupportedModelError, match="--results"):
+        import_model(path)
