@@ -16,6 +16,8 @@ from vitessera.codegen.config import HardwareConfig
 from vitessera.host.imagesets import load_images
 from vitessera.host.interface import OVERLAY
 
+from .inspect import add_results
+
 if TYPE_CHECKING:
     from vitessera.codegen.preprocessing import Given
 
@@ -55,6 +57,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    add_results(parser)
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DIR", help="the build directory"
     )
@@ -142,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     stages = Stages()
-    build = compile_model(args.model, chosen, calibration, stages.start, given)
+    build = compile_model(args.model, chosen, calibration, stages.start, given, args.results)
     stages.start("write")
     write_build(build, args.output)
     stages.finish()

@@ -33,8 +33,21 @@ def add_parser(subparsers: SubParsers) -> None:
         "Exits with 0 if the model can be compiled, with 2 if not.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
+    add_results(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the account as JSON too")
     parser.set_defaults(run=run)
+
+
+def add_results(parser: argparse.ArgumentParser) -> None:
+    """Adds --results."""
+    parser.add_argument(
+        "--results",
+        nargs="+",
+        default=(),
+        metavar="NAME",
+        help="tensors to take as results, of the model's outputs or inside it, in place of all "
+        "outputs; what comes after them is left to the host",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -43,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         VitesseraError: the model cannot be read, or the JSON file cannot be written.
     """
-    inspection = inspect_model(args.model)
+    inspection = inspect_model(args.model, args.results)
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     console.print(_table(inspection))
     console.print(summary(inspection), highlight=False)

@@ -26,6 +26,7 @@ class Function(Enum):
     GELU_ERF = "gelu"
     GELU_TANH = "gelu_tanh"
     RELU = "relu"
+    SILU = "silu"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..host.imagesets import Array
@@ -31,6 +31,7 @@ def compile_model(
     calibration: Array | None = None,
     announce: Announce = lambda _: None,
     given: Given | None = None,
+    outputs: Sequence[str] = (),
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -41,6 +42,7 @@ def compile_model(
             accuracy.
         announce: called with the name of each stage as it starts.
         given: what the user says about images and class names; the rest is looked for.
+        outputs: as for `importer.inspect_model`.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
@@ -49,7 +51,7 @@ def compile_model(
     board = target if isinstance(target, Board) else BOARDS.get(target.board)
     check_board(target.config if isinstance(target, Board) else target, board)
     announce("import")
-    graph = import_model(model)
+    graph = import_model(model, outputs)
     preprocessing = find_preprocessing(model, graph, given)
     images = default_calibration(graph) if calibration is None else calibration
     announce("quantise")

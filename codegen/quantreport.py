@@ -18,7 +18,7 @@ from .numerics import INT8_MAX, INT16_MAX
 from .preprocess import patch_rows
 from .quantexec import LANES, Integers, execute
 from .quantgraph import Constant, PatchInput, QuantGraph, QuantNode
-from .quantize.hoist import hoist_selections
+from .quantize import prepared
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -63,13 +63,13 @@ def report(
         ImageError: the images have the wrong shape, dtype or values.
     """
     checked = check_images(images, graph.image.shape, "Images for the error report")
-    hoisted = hoist_selections(graph)
+    ready = prepared(graph)
     nodes = [node for node in quantgraph if not isinstance(node, Constant)]
     sums = {node.name: _Sums() for node in nodes}
     batch = max(1, ROWS_PER_BATCH // max(node.value.tokens for node in nodes))
     for start in range(0, len(checked), batch):
         part = checked[start : start + batch]
-        integers, reals = execute(quantgraph, part, lanes), evaluate(hoisted, part)
+        integers, reals = execute(quantgraph, part, lanes), evaluate(ready, part)
         for node in nodes:
             reference = _reference(node, reals, part)
             sums[node.name] += _compare(node, integers[node.name], reference)

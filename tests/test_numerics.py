@@ -104,11 +104,17 @@ def relu(x: FloatArray) -> FloatArray:
     return np.maximum(x, 0.0)
 
 
+def silu(x: FloatArray) -> FloatArray:
+    return np.asarray(x * 0.5 * (1.0 + np.tanh(x / 2.0)))
+
+
 EXACT: dict[Function, Callable[[FloatArray], FloatArray]] = {
     Function.GELU_ERF: gelu_erf,
     Function.GELU_TANH: gelu_tanh,
     Function.RELU: relu,
+    Function.SILU: silu,
 }
+LOWEST = {Function.SILU: -0.2785}  # of the others, -0.17 and more
 ONE = 1 << numerics.ACTIVATION_FRACTION_BITS
 
 
@@ -123,7 +129,8 @@ def activation_inputs() -> IntArray:
 @pytest.mark.parametrize("function", EXACT)
 def test_activation_is_exact_to_three_units(function: Function) -> None:
     x = activation_inputs()
-    error = np.abs(numerics.activate(x, function) - EXACT[function](x / ONE) * ONE)
+    unit = numerics.activation_unit(function)
+    error = np.abs(numerics.activate(x, function) - EXACT[function](x * unit) / unit)
     assert error.max() < 3.0
 
 
@@ -131,13 +138,15 @@ def test_activation_is_exact_to_three_units(function: Function) -> None:
 @pytest.mark.parametrize("top", [0.5, 2.0, 6.2, 20.0, 500.0])
 def test_int8_activation_is_within_one_step(function: Function, top: float) -> None:
     """For int8 results whose range -0.17 ... top is just filled."""
-    x = activation_inputs()
-    step = (top + 0.17) / 254
-    zero_point = round(-127 + 0.17 / step)
-    shift = math.floor(math.log2(65535 * step * ONE))
-    scaled = numerics.rescale(numerics.activate(x, function), round(2**shift / step / ONE), shift)
+    x, unit = activation_inputs(), numerics.activation_unit(function)
+    low = LOWEST.get(function, -0.17)
+    step = (top - low) / 254
+    zero_point = round(-127 - low / step)
+    shift = math.floor(math.log2(65535 * step / unit))
+    scale = round(2**shift / step * unit)
+    scaled = numerics.rescale(numerics.activate(x, function), scale, shift)
     result = numerics.saturate(scaled + zero_point, numerics.INT8_MAX)
-    exact = np.clip(EXACT[function](x / ONE) / step + zero_point, -127, 127)
+    exact = np.clip(EXACT[function](x * unit) / step + zero_point, -127, 127)
     assert np.abs(result - exact).max() < 1.0
     assert np.abs(result - np.rint(exact)).max() <= 1
 

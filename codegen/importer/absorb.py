@@ -11,9 +11,11 @@ import numpy as np
 
 from .term import (
     Activate,
+    Beside,
     Channels,
     Dense,
     Embed,
+    Fixed,
     Norm,
     Patches,
     Prefix,
@@ -34,6 +36,13 @@ def _per_channel(constant: Real, channels: int) -> Real | None:
     if constant.ndim != 2 or constant.shape[0] != 1:
         return None
     return np.broadcast_to(constant[0], (channels,))
+
+
+def _of_products(term: Term) -> bool:
+    """Whether it is a Dense or a sum of nothing else."""
+    if isinstance(term, Sum):
+        return all(_of_products(part) for part in term.inputs)
+    return isinstance(term, Dense)
 
 
 def scale_rule(term: Term, pool: TermPool) -> Term | None:
@@ -59,8 +68,8 @@ def scale_rule(term: Term, pool: TermPool) -> Term | None:
         case Norm():
             gamma, beta = below.gamma * factor, below.beta * factor
             return pool.intern(replace(below, gamma=gamma, beta=beta, origin=origin))
-        case Sum(inputs=(Dense() as left, Dense() as right)):
-            parts = tuple(pool.scale(part, term.factor, term.origin) for part in (left, right))
+        case Sum() if _of_products(below):
+            parts = tuple(pool.scale(part, term.factor, term.origin) for part in below.inputs)
             return pool.intern(replace(below, inputs=parts))
     return None
 
@@ -75,6 +84,9 @@ def shift_rule(term: Term, pool: TermPool) -> Term | None:
     match below:
         case Dense() | Patches() if offset is not None:
             return pool.intern(replace(below, bias=below.bias + offset, origin=origin))
+        case Sum(inputs=(left, right)) if offset is not None and _of_products(below):
+            shifted = pool.shift(left, term.offset, term.origin)
+            return pool.intern(replace(below, inputs=(shifted, right)))
         case Norm() if offset is not None:
             return pool.intern(replace(below, beta=below.beta + offset, origin=origin))
         case Embed():
@@ -89,21 +101,57 @@ def shift_rule(term: Term, pool: TermPool) -> Term | None:
 
 
 def prefix_rule(term: Term, pool: TermPool) -> Term | None:
-    """Constant tokens before the patches, positions added or not → Embed."""
+    """Constant tokens among or before the constant tokens of an Embed → its prefix."""
     if not isinstance(term, Prefix):
         return None
+    below, at = embedded(term.inputs[0], pool), term.at
+    if not isinstance(below, Embed) or at > len(below.prefix):
+        return None
+    prefix = np.insert(below.prefix, [at], term.tokens, axis=0)
+    positions = np.insert(below.positions, [at], np.zeros_like(term.tokens), axis=0)
+    origin = union(term.origin, below.origin)
+    return pool.intern(Embed(below.inputs, term.shape, origin, prefix, positions))
+
+
+def fixed_rule(term: Term, pool: TermPool) -> Term | None:
+    """A constant token → Dense without weights on a token that is there anyway."""
+    if not isinstance(term, Fixed) or len(term.tokens) != 1:
+        return None
     (below,) = term.inputs
-    zeros = np.zeros_like(term.tokens)
-    match below:
-        case Patches():
-            positions = np.zeros(term.shape)
-            return pool.intern(Embed((below,), term.shape, term.origin, term.tokens, positions))
-        case Embed():
-            prefix = np.concatenate([term.tokens, below.prefix])
-            positions = np.concatenate([zeros, below.positions])
-            origin = union(term.origin, below.origin)
-            return pool.intern(Embed(below.inputs, term.shape, origin, prefix, positions))
-    return None
+    if isinstance(below, Dense | Channels | Scale | Shift | Rows | Activate):
+        return pool.rebuilt(term, below.inputs)
+    token = pool.rows(embedded(below, pool), (0,), term.origin)
+    weight = np.zeros((term.shape[1], token.shape[1]))
+    return pool.intern(Dense((token,), term.shape, term.origin, weight, term.tokens[0]))
+
+
+def beside_rule(term: Term, pool: TermPool) -> Term | None:
+    """Dense of channels side by side → the sum of one Dense a part; Denses of one input → one."""
+    if isinstance(term, Beside):
+        return _merged(term, pool)
+    if not isinstance(term, Dense) or not isinstance(term.inputs[0], Beside):
+        return None
+    (below,) = term.inputs
+    origin = union(term.origin, below.origin)
+    ends = np.cumsum([part.shape[1] for part in below.inputs])
+    weights = np.split(term.weight, ends[:-1], axis=1)
+    biases = [term.bias, *(np.zeros_like(term.bias) for _ in weights[1:])]
+    total: Term | None = None
+    for part, weight, bias in zip(below.inputs, weights, biases, strict=True):
+        product = pool.intern(Dense((part,), term.shape, origin, weight, bias))
+        total = product if total is None else pool.intern(Sum((total, product), term.shape, origin))
+    return total
+
+
+def _merged(beside: Beside, pool: TermPool) -> Term | None:
+    products = [part for part in beside.inputs if isinstance(part, Dense)]
+    source = products[0].inputs if products else ()
+    if len(products) < len(beside.inputs) or any(part.inputs != source for part in products):
+        return None
+    weight = np.concatenate([part.weight for part in products])
+    bias = np.concatenate([part.bias for part in products])
+    origin = union(beside.origin, *(part.origin for part in products))
+    return pool.intern(Dense(source, beside.shape, origin, weight, bias))
 
 
 def channels_rule(term: Term, pool: TermPool) -> Term | None:

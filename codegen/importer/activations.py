@@ -1,13 +1,15 @@
-"""Recognises GELU spelled out, whatever the order of its multiplications.
+"""Recognises activation functions spelled out, whatever the order of their multiplications.
 
 The expression is expanded into a polynomial whose unknowns are the argument x and the one
-transcendental term (erf or tanh) in it; it is GELU if the coefficients are GELU's.
+transcendental term (erf, tanh or sigmoid) in it; it is GELU or SiLU if the coefficients are.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+
+import numpy as np
 
 from ..graph import Function
 from .refusal import Refused
@@ -17,6 +19,7 @@ from .term import (
     Product,
     Scale,
     Shift,
+    Sigmoid,
     Sum,
     Tanh,
     Term,
@@ -28,11 +31,17 @@ from .term import (
 # A monomial is the sorted identities of its unknowns; a polynomial maps it to its coefficient.
 Polynomial = dict[tuple[int, ...], float]
 
-# Coefficients come as float32, relative precision 6e-8, and pass through a few products.
+# Coefficients are rounded, then pass through a few products and sums in single precision.
 TOLERANCE = 1e-6
+ROUNDINGS = 4
 # GELU written out is seven operators deep at most.
 DEPTH = 8
 MAX_MONOMIALS = 16
+
+GELU_REMEDY = (
+    "Use nn.GELU(), or nn.GELU(approximate='tanh'); leave what follows the last layer (a pooler's "
+    "tanh) to the host, with --results."
+)
 
 ROOT_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
 # x/√2 inside erf; √(2/π)·(x + 0.044715·x³) inside tanh (Hendrycks and Gimpel, 2016).
@@ -54,35 +63,69 @@ def gelu_rule(term: Term, pool: TermPool) -> Term | None:
         return None
     for bent in _descendants(term):
         if isinstance(bent, Erf | Tanh):
-            found = _argument(bent)
-            if found is not None and _is_gelu(term, found[0], bent):
+            found = _argument(bent, pool)
+            if found is not None and _is_gelu(term, found[0], bent, pool):
                 argument, function = found
                 origin = union(bent.origin, *(t.origin for t in _between(term, argument)))
                 return pool.intern(Activate((argument,), argument.shape, origin, function))
     return None
 
 
-def not_gelu_rule(term: Term, pool: TermPool) -> Term | None:  # noqa: ARG001 (a rule's signature)
-    """Refuses an erf or tanh that is not part of a GELU, while its constants are still there."""
-    if isinstance(term, Erf | Tanh):
-        raise Refused(_explain(term), "Use nn.GELU(), or nn.GELU(approximate='tanh').")
+def silu_rule(term: Term, pool: TermPool) -> Term | None:
+    """c·x·sigmoid(a·x) → SiLU(a·x)·(c/a); QuickGELU is a = 1.702.
+
+        x ──┬────────────────── × ──
+            └── ·a ── sigmoid ──┘
+
+    The factors go into the products before and after.
+    """
+    if not isinstance(term, Scale | Product):
+        return None
+    bent = next((t for t in _descendants(term) if isinstance(t, Sigmoid)), None)
+    if bent is None:
+        return None
+    for x in _descendants(bent.inputs[0]):
+        inner = _expand(bent.inputs[0], {x})
+        outer = _expand(term, {x, bent})
+        key = tuple(sorted((id(x), id(bent))))
+        if inner is not None and inner.keys() == {(id(x),)} and outer and outer.keys() == {key}:
+            gain, factor = inner[(id(x),)], outer[key]
+            if gain == 0.0:
+                return None
+            origin = union(bent.origin, *(t.origin for t in _between(term, x)))
+            scaled = pool.scale(x, np.full((1,) * len(x.shape), gain), origin)
+            active = pool.intern(Activate((scaled,), x.shape, origin, Function.SILU))
+            return pool.scale(active, np.full((1,) * len(x.shape), factor / gain), origin)
     return None
 
 
-def argument_of(bent: Erf | Tanh) -> Iterator[Term]:
-    """The arithmetic inside an erf or tanh."""
+def not_gelu_rule(term: Term, pool: TermPool) -> Term | None:
+    """Refuses what no activation was made of, while its constants are still there."""
+    if isinstance(term, Sigmoid):
+        raise Refused(
+            "sigmoid(...) is not part of x·sigmoid(a·x)",
+            "Use nn.SiLU(), nn.GELU() or nn.ReLU(); leave one after the head to the host, with "
+            "--results.",
+        )
+    if isinstance(term, Erf | Tanh):
+        raise Refused(_explain(term, pool), GELU_REMEDY)
+    return None
+
+
+def argument_of(bent: Erf | Tanh | Sigmoid) -> Iterator[Term]:
+    """The arithmetic inside an erf, tanh or sigmoid."""
     return (term for term in _descendants(bent.inputs[0]) if _is_arithmetic(term))
 
 
 def within_activation(term: Term) -> Term | None:
-    """The erf or tanh that arithmetic leads to from `term`, if any."""
-    return next((t for t in _descendants(term) if isinstance(t, Erf | Tanh)), None)
+    """The erf, tanh or sigmoid that arithmetic leads to from `term`, if any."""
+    return next((t for t in _descendants(term) if isinstance(t, Erf | Tanh | Sigmoid)), None)
 
 
-def _explain(term: Erf | Tanh) -> str:
+def _explain(term: Erf | Tanh, pool: TermPool) -> str:
     """Why the expression around `term` is not GELU."""
     name = "erf" if isinstance(term, Erf) else "tanh"
-    if _argument(term) is not None:
+    if _argument(term, pool) is not None:
         return f"{name}(...) has GELU's argument, but what surrounds it is not ½·x·(1 + {name})"
     if isinstance(term, Erf):
         core, factor = term.inputs[0], 1.0
@@ -93,7 +136,7 @@ def _explain(term: Erf | Tanh) -> str:
     return "tanh's argument is not √(2/π)·(x + 0.044715·x³)"
 
 
-def _argument(bent: Erf | Tanh) -> tuple[Term, Function] | None:
+def _argument(bent: Erf | Tanh, pool: TermPool) -> tuple[Term, Function] | None:
     """The x for which `bent` is GELU's transcendental part."""
     function, wanted = INNER[type(bent)]
     inner = bent.inputs[0]
@@ -102,27 +145,28 @@ def _argument(bent: Erf | Tanh) -> tuple[Term, Function] | None:
             continue
         here = id(candidate)
         target = {(here,) * power: factor for power, factor in wanted.items()}
-        if _close(_expand(inner, {candidate}), target):
+        if _close(_expand(inner, {candidate}), target, pool):
             return candidate, function
     return None
 
 
-def _is_gelu(term: Term, argument: Term, bent: Term) -> bool:
+def _is_gelu(term: Term, argument: Term, bent: Term, pool: TermPool) -> bool:
     x, f = id(argument), id(bent)
     target = {(x,): 0.5, tuple(sorted((x, f))): 0.5}
-    return _close(_expand(term, {argument, bent}), target)
+    return _close(_expand(term, {argument, bent}), target, pool)
 
 
-def _close(found: Polynomial | None, target: Polynomial) -> bool:
+def _close(found: Polynomial | None, target: Polynomial, pool: TermPool) -> bool:
+    tolerance = max(TOLERANCE, ROUNDINGS * pool.rounding)
     return (
         found is not None
         and found.keys() == target.keys()
-        and all(math.isclose(found[m], target[m], rel_tol=TOLERANCE) for m in target)
+        and all(math.isclose(found[m], target[m], rel_tol=tolerance) for m in target)
     )
 
 
 def _descendants(term: Term) -> Iterator[Term]:
-    """`term` and what arithmetic reaches from it, nearest first; erf and tanh are leaves."""
+    """`term` and what arithmetic reaches from it, nearest first; transcendental ones are leaves."""
     seen = {term}
     layer = [term]
     for _ in range(DEPTH):

@@ -21,16 +21,22 @@ from .term import (
     Root,
     Scale,
     Scores,
+    Sigmoid,
     Softmax,
+    Stacked,
     Sum,
     Tanh,
     Term,
     TokenMean,
+    union,
 )
 from .view import Ids, View, as_matrix, constant_of, whole
 
 Results = tuple[Tensor | None, ...]
-Unary = TypeVar("Unary", Erf, Tanh, Root, Reciprocal)
+
+# What is added to scores is a mask if it leaves nothing of a probability.
+LEAST_BIAS = -1e3
+Unary = TypeVar("Unary", Erf, Tanh, Sigmoid, Root, Reciprocal)
 
 
 def add(call: Call) -> Results:
@@ -38,10 +44,19 @@ def add(call: Call) -> Results:
     data, other = _ordered(call)
     if isinstance(other, Constant):
         return (_shifted(call, data, other.values),)
+    if any(_differs_by_token(view.term) for view in (data, other)):
+        raise Refused(
+            "it adds results that were scaled token by token (a rotary position embedding)",
+            "Constant factors must not differ between tokens; use positions that are added.",
+        )
     left, right, ids = _aligned(call, data, other)
     if left.shape != right.shape:
         raise Refused("it adds one number a token to every channel", "Only LayerNorm may do so.")
     return (View(call.pool.intern(Sum((left, right), left.shape, call.origin)), ids),)
+
+
+def _differs_by_token(term: Term) -> bool:
+    return isinstance(term, Scale) and len(term.shape) == 2 and term.factor.shape[0] > 1
 
 
 def subtract(call: Call) -> Results:
@@ -125,6 +140,18 @@ def tanh(call: Call) -> Results:
     return (_unary(call, Tanh, call.view(0)),)
 
 
+def sigmoid(call: Call) -> Results:
+    """1 / (1 + exp(-x)), part of SiLU and QuickGELU."""
+    return (_unary(call, Sigmoid, call.view(0)),)
+
+
+def swish(call: Call) -> Results:
+    """x * sigmoid(alpha * x) as one operator (opset 24)."""
+    view = call.view(0)
+    inner = _scaled(call, view, np.array(call.number_of("alpha", 1.0)))
+    return (_product(call, view, _unary(call, Sigmoid, inner)),)
+
+
 def relu(call: Call) -> Results:
     """max(x, 0)."""
     return (_activated(call, Function.RELU),)
@@ -139,31 +166,104 @@ def gelu(call: Call) -> Results:
     return (_activated(call, kinds[approximate]),)
 
 
-def reduce_mean(call: Call) -> Results:
-    """The mean over tokens (pooling) or over channels (part of LayerNorm)."""
+def is_nan(call: Call) -> Results:
+    """False everywhere, for probabilities: a softmax of finite scores is finite.
+
+    Exporters write it behind the softmax of scaled_dot_product_attention, for rows whose keys are
+    all masked.
+    """
     view = call.view(0)
-    if len(view.term.shape) != 2:
+    if not isinstance(view.term, Softmax):
         raise Refused(
-            "it averages something other than tokens and channels",
-            "ReduceMean is for mean pooling and LayerNorm.",
+            "it looks for NaN in something other than attention probabilities",
+            "Export the model without checks of its values.",
         )
-    axes = _axes(call, view.ids.ndim)
-    kept = tuple(axis for axis in range(view.ids.ndim) if axis not in axes)
-    groups = view.ids.transpose(kept + axes)
-    outer = groups.shape[: len(kept)]
-    groups = groups.reshape(*outer, -1)
-    term, ids = _mean(call, view.term, groups)
-    if call.integer("keepdims", 1):
-        ids = np.expand_dims(ids, axes)
-    return (View(term, ids),)
+    return (Constant(np.zeros(view.ids.shape, np.bool_)),)
+
+
+def where(call: Call) -> Results:
+    """The side that a constant condition chooses, if it chooses the same one everywhere."""
+    condition, *sides = (call.operand(position) for position in range(3))
+    if isinstance(condition, View):
+        raise Refused("its condition depends on the image", "Make it a constant.")
+    assert condition is not None
+    choices = np.unique(condition.values)
+    if len(choices) != 1:
+        raise Refused(
+            f"it replaces {int(np.sum(condition.values == 0))} of {condition.values.size} values",
+            "Attention masks are not supported; export the model without mask.",
+        )
+    chosen = sides[0] if choices[0] else sides[1]
+    shapes = [_shape_of(operand) for operand in (condition, *sides) if operand is not None]
+    shape = np.broadcast_shapes(*shapes)
+    if isinstance(chosen, View):
+        view = _broadcast(chosen, shape)
+        return (View(view.term, view.ids, call.origin),)
+    assert chosen is not None
+    return (Constant(np.broadcast_to(chosen.values, shape)),)
+
+
+def _shape_of(operand: Constant | View) -> tuple[int, ...]:
+    return operand.ids.shape if isinstance(operand, View) else operand.values.shape
+
+
+def reduce_mean(call: Call) -> Results:
+    """The mean over tokens (pooling), channels (part of LayerNorm) or stacked branches."""
+    return (_reduced(call, is_sum=False),)
 
 
 def reduce_sum(call: Call) -> Results:
     """A mean times the number of elements."""
-    (mean,) = reduce_mean(call)
-    assert isinstance(mean, View)
-    count = call.view(0).ids.size // mean.ids.size
-    return (_scaled(call, mean, np.array(float(count))),)
+    return (_reduced(call, is_sum=True),)
+
+
+def _reduced(call: Call, *, is_sum: bool) -> View:
+    view = call.view(0)
+    _check_matrix(view)
+    axes = _axes(call, view.ids.ndim)
+    kept = tuple(axis for axis in range(view.ids.ndim) if axis not in axes)
+    groups = view.ids.transpose(kept + axes)
+    groups = groups.reshape(*groups.shape[: len(kept)], -1)
+    count = groups.shape[-1]
+    if isinstance(view.term, Stacked) and (summed := _sum_of_stack(call, view.term, groups)):
+        (term, ids), factor = summed, 1.0 if is_sum else 1.0 / count
+    else:
+        (term, ids), factor = _mean(call, view.term, groups), count if is_sum else 1.0
+    if call.integer("keepdims", 1):
+        ids = np.expand_dims(ids, axes)
+    return _scaled(call, View(term, ids), np.array(float(factor)))
+
+
+def _check_matrix(view: View) -> None:
+    if len(view.term.shape) != 2:
+        raise Refused(
+            "it averages something other than tokens and channels",
+            "Means are for pooling and LayerNorm.",
+        )
+
+
+def global_average_pool(call: Call) -> Results:
+    """The mean over all axes behind batch and channels."""
+    view = call.view(0)
+    _check_matrix(view)
+    batch, channels, *sides = view.ids.shape
+    groups = view.ids.reshape(batch, channels, -1)
+    term, ids = _mean(call, view.term, groups)
+    return (View(term, ids.reshape(batch, channels, *(1 for _ in sides))),)
+
+
+def batch_normalization(call: Call) -> Results:
+    """In inference, a factor and an offset for each channel (axis 1)."""
+    if call.integer("training_mode", 0):
+        raise Refused("it is in training mode", "Call model.eval() before the export.")
+    view = call.view(0)
+    names = ("scale", "bias", "mean", "variance")
+    gamma, beta, mean, variance = (call.constant(n, name) for n, name in enumerate(names, 1))
+    assert gamma is not None and beta is not None and mean is not None and variance is not None
+    factor = gamma / np.sqrt(variance + call.number_of("epsilon", 1e-5))
+    shape = (-1, *(1 for _ in view.ids.shape[2:]))
+    scaled = _scaled(call, view, factor.reshape(shape))
+    return (_shifted(call, scaled, (beta - mean * factor).reshape(shape)),)
 
 
 def _axes(call: Call, rank: int) -> tuple[int, ...]:
@@ -174,6 +274,23 @@ def _axes(call: Call, rank: int) -> tuple[int, ...]:
             raise Refused("it reduces over no axis", "Remove the node.")
         return tuple(range(rank))
     return tuple(sorted(axis % rank for axis in axes))
+
+
+def _sum_of_stack(call: Call, stack: Stacked, groups: Ids) -> tuple[Term, Ids] | None:
+    """The sum of the stacked terms, if each group holds one element of each at one place."""
+    first = stack.inputs[0]
+    if any(term.shape != first.shape for term in stack.inputs):
+        return None
+    size = first.shape[0] * first.shape[1]
+    parts, ids = np.divmod(groups, size)
+    if (ids != ids[..., :1]).any() or not np.array_equal(
+        np.sort(parts), np.broadcast_to(np.arange(len(stack.inputs)), parts.shape)
+    ):
+        return None
+    total = first
+    for term in stack.inputs[1:]:
+        total = call.pool.intern(Sum((total, term), first.shape, union(call.origin, stack.origin)))
+    return total, ids[..., 0]
 
 
 def _mean(call: Call, term: Term, groups: Ids) -> tuple[Term, Ids]:
@@ -242,11 +359,18 @@ def _is_scores(term: Term) -> bool:
 
 
 def _check_empty_mask(values: Array) -> None:
-    if np.any(values):
+    if not np.any(values):
+        return
+    if np.min(_real(values)) < LEAST_BIAS:
         raise Refused(
-            "it adds a mask or bias to the attention scores",
+            "it adds a mask to the attention scores",
             "Export the model without attention mask; only a mask of zeros can be dropped.",
         )
+    raise Refused(
+        "it adds a bias to the attention scores (relative positions)",
+        "Softmax takes the scores as the product gives them; train with position embeddings that "
+        "are added to the patches.",
+    )
 
 
 def _product(call: Call, left: View, right: View) -> View:

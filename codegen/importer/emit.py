@@ -15,15 +15,18 @@ from .refusal import Refused, follows_from
 from .term import (
     Activate,
     Attend,
+    Beside,
     ChannelMean,
     Channels,
     Dense,
     Difference,
     Embed,
     Erf,
+    Fixed,
     ImageInput,
     Mix,
     Norm,
+    Opaque,
     Patches,
     Prefix,
     Product,
@@ -34,7 +37,9 @@ from .term import (
     Scale,
     Scores,
     Shift,
+    Sigmoid,
     Softmax,
+    Stacked,
     Sum,
     Tanh,
     Term,
@@ -49,11 +54,19 @@ ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale) @ v, w
 # Why a term that no rule took cannot stay.
 LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     ChannelMean: ("a mean over channels that is not part of a LayerNorm", NORM_REMEDY),
+    Beside: (
+        "it puts channels side by side that no linear layer reads",
+        "Put a Linear after it.",
+    ),
     Channels: (
         "it selects or reorders channels that no linear layer produces or consumes",
         "Put a Linear before or after it.",
     ),
     Difference: ("it subtracts results, and not as part of a LayerNorm", NORM_REMEDY),
+    Fixed: (
+        "it holds several constant queries",
+        "Attention takes one learned query; export one model for each.",
+    ),
     Mix: ("its operands are not an attention that can be mapped", ATTENTION_REMEDY),
     Prefix: (
         "it puts constant tokens before something other than the patches",
@@ -77,6 +90,11 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     Shift: (
         "it adds a constant that no bias can absorb, or differs between tokens",
         "Add position embeddings right after patch embedding and class token.",
+    ),
+    Stacked: (
+        "it joins two tensors of tokens",
+        "Only constant tokens can be put before others: attention reads tokens that one operator "
+        "made.",
     ),
     Softmax: ("its result is not multiplied by values", ATTENTION_REMEDY),
 }
@@ -103,14 +121,19 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
 def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term, Refused]]:
     """The terms that the graph cannot hold, and why.
 
-    What surrounds an unrecognised activation or attention is refused as its consequence.
+    What surrounds an unrecognised activation or attention is refused as its consequence, and so is
+    what reads the result of a refused node.
     """
     blamed: dict[Term, Term] = {}
     for term in order:
         if isinstance(term, Mix):
             blamed.update((part, term) for part in _attention_parts(term))
-        elif isinstance(term, Erf | Tanh):
+        elif isinstance(term, Erf | Tanh | Sigmoid):
             blamed.update((part, term) for part in argument_of(term))
+        for read in term.inputs:
+            refused = read if isinstance(read, Opaque) else blamed.get(read)
+            if isinstance(refused, Opaque) and type(read) in (Opaque, *LEFT_OVER):
+                blamed.setdefault(term, refused)
     for term in order:
         cause = within_activation(term) or blamed.get(term)
         verdict = _verdict(term)

@@ -205,8 +205,15 @@ def _relu(x: FloatArray) -> FloatArray:
     return activated
 
 
+def _silu(x: FloatArray) -> FloatArray:
+    # tanh does not overflow, whatever the argument
+    activated: FloatArray = x * (np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * x))
+    return activated
+
+
 FUNCTIONS: dict[Function, Callable[[FloatArray], FloatArray]] = {
     Function.GELU_ERF: _gelu_erf,
     Function.GELU_TANH: _gelu_tanh,
     Function.RELU: _relu,
+    Function.SILU: _silu,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -69,8 +69,13 @@ class Inspection:
         return sum(row.status is status for row in self.rows)
 
 
-def inspect_model(path: str | os.PathLike[str]) -> Inspection:
+def inspect_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Inspection:
     """Accounts for every node of an ONNX model, supported or not.
+
+    Args:
+        path: the ONNX file.
+        outputs: names of the tensors to take as results, of the model's outputs or inside it;
+            none for all outputs. Nodes that no result depends on are left out.
 
     Raises:
         ModelFileError: missing, unreadable or not ONNX.
@@ -78,7 +83,7 @@ def inspect_model(path: str | os.PathLike[str]) -> Inspection:
         UnsupportedModelError: the model does not take exactly one float32 image.
     """
     path = Path(path)
-    source = load_source(path)
+    source = load_source(path, outputs)
     traced = trace(source)
     graph = emit(source, traced, rewrite(traced))
     rows = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
@@ -86,15 +91,15 @@ def inspect_model(path: str | os.PathLike[str]) -> Inspection:
     return Inspection(path, tuple(rows), graph)
 
 
-def import_model(path: str | os.PathLike[str]) -> Graph:
-    """Imports a Vision Transformer.
+def import_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Graph:
+    """Imports a Vision Transformer; arguments as `inspect_model`.
 
     Raises:
         UnsupportedModelError: at least one node cannot be mapped; names each, with the reason of
             the first ones.
         ModelFileError, ModelValueError: as `inspect_model`.
     """
-    inspection = inspect_model(path)
+    inspection = inspect_model(path, outputs)
     if inspection.graph is None:
         raise _unsupported(inspection)
     return inspection.graph

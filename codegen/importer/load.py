@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +24,15 @@ OLDEST_OPSET = 13
 # 2,300 × 2,300 pixels in colour: far above any Vision Transformer, far below this machine's memory.
 LARGEST_IMAGE = 1 << 24
 
+# The relative error that rounding to a type leaves. Arithmetic in these types is taken as real:
+# int8 is coarser than any of them.
+ROUNDING = {
+    onnx.TensorProto.DOUBLE: 2.0**-53,
+    onnx.TensorProto.FLOAT: 2.0**-24,
+    onnx.TensorProto.FLOAT16: 2.0**-11,
+    onnx.TensorProto.BFLOAT16: 2.0**-8,
+}
+
 
 @dataclass(frozen=True)
 class Source:
@@ -37,6 +46,7 @@ class Source:
         weights: the initializers.
         shapes: shape of every tensor that ONNX shape inference could settle.
         outputs: tensor names, in the file's order.
+        rounding: relative error of the coarsest type that constants are stored in.
     """
 
     image: Image
@@ -46,15 +56,20 @@ class Source:
     weights: dict[str, Array]
     shapes: dict[str, tuple[int, ...]]
     outputs: tuple[str, ...]
+    rounding: float
 
 
-def load_source(path: Path) -> Source:
+def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
     """Reads and checks `path`.
+
+    Args:
+        path: the file.
+        outputs: tensors to take as results in place of the file's outputs.
 
     Raises:
         ModelFileError: missing, unreadable, or not a valid ONNX model.
         ModelValueError: a weight holds NaN or infinity.
-        UnsupportedModelError: the input is not one float32 image.
+        UnsupportedModelError: the input is not one image of floats.
     """
     model = _inline(_read(path), path)
     graph = model.graph
@@ -67,7 +82,8 @@ def load_source(path: Path) -> Source:
         names=_unique_names(graph.node),
         weights=weights,
         shapes=_inferred_shapes(model, image.name),
-        outputs=_outputs(graph, path),
+        outputs=_outputs(graph, path, outputs),
+        rounding=_rounding(graph),
     )
 
 
@@ -141,6 +157,18 @@ def _weights(graph: onnx.GraphProto) -> dict[str, Array]:
     return weights
 
 
+def _rounding(graph: onnx.GraphProto) -> float:
+    constants = (
+        attribute.t
+        for node in graph.node
+        for attribute in node.attribute
+        if attribute.type == onnx.AttributeProto.TENSOR
+    )
+    kinds = {tensor.data_type for tensor in (*graph.initializer, *constants)}
+    single = ROUNDING[onnx.TensorProto.FLOAT]
+    return max([single, *(ROUNDING[kind] for kind in kinds if kind in ROUNDING)])
+
+
 def _array(tensor: onnx.TensorProto) -> Array:
     try:
         return np.asarray(numpy_helper.to_array(tensor))
@@ -179,10 +207,10 @@ def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> Image:
             "Export a model whose forward() takes one image tensor and nothing else.",
         )
     tensor = inputs[0].type.tensor_type
-    if tensor.elem_type != onnx.TensorProto.FLOAT:
+    if tensor.elem_type not in ROUNDING:
         kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise UnsupportedModelError(
-            f"Input {inputs[0].name!r} is {kind}, not float32.", "Export the model in float32."
+            f"Input {inputs[0].name!r} is {kind}, not a float type.", "Export the model in float32."
         )
     return _image_of_shape(inputs[0].name, tensor.shape)
 
@@ -212,7 +240,17 @@ def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
     return Image(name, channels, height, width)
 
 
-def _outputs(graph: onnx.GraphProto, path: Path) -> tuple[str, ...]:
+def _outputs(graph: onnx.GraphProto, path: Path, chosen: Sequence[str]) -> tuple[str, ...]:
+    made = {name for node in graph.node for name in node.output}
+    unknown = [name for name in chosen if name not in made]
+    if unknown:
+        names = ", ".join(repr(value.name) for value in graph.output)
+        raise UnsupportedModelError(
+            f"No node of {path} makes a tensor called {unknown[0]!r}.",
+            f"The model's outputs are {names}; tensors inside it have names, too.",
+        )
+    if chosen:
+        return tuple(dict.fromkeys(chosen))
     if not graph.output:
         raise UnsupportedModelError(f"{path} has no output.", "Export a model that returns logits.")
     return tuple(value.name for value in graph.output)

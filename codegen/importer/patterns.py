@@ -122,9 +122,9 @@ def _peeled(term: Term, pool: TermPool) -> tuple[Term, float, tuple[int, ...]]:
 
 
 def _check_sizes(query: Term, key: Term, value: Term) -> None:
-    if not query.shape == key.shape == value.shape:
+    if not query.shape[1] == key.shape[1] == value.shape[1] or key.shape != value.shape:
         shapes = ", ".join(str(list(term.shape)) for term in (query, key, value))
         raise Refused(
             f"query, key and value are {shapes}",
-            "Only self-attention with heads of one size is supported.",
+            "Heads must have one size, and keys and values the same tokens.",
         )

@@ -1,4 +1,4 @@
-"""ONNX nodes with weights or with two matrices: Conv, MatMul, Gemm, norms, softmax, Attention."""
+"""ONNX nodes with weights or with two matrices: MatMul, Gemm, norms, softmax, Attention."""
 
 from __future__ import annotations
 
@@ -8,86 +8,49 @@ import numpy as np
 
 from .call import Call, Constant, Tensor
 from .load import Array
+from .patches import patches_by_matmul, shows_image
 from .refusal import Refused
 from .term import (
     Dense,
+    Fixed,
     ImageInput,
     Mix,
     Norm,
-    Patches,
     Real,
-    Scale,
     Scores,
-    Shift,
     Softmax,
     Term,
 )
-from .view import Ids, View, head_channels, whole
+from .view import Ids, View, as_matrix, head_channels, whole
 
 Results = tuple[Tensor | None, ...]
 
 
-def conv(call: Call) -> Results:
-    """The patch embedding: a convolution of the image whose stride is its kernel."""
-    view = call.view(0)
-    weight = call.constant(1, "weight")
-    assert weight is not None
-    _check_image(view)
-    _check_patches(call, view, weight)
-    out, _, patch_height, patch_width = weight.shape
-    rows, columns = view.ids.shape[2] // patch_height, view.ids.shape[3] // patch_width
-    bias = call.constant(2, "bias")
-    bias = np.zeros(out) if bias is None else bias
-    shape = (rows * columns, out)
-    patches = call.pool.intern(Patches((view.term,), shape, call.origin, weight, bias))
-    return (View(patches, whole(patches).ids.T.reshape(1, out, rows, columns)),)
-
-
-def _check_image(view: View) -> None:
-    core = view.term
-    while isinstance(core, Scale | Shift):
-        (core,) = core.inputs
-    in_order = np.array_equal(view.ids.ravel(), np.arange(view.ids.size))
-    if not isinstance(core, ImageInput) or view.ids.shape != (1, *core.shape) or not in_order:
-        raise Refused(
-            "it does not read the image as it comes",
-            "Only the patch embedding may be a Conv; write other ones as Linear.",
-        )
-
-
-def _check_patches(call: Call, view: View, weight: Real) -> None:
-    if weight.ndim != 4 or weight.shape[1] != view.ids.shape[1]:
-        raise Refused(
-            f"its weight {list(weight.shape)} does not fit the image {list(view.ids.shape)}",
-            "Export the model again.",
-        )
-    kernel = weight.shape[2:]
-    remedy = "The patch embedding must be Conv2d(kernel_size=p, stride=p) without padding."
-    stride = call.integers("strides", None) or (1,) * len(kernel)
-    if stride != kernel:
-        raise Refused(f"stride {list(stride)} is not kernel {list(kernel)}", remedy)
-    padding = call.integers("pads", None) or (0,)
-    if any(padding) or call.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Refused("it pads the image", remedy)
-    if any(step != 1 for step in call.integers("dilations", None) or ()):
-        raise Refused("it is dilated", remedy)
-    if call.integer("group", 1) != 1:
-        raise Refused("it is grouped", remedy)
-    sides = view.ids.shape[2:]
-    if any(side % patch for side, patch in zip(sides, kernel, strict=True)):
-        raise Refused(
-            f"patches of {list(kernel)} do not tile the image of {list(sides)}",
-            "Export for an image size that is a multiple of the patch size.",
-        )
-
-
 def matmul(call: Call) -> Results:
     """A linear layer (x @ constant) or one of the two products of attention."""
-    left, right = call.view(0), call.operand(1)
+    right = call.operand(1)
     if isinstance(right, Constant):
-        return (_linear(call, _flat_weight(right.values), None),)
+        return (linear(call, call.view(0), _flat_weight(right.values), None),)
     assert right is not None
-    return (_dynamic_product(call, left, right),)
+    left = call.operand(0)
+    if isinstance(left, Constant):
+        left = _learned_query(call, left.values, View(right.term, right.ids.swapaxes(-2, -1)))
+    assert left is not None
+    return (product(call, left, right),)
+
+
+def _learned_query(call: Call, values: Array, key: View) -> View:
+    """A constant [..., heads, tokens, d], which is compared with keys of the same axes."""
+    if len(key.term.shape) != 2 or values.ndim < 2:
+        call.view(0)  # refuses
+    head_channels(_by_head(key.ids), key.term, "transposed key (second operand)")
+    leading = np.broadcast_shapes(values.shape[:-2], key.ids.shape[:-2])
+    by_head = np.broadcast_to(values, (*leading, *values.shape[-2:])).astype(np.float64)
+    heads, tokens, depth = by_head.reshape(-1, *values.shape[-2:]).shape
+    matrix = by_head.reshape(heads, tokens, depth).swapaxes(0, 1).reshape(tokens, heads * depth)
+    fixed = call.pool.intern(Fixed((key.term,), matrix.shape, call.origin, matrix))
+    ids = whole(fixed).ids.reshape(tokens, heads, depth).swapaxes(0, 1)
+    return View(fixed, ids.reshape(*leading, tokens, depth))
 
 
 def gemm(call: Call) -> Results:
@@ -103,7 +66,7 @@ def gemm(call: Call) -> Results:
         if bias.ndim == 2 and bias.shape[0] != 1:
             raise Refused("its bias differs between tokens", "Use a bias of one value a channel.")
         bias = np.broadcast_to(bias.reshape(-1), (weight.shape[1],)).copy()
-    return (_linear(call, weight * call.number_of("alpha", 1.0), bias),)
+    return (linear(call, call.view(0), weight * call.number_of("alpha", 1.0), bias),)
 
 
 def _flat_weight(values: Array) -> Real:
@@ -114,8 +77,11 @@ def _flat_weight(values: Array) -> Real:
     return np.asarray(values, dtype=np.float64).reshape(values.shape[-2:])
 
 
-def _linear(call: Call, weight: Real, bias: Real | None) -> View:
-    matrix = call.matrix(0)
+def linear(call: Call, data: View, weight: Real, bias: Real | None) -> View:
+    """data @ weight + bias, for data [..., channels] and weight [channels, out]."""
+    if shows_image(data):
+        return patches_by_matmul(call, data, weight, bias)
+    matrix = as_matrix(data, call.pool, call.origin)
     if weight.shape[0] != matrix.shape[1]:
         raise Refused(
             f"its weight takes {weight.shape[0]} channels, its data have {matrix.shape[1]}",
@@ -123,12 +89,13 @@ def _linear(call: Call, weight: Real, bias: Real | None) -> View:
         )
     out = weight.shape[1]
     bias = np.zeros(out) if bias is None else bias
-    origin = call.origin_with((call.view(0), matrix))
+    origin = call.origin_with((data, matrix))
     dense = Dense((matrix,), (matrix.shape[0], out), origin, weight.T.copy(), bias)
-    return whole(call.pool.intern(dense), (*call.view(0).ids.shape[:-1], out))
+    return whole(call.pool.intern(dense), (*data.ids.shape[:-1], out))
 
 
-def _dynamic_product(call: Call, left: View, right: View) -> View:
+def product(call: Call, left: View, right: View) -> View:
+    """One of the two products of attention: q @ k.T or probabilities @ v."""
     if len(right.term.shape) == 3:
         raise Refused(
             "the attention probabilities are its second operand",
@@ -193,7 +160,8 @@ def softmax(call: Call) -> Results:
     if len(view.term.shape) != 3 or isinstance(view.term, ImageInput):
         raise Refused(
             "it is not applied to attention scores",
-            "Leave a softmax after the head to the host: it does not change the order.",
+            "Leave a softmax after the head to the host, with --results: it does not change the "
+            "order.",
         )
     axis = call.integer("axis", -1)
     keys = view.term.shape[2]
@@ -219,6 +187,11 @@ def layer_normalization(call: Call) -> Results:
         )
     if any(call.node.output[1:]):
         raise Refused("its mean or deviation is used elsewhere", "Use its first output only.")
+    if len(view.term.shape) == 2 and view.ids.shape[-1] < view.term.shape[1] and _in_heads(view):
+        raise Refused(
+            "it normalises the channels of each head by themselves (qk norm)",
+            "LayerNorm works on all channels of a token; train without norms of q and k.",
+        )
     matrix = call.matrix(0)
     channels = matrix.shape[1]
     gamma, beta = call.constant(1, "scale"), call.constant(2, "bias")
@@ -234,25 +207,45 @@ def layer_normalization(call: Call) -> Results:
     return (whole(call.pool.intern(norm), view.ids.shape),)
 
 
+def _in_heads(view: View) -> bool:
+    """Whether each row shows a part of one token's channels, several rows parts of one token."""
+    rows = view.ids.reshape(-1, view.ids.shape[-1])
+    tokens = rows // view.term.shape[1]
+    of_one = bool((tokens == tokens[:, :1]).all())
+    return of_one and len(np.unique(tokens[:, 0])) < len(np.unique(rows[:, 0]))
+
+
 def attention(call: Call) -> Results:
     """The Attention operator (opset 23), which scaled_dot_product_attention exports to."""
     _check_attention(call)
-    query, key, value = (_heads_first(call, position) for position in range(3))
+    key, value = (_heads_first(call, position) for position in (1, 2))
+    query = _attention_query(call, key)
     if query.ids.shape[1] != key.ids.shape[1] or key.ids.shape[1] != value.ids.shape[1]:
         raise Refused(
             f"{query.ids.shape[1]} query heads share {key.ids.shape[1]} key heads",
             "Grouped-query attention is not supported; use as many key heads as query heads.",
         )
-    scores = _dynamic_product(call, query, View(key.term, key.ids.swapaxes(-2, -1)))
+    scores = product(call, query, View(key.term, key.ids.swapaxes(-2, -1)))
     scale = call.number_of("scale", query.ids.shape[-1] ** -0.5)
     factor = np.full((1, 1, 1), scale)
     scaled = call.pool.scale(scores.term, factor, call.origin)
     probabilities = call.pool.intern(Softmax((scaled,), scaled.shape, call.origin))
-    mixed = _dynamic_product(call, View(probabilities, scores.ids), value)
-    if call.view(0).ids.ndim == 4:
+    mixed = product(call, View(probabilities, scores.ids), value)
+    if call.view(2).ids.ndim == 4:
         return (mixed,)
     batch, _, tokens, _ = mixed.ids.shape
     return (View(mixed.term, mixed.ids.swapaxes(1, 2).reshape(batch, tokens, -1)),)
+
+
+def _attention_query(call: Call, key: View) -> View:
+    query = call.operand(0)
+    if not isinstance(query, Constant):
+        return _heads_first(call, 0)
+    values = query.values
+    if values.ndim == 3:
+        heads = call.integer("q_num_heads", 1)
+        values = values.reshape(*values.shape[:2], heads, -1).swapaxes(1, 2)
+    return _learned_query(call, values, key)
 
 
 def _check_attention(call: Call) -> None:

@@ -92,6 +92,11 @@ class Tanh(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class Sigmoid(Term):
+    """1 / (1 + exp(-input))."""
+
+
+@dataclass(frozen=True, eq=False)
 class ChannelMean(Term):
     """[tokens, channels] → [tokens, 1]."""
 
@@ -115,9 +120,27 @@ class Mix(Term):
 
 @dataclass(frozen=True, eq=False)
 class Prefix(Term):
-    """Constant tokens put before the input's."""
+    """Constant tokens put before token `at` of the input."""
 
     tokens: Real  # [prefix tokens, channels]
+    at: int
+
+
+@dataclass(frozen=True, eq=False)
+class Fixed(Term):
+    """Constant tokens, whatever the input: a query that was learned."""
+
+    tokens: Real  # [tokens, channels]
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked(Term):
+    """The tokens of several inputs with the same channels, one input after the other."""
+
+
+@dataclass(frozen=True, eq=False)
+class Beside(Term):
+    """The channels of several inputs with the same tokens, one input after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,9 +224,14 @@ AnyTerm = TypeVar("AnyTerm", bound=Term)
 
 
 class TermPool:
-    """Makes terms, each only once: equal terms are one object, so rules compare by identity."""
+    """Makes terms, each only once: equal terms are one object, so rules compare by identity.
 
-    def __init__(self) -> None:
+    Attributes:
+        rounding: relative error of the model's constants, which rules must allow for.
+    """
+
+    def __init__(self, rounding: float) -> None:
+        self.rounding = rounding
         self._known: dict[tuple[object, ...], Term] = {}
 
     def intern(self, term: AnyTerm) -> AnyTerm:

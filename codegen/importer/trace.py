@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from . import elementwise, layout, products
+from . import einsum, elementwise, layout, patches, products
 from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
@@ -28,11 +28,14 @@ Handler = Callable[[Call], tuple[Tensor | None, ...]]
 ARITHMETIC: dict[str, Handler] = {
     "Add": elementwise.add,
     "Attention": products.attention,
-    "Conv": products.conv,
+    "BatchNormalization": elementwise.batch_normalization,
+    "Conv": patches.conv,
     "Div": elementwise.divide,
+    "Einsum": einsum.einsum,
     "Erf": elementwise.erf,
     "Gelu": elementwise.gelu,
     "Gemm": products.gemm,
+    "GlobalAveragePool": elementwise.global_average_pool,
     "LayerNormalization": products.layer_normalization,
     "MatMul": products.matmul,
     "Mul": elementwise.multiply,
@@ -42,9 +45,11 @@ ARITHMETIC: dict[str, Handler] = {
     "ReduceMean": elementwise.reduce_mean,
     "ReduceSum": elementwise.reduce_sum,
     "Relu": elementwise.relu,
+    "Sigmoid": elementwise.sigmoid,
     "Softmax": products.softmax,
     "Sqrt": elementwise.square_root,
     "Sub": elementwise.subtract,
+    "Swish": elementwise.swish,
     "Tanh": elementwise.tanh,
 }
 # All others only arrange or copy.
@@ -53,6 +58,8 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(layout.ARRANGING, layout.arrange),
     "Cast": layout.cast,
     "Dropout": layout.keep,
+    "IsNaN": elementwise.is_nan,
+    "Where": elementwise.where,
 }
 
 
@@ -69,7 +76,7 @@ class Trace:
         bad_outputs: verdicts on ONNX outputs that no node is to blame for.
     """
 
-    pool: TermPool = field(default_factory=TermPool)
+    pool: TermPool
     roots: list[tuple[str, Term]] = field(default_factory=list)
     constants: set[int] = field(default_factory=set)
     unused: set[int] = field(default_factory=set)
@@ -80,7 +87,7 @@ class Trace:
 
 def trace(source: Source) -> Trace:
     """Traces every node that an output depends on."""
-    result = Trace()
+    result = Trace(TermPool(source.rounding))
     image = source.image
     shape = (image.channels, image.height, image.width)
     term = result.pool.intern(ImageInput((), shape, ()))
@@ -159,9 +166,12 @@ def _outcome(
         result.constants.add(number)
         return _folded(source, node, [_shown(operand) for operand in known])
     try:
-        return _handled(Call(node, number, source.opset, tuple(known), result.pool))
+        outputs = _handled(Call(node, number, source.opset, tuple(known), result.pool))
     except Refused as refusal:
         raise _first_cause(refusal, known, source) from refusal
+    if all(isinstance(output, Constant) for output in outputs):
+        result.constants.add(number)
+    return outputs
 
 
 def _first_cause(
@@ -210,13 +220,10 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
 
 
 REMEDIES = {
-    "BatchNormalization": "Use LayerNorm, or fold it into the layer before it.",
-    "Sigmoid": "Use GELU or ReLU as activation.",
-    "Where": "Attention masks are not supported; export the model without mask.",
     "If": "Export with dynamo=True, or write the model without data-dependent branches.",
     "Loop": "Export with dynamo=True, or write the model without data-dependent loops.",
     "MaxPool": "Use a patch embedding (strided Conv2d) and mean or class-token pooling.",
-    "Einsum": "Write it with matmul and transpose.",
+    "RMSNormalization": "Use LayerNorm: the accelerator's norm takes the mean off.",
 }
 
 

@@ -2,7 +2,9 @@
 
 In processing order:
 
+    align       bring rows that are added to each other to the same place
     hoist       select the class token as early as possible
+    widen       put an identity where only a product can write
     forms       the number format of each value; refuses what cannot be lowered
     calibrate   runs the calibration images in float, gathers statistics
     constants   integer constants from real ones
@@ -18,13 +20,15 @@ import numpy.typing as npt
 from ...host.images import Float32Array, check_images
 from ..graph import Graph
 from ..quantgraph import QuantGraph
+from .align import align_additions
 from .calibrate import measure
 from .forms import assign_forms
 from .hoist import hoist_selections
 from .lower import Lowering
 from .scales import Evidence, choose_scales
+from .widen import widen
 
-__all__ = ["default_calibration", "hoist_selections", "quantize"]
+__all__ = ["default_calibration", "hoist_selections", "prepared", "quantize"]
 
 
 def quantize(graph: Graph, calibration: npt.NDArray[np.generic]) -> QuantGraph:
@@ -40,11 +44,16 @@ def quantize(graph: Graph, calibration: npt.NDArray[np.generic]) -> QuantGraph:
         UnsupportedModelError: an operator that has no lowering where it stands.
     """
     images = check_images(calibration, graph.image.shape, "Calibration images")
-    hoisted = hoist_selections(graph)
-    forms = assign_forms(hoisted)
-    evidence = Evidence(hoisted, forms, measure(hoisted, images))
+    ready = prepared(graph)
+    forms = assign_forms(ready)
+    evidence = Evidence(ready, forms, measure(ready, images))
     lowering = Lowering(evidence, choose_scales(evidence, images))
-    return QuantGraph(hoisted.image, tuple(lowering.nodes()), hoisted.outputs)
+    return QuantGraph(ready.image, tuple(lowering.nodes()), ready.outputs)
+
+
+def prepared(graph: Graph) -> Graph:
+    """The same network as `quantize` lowers it."""
+    return widen(hoist_selections(align_additions(graph)))
 
 
 def default_calibration(graph: Graph, count: int = 16, seed: int = 0) -> Float32Array:

@@ -11,7 +11,6 @@ import numpy.typing as npt
 from ..errors import UnsupportedModelError
 from ..graph import Function
 from ..numerics import (
-    ACTIVATION_FRACTION_BITS,
     BIASED_BITS,
     INT8_MAX,
     INT16_MAX,
@@ -20,6 +19,7 @@ from ..numerics import (
     SCALED_BITS,
     VARIANCE_BITS,
     NormConstants,
+    activation_unit,
 )
 from ..quantgraph import Requantization
 from .calibrate import FloatArray
@@ -165,8 +165,9 @@ def epilogue(
     if function is None:
         first = fixed_point(real / result.step, culprit)
         return Requantization(bias, first.multiplier, first.shift, shift)
-    first = fixed_point(real * 2.0**ACTIVATION_FRACTION_BITS, culprit)
-    second = fixed_point(2.0**-ACTIVATION_FRACTION_BITS / result.step[:1], culprit)
+    one = activation_unit(function)
+    first = fixed_point(real / one, culprit)
+    second = fixed_point(one / result.step[:1], culprit)
     return Requantization(
         bias,
         first.multiplier,

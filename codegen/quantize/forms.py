@@ -121,7 +121,7 @@ def _form(graph: Graph, node: Node, forms: dict[str, Form]) -> Form:
             return Form.INT8
         case SelectToken():
             return forms[node.inputs[0]]
-        case Linear() | Activation() if _is_fused(graph, node):
+        case Linear() | Activation() if is_fused(graph, node):
             return Form.FUSED
         case Linear() | Activation() | MeanPool():
             return _form_for_readers(graph, node)
@@ -129,7 +129,8 @@ def _form(graph: Graph, node: Node, forms: dict[str, Form]) -> Form:
             raise unsupported(node, "the operator is unknown", "Export the model without it.")
 
 
-def _is_fused(graph: Graph, node: Node) -> bool:
+def is_fused(graph: Graph, node: Node) -> bool:
+    """Whether the product `node` becomes part of the operator that reads it."""
     reader = _only_reader(graph, node.name)
     if isinstance(reader, Add):
         return branch(graph, reader) == node.name
@@ -141,9 +142,10 @@ def _form_for_readers(graph: Graph, node: Node) -> Form:
     leaves = _reaches_output(graph, node.name)
     if leaves and not kinds:
         return Form.OUTPUT
-    if kinds & set(RESIDUAL_READERS) and kinds <= {*RESIDUAL_READERS, MeanPool}:
-        return Form.RESIDUAL
-    if kinds and kinds <= set(INT8_READERS) and not leaves:
+    known = bool(kinds) and kinds <= {*RESIDUAL_READERS, *INT8_READERS}
+    if known and (leaves or kinds & set(RESIDUAL_READERS)):
+        return Form.RESIDUAL  # copied to int8 for those who read it so
+    if known:
         return Form.INT8
     names = sorted(kind.__name__ for kind in kinds) + ["a graph output"] * leaves
     raise unsupported(

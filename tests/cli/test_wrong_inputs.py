@@ -158,6 +158,12 @@ def test_weights_that_are_not_numbers(command: Command, tmp_path: Path) -> None:
     assert_refused(outcome, weights.name)
 
 
+def test_results_that_nothing_makes(command: Command, tmp_path: Path) -> None:
+    outcome = command("compile", MODEL, "-o", tmp_path / "build", "--results", "nothing")
+    assert_refused(outcome, "called 'nothing'", "outputs are 'logits'")
+    assert not (tmp_path / "build").exists()
+
+
 def test_board(command: Command, tmp_path: Path) -> None:
     outcome = command("compile", MODEL, "-o", tmp_path / "build", "--board", "de10")
     assert_refused(outcome, "'de10'", "pynq-z2", "--config")

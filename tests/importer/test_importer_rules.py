@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto
 from onnx_builder import (
     DEPTH,
     DIM,
@@ -19,12 +20,15 @@ from onnx_builder import (
     build,
     conv,
     heads,
+    same,
     tokens_last,
 )
+from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.graph import (
     Activation,
     Add,
     Attention,
+    Function,
     Graph,
     LayerNorm,
     Linear,
@@ -33,7 +37,7 @@ from vitessera.codegen.graph import (
     SelectToken,
     TokenEmbed,
 )
-from vitessera.codegen.importer import evaluate, import_model
+from vitessera.codegen.importer import evaluate, import_model, inspect_model
 
 
 def imported(recipe: Recipe, folder: Path, net: Net | None = None) -> Graph:
@@ -256,3 +260,281 @@ def test_attention_operator(tmp_path: Path, flat: bool) -> None:
     (wanted,) = session.run(None, {"image": image})
     found = evaluate(graph, image[0])[graph.outputs[0][1]]
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+# --- Joins ---------------------------------------------------------------------------------------
+
+
+def test_registers_between_class_token_and_patches(tmp_path: Path) -> None:
+    """As DINOv2 writes it: positions for the class token and patches, then registers."""
+
+    def two_patches(net: Net, x: str) -> str:
+        x = net.op("Conv", x, net.weight(DIM, 2, 2, 4), strides=[2, 4])
+        return net.op("Reshape", x, net.ints(1, DIM, 2))
+
+    def embedded(net: Net, x: str) -> str:
+        x = net.op("Concat", net.weight(1, 1, DIM), x, axis=1)
+        x = net.op("Add", x, net.weight(1, 3, DIM))
+        first = net.op("Slice", x, net.ints(0), net.ints(1), net.ints(1))
+        rest = net.op("Slice", x, net.ints(1), net.ints(3), net.ints(1))
+        return net.op("Concat", first, net.weight(1, 1, DIM), rest, axis=1)
+
+    def arrange(net: Net, x: str) -> str:
+        return net.op("Transpose", x, perm=[0, 2, 1])
+
+    recipe = Recipe(patches=two_patches, arrange=arrange, embedded=embedded)
+    embed = only(imported(recipe, tmp_path), TokenEmbed)
+    assert isinstance(embed, TokenEmbed)
+    assert embed.prefix.shape == (2, DIM)
+    assert embed.positions[0].any()
+    assert not embed.positions[1].any()
+
+
+def test_linear_of_two_pools_side_by_side(tmp_path: Path) -> None:
+    """Class token and mean of the patches, as DINOv2's classifier reads them."""
+
+    def pool(net: Net, x: str) -> str:
+        first = net.op("Gather", x, net.const(0, np.int64), axis=1)
+        both = net.op("Concat", first, net.op("ReduceMean", x, net.ints(1), keepdims=0), axis=-1)
+        return net.linear(net.op("Mul", net.const(0.5), net.linear(both, 2 * DIM, DIM)), DIM, DIM)
+
+    graph = imported(Recipe(pool=pool), tmp_path)
+    assert only(graph, MeanPool) and only(graph, SelectToken)
+    assert sum(isinstance(node, Linear) for node in graph) == 10
+
+
+def test_results_of_one_input_side_by_side_are_one_linear(plain: Graph, tmp_path: Path) -> None:
+    def finish(net: Net, x: str) -> str:
+        return net.op("Concat", net.linear(x, 3, 2), net.linear(x, 3, 4), axis=1)
+
+    graph = imported(Recipe(finish=finish), tmp_path)
+    assert kinds(graph) == [*kinds(plain), Linear]
+
+
+@pytest.mark.parametrize("reduce", ["ReduceSum", "ReduceMean"])
+def test_parallel_branches_stacked_and_summed(tmp_path: Path, reduce: str) -> None:
+    def activation(net: Net, x: str) -> str:
+        parts = [net.op("Gelu", x), net.linear(x, HIDDEN, HIDDEN), net.op("Relu", x)]
+        stack = [net.op("Unsqueeze", part, net.ints(0)) for part in parts]
+        return net.op(reduce, net.op("Concat", *stack, axis=0), net.ints(0), keepdims=0)
+
+    graph = imported(Recipe(activation=activation), tmp_path)
+    assert sum(isinstance(node, Add) for node in graph) == 4
+
+
+# --- Attention -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opset", [20, 23])
+def test_attention_pooling_with_a_learned_query(tmp_path: Path, opset: int) -> None:
+    """The query becomes a Linear without weights: its bias is the query."""
+
+    def pool(net: Net, x: str) -> str:
+        x = net.norm(x)
+        query = net.weight(1, HEADS, 1, DEPTH)
+        key, value = (heads(net, net.linear(x, DIM, DIM)) for _ in range(2))
+        if opset == 23:
+            mixed = net.op("Attention", query, key, value)
+        else:
+            scores = net.op("MatMul", query, net.op("Transpose", key, perm=[0, 1, 3, 2]))
+            mixed = net.op("MatMul", net.op("Softmax", scores, axis=-1), value)
+        return net.op("Reshape", net.op("Transpose", mixed, perm=[0, 2, 1, 3]), net.ints(1, DIM))
+
+    graph = imported(Recipe(pool=pool), tmp_path, Net(opset=opset))
+    pooling = [node for node in graph if isinstance(node, Attention)][-1]
+    query = graph[pooling.inputs[0]]
+    assert isinstance(query, Linear)
+    assert not query.weight.any()
+    assert graph.shapes()[pooling.name] == (1, DIM)
+
+
+def test_softmax_that_is_guarded_against_nan(plain: Graph, tmp_path: Path) -> None:
+    def probabilities(net: Net, x: str) -> str:
+        p = net.op("Softmax", x, axis=-1)
+        return net.op("Where", net.op("IsNaN", p), net.const(0.0), p)
+
+    assert kinds(imported(Recipe(probabilities=probabilities), tmp_path)) == kinds(plain)
+
+
+def test_mask_that_hides_nothing(plain: Graph, tmp_path: Path) -> None:
+    def scores(net: Net, x: str) -> str:
+        every = net.const(np.ones((TOKENS, TOKENS)), np.bool_)
+        return net.op("Where", every, x, net.const(-np.inf))
+
+    assert len(kinds(imported(Recipe(scores=scores), tmp_path))) == len(kinds(plain))
+
+
+# --- Einsum --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("equation", ["abc,cd->abd", "abc,dc->abd", "xyz,zw->xyw"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_einsum_as_a_linear(tmp_path: Path, equation: str, swapped: bool) -> None:
+    def after(net: Net, x: str) -> str:
+        operands, letters = [x, net.weight(DIM, DIM)], equation
+        if swapped:
+            left, right = equation.split("->")[0].split(",")
+            operands, letters = operands[::-1], f"{right},{left}->{equation.split('->')[1]}"
+        return net.op("Einsum", *operands, equation=letters)
+
+    graph = imported(Recipe(after=after), tmp_path)
+    assert sum(isinstance(node, Linear) for node in graph) == 8
+
+
+@pytest.mark.parametrize("keys_first", [False, True])
+def test_attention_by_einsum(tmp_path: Path, keys_first: bool) -> None:
+    """As Keras writes it: a weight for each head, heads in the middle, keys before queries."""
+
+    def pool(net: Net, x: str) -> str:
+        x = net.norm(x)
+        q, k, v = (
+            net.op(
+                "Add",
+                net.op("Einsum", x, net.weight(DIM, HEADS, DEPTH), equation="abc,cde->abde"),
+                net.weight(HEADS, DEPTH),
+            )
+            for _ in range(3)
+        )
+        q = net.op("Mul", q, net.const(0.5))
+        if keys_first:
+            scores = net.op("Einsum", k, q, equation="aecd,abcd->acbe")
+            mixed = net.op("Einsum", net.op("Softmax", scores), v, equation="acbe,aecd->abcd")
+        else:
+            scores = net.op("Einsum", q, k, equation="bihd,bjhd->bhij")
+            mixed = net.op("Einsum", v, net.op("Softmax", scores), equation="bjhd,bhij->bihd")
+        out = net.op("Einsum", mixed, net.weight(HEADS, DEPTH, DIM), equation="abcd,cde->abe")
+        return net.op("ReduceMean", out, net.ints(1), keepdims=0)
+
+    graph = imported(Recipe(pool=pool), tmp_path)
+    found = [node.scale for node in graph if isinstance(node, Attention)]
+    assert found == [pytest.approx(0.5), pytest.approx(0.5)]
+
+
+# --- Activation functions ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gain", [1.0, 1.702, -0.5])
+@pytest.mark.parametrize("form", ["plain", "scaled", "last"])
+def test_silu_rule_takes_any_gain(plain: Graph, tmp_path: Path, gain: float, form: str) -> None:
+    """QuickGELU is SiLU(1.702·x) / 1.702; the factors go into the layers around it."""
+
+    def activation(net: Net, x: str) -> str:
+        x = net.op("Mul", x, net.const(2.0)) if form == "scaled" else x
+        bent = net.op("Sigmoid", net.op("Mul", x, net.const(gain)))
+        if form == "last":
+            return net.op("Mul", net.op("Mul", bent, net.const(3.0)), x)
+        return net.op("Mul", x, bent)
+
+    graph = imported(Recipe(activation=activation), tmp_path)
+    node = only(graph, Activation)
+    assert isinstance(node, Activation)
+    assert node.function is Function.SILU
+    assert kinds(graph) == kinds(plain)
+
+
+# --- Patches -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inside", [(1, 3, 5), (3, 5, 1), (5, 1, 3)])
+def test_patches_by_matmul_in_any_order_inside(
+    plain: Graph, tmp_path: Path, inside: tuple[int, ...]
+) -> None:
+    def patches(net: Net, x: str) -> str:
+        shifted = net.op("Sub", x, net.const([[[[0.4]], [[0.5]]]]))
+        split = net.op("Reshape", shifted, net.ints(1, 2, 2, 2, 2, 2))
+        cut = net.op("Transpose", split, perm=[0, 2, 4, *inside])
+        return net.linear(net.op("Reshape", cut, net.ints(1, TOKENS, 8)), 8, DIM)
+
+    recipe = Recipe(patches=patches, arrange=same)
+    assert kinds(imported(recipe, tmp_path)) == kinds(plain)
+
+
+def test_channels_of_the_image_in_another_order(plain: Graph, tmp_path: Path) -> None:
+    def patches(net: Net, x: str) -> str:
+        return conv(net, net.op("Gather", x, net.const([1, 0], np.int64), axis=1))
+
+    assert kinds(imported(Recipe(patches=patches), tmp_path)) == kinds(plain)
+
+
+def test_tubelets_of_a_video_as_deep_as_it(plain: Graph, tmp_path: Path) -> None:
+    def patches(net: Net, x: str) -> str:
+        video = net.op("Reshape", x, net.ints(1, 1, 2, 4, 4))
+        return net.op("Conv", video, net.weight(DIM, 1, 2, 2, 2), strides=[2, 2, 2])
+
+    assert kinds(imported(Recipe(patches=patches), tmp_path)) == kinds(plain)
+
+
+def test_batch_norm_behind_the_patches(plain: Graph, tmp_path: Path) -> None:
+    def patches(net: Net, x: str) -> str:
+        constants = [net.weight(DIM) for _ in range(3)]
+        positive = net.const(net.random.uniform(0.5, 2.0, DIM))
+        return net.op("BatchNormalization", conv(net, x), *constants, positive, epsilon=1e-3)
+
+    assert kinds(imported(Recipe(patches=patches), tmp_path)) == kinds(plain)
+
+
+def test_global_average_pool_of_channels_first(plain: Graph, tmp_path: Path) -> None:
+    def pool(net: Net, x: str) -> str:
+        turned = net.op("Transpose", x, perm=[0, 2, 1])
+        square = net.op("Reshape", turned, net.ints(1, DIM, 2, 2))
+        return net.op("Flatten", net.op("GlobalAveragePool", square))
+
+    assert kinds(imported(Recipe(pool=pool), tmp_path)) == kinds(plain)
+
+
+# --- Number formats ------------------------------------------------------------------------------
+
+
+def test_gelu_with_constants_in_half_precision(tmp_path: Path) -> None:
+    def half(net: Net, value: float) -> str:
+        return net.op("Cast", net.const(value, np.float16), to=1)
+
+    def activation(net: Net, x: str) -> str:
+        bent = net.op("Erf", net.op("Mul", x, half(net, np.sqrt(0.5))))
+        return net.op("Mul", net.op("Mul", x, net.op("Add", bent, half(net, 1.0))), half(net, 0.5))
+
+    net, output = build(Recipe(activation=activation))
+    graph = import_model(net.save(tmp_path / "model.onnx", output))
+    node = only(graph, Activation)
+    assert isinstance(node, Activation)
+    assert node.function is Function.GELU_ERF
+
+
+def test_half_precision_does_not_excuse_another_constant(tmp_path: Path) -> None:
+    def activation(net: Net, x: str) -> str:
+        factor = net.op("Cast", net.const(0.7, np.float16), to=TensorProto.FLOAT)
+        bent = net.op("Erf", net.op("Mul", x, factor))
+        doubled = net.op("Mul", x, net.op("Add", bent, net.const(1.0)))
+        return net.op("Mul", doubled, net.const(0.5))
+
+    net, output = build(Recipe(activation=activation))
+    with pytest.raises(UnsupportedModelError, match=r"erf's argument is 0\.7"):
+        import_model(net.save(tmp_path / "model.onnx", output))
+
+
+def test_activations_cast_to_half_precision(plain: Graph, tmp_path: Path) -> None:
+    def after(net: Net, x: str) -> str:
+        return net.op("Cast", net.op("Cast", x, to=TensorProto.FLOAT16), to=TensorProto.FLOAT)
+
+    net, output = build(Recipe(after=after))
+    assert kinds(import_model(net.save(tmp_path / "model.onnx", output))) == kinds(plain)
+
+
+# --- Chosen results ------------------------------------------------------------------------------
+
+
+def test_what_follows_the_results_is_left_out(plain: Graph, tmp_path: Path) -> None:
+    """A softmax of the logits is the host's; so is the pooler of a ViTModel."""
+
+    def finish(net: Net, x: str) -> str:
+        return net.op("Softmax", net.op("Identity", x, name="logits"), axis=-1)
+
+    net, output = build(Recipe(finish=finish))
+    path = net.save(tmp_path / "model.onnx", output)
+    graph = import_model(path, ["logits", "logits"])
+    assert kinds(graph) == kinds(plain)
+    assert graph.outputs == (("logits", "head"),)
+    account = {row.name: row for row in inspect_model(path, ["logits"]).rows}
+    assert account[output].into == "unused"
+    with pytest.raises(UnsupportedModelError, match="--results"):
+        import_model(path)

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx_builder import Net, Recipe, build
 from vitessera.cli import inspect
-from vitessera.codegen.errors import OutputError
+from vitessera.codegen.errors import OutputError, UnsupportedModelError
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "vit_digits.onnx"
 
@@ -33,15 +33,15 @@ def test_supported_model(capsys: pytest.CaptureFixture[str]) -> None:
 def test_refused_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name = "a/very/long/name/[with/brackets]/" + "x" * 200
 
-    def sigmoid(net: Net, x: str) -> str:
-        return net.op("Sigmoid", x, name=name)
+    def softplus(net: Net, x: str) -> str:
+        return net.op("Softplus", x, name=name)
 
-    net, output = build(Recipe(activation=sigmoid))
+    net, output = build(Recipe(activation=softplus))
     path = net.save(tmp_path / "model.onnx", output)
     assert run(path, "--json", tmp_path / "account.json") == 2
     printed = capsys.readouterr().out
     assert name in printed
-    assert "Sigmoid is not supported" in printed
+    assert "Softplus is not supported" in printed
     assert printed.rstrip().endswith("1 refused. Not supported.")
     account = json.loads((tmp_path / "account.json").read_text())
     assert account["supported"] is False
@@ -49,6 +49,19 @@ def test_refused_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     (refused,) = (node for node in account["nodes"] if node["status"] == "refused")
     assert refused["name"] == name
     assert refused["remedy"]
+
+
+def test_results_that_are_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def softmax(net: Net, x: str) -> str:
+        return net.op("Softmax", net.op("Identity", x, name="logits"), axis=-1)
+
+    net, output = build(Recipe(finish=softmax))
+    path = net.save(tmp_path / "model.onnx", output)
+    assert run(path) == 2
+    assert run(path, "--results", "logits") == 0
+    assert "0 refused" in capsys.readouterr().out
+    with pytest.raises(UnsupportedModelError, match=r"called 'loggits'.*outputs are 'softmax_"):
+        run(path, "--results", "loggits")
 
 
 def test_account_that_cannot_be_written(tmp_path: Path) -> None:

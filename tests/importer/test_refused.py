@@ -12,12 +12,14 @@ from onnx_builder import (
     DEPTH,
     DIM,
     HEADS,
+    HIDDEN,
     IMAGE,
     TOKENS,
     Net,
     Recipe,
     Step,
     build,
+    conv,
     heads,
     same,
     tokens_last,
@@ -52,7 +54,7 @@ def patch(**attrs: object) -> Step:
 
 def batch_norm(net: Net, x: str) -> str:
     values = [net.const(np.ones(DIM)) for _ in range(4)]
-    return net.op("BatchNormalization", x, *values, name="culprit")
+    return net.op("BatchNormalization", x, *values, outputs=3, name="culprit", training_mode=1)
 
 
 def max_pool(net: Net, x: str) -> str:
@@ -88,6 +90,10 @@ def reversed_tokens(net: Net, x: str) -> str:
 def causal(net: Net, x: str) -> str:
     mask = np.triu(np.full((TOKENS, TOKENS), -np.inf), 1)
     return net.op("Add", x, net.const(mask), name="culprit")
+
+
+def relative(net: Net, x: str) -> str:
+    return net.op("Add", x, net.weight(1, HEADS, TOKENS, TOKENS), name="culprit")
 
 
 def data_dependent_scale(net: Net, x: str) -> str:
@@ -168,7 +174,7 @@ def turned_output(net: Net, x: str) -> str:
 
 def class_token_last(net: Net, x: str) -> str:
     tokens = tokens_last(net, x)
-    kept = net.op("Slice", tokens, net.ints(0), net.ints(3), net.ints(1))
+    kept = net.op("Slice", tokens, net.ints(0), net.ints(3), net.ints(1), name="culprit_slice")
     return net.op("Concat", kept, net.weight(1, 1, DIM), axis=1, name="culprit")
 
 
@@ -191,6 +197,158 @@ def positions_late(net: Net, x: str) -> str:
 
 def weight_on_the_left(net: Net, x: str) -> str:
     return net.op("MatMul", net.weight(TOKENS, TOKENS), x, name="culprit")
+
+
+def weight_on_the_image(net: Net, x: str) -> str:
+    return conv(net, net.op("MatMul", net.weight(4, 4), x, name="culprit"))
+
+
+def shifted_silu(net: Net, x: str) -> str:
+    bent = net.op("Sigmoid", net.op("Add", x, net.const(1.0)), name="culprit")
+    return net.op("Mul", x, bent)
+
+
+def gated_silu(net: Net, x: str) -> str:
+    bent = net.op("Sigmoid", net.linear(x, HIDDEN, HIDDEN), name="culprit")
+    return net.op("Mul", x, bent)
+
+
+def swiglu(net: Net, x: str) -> str:
+    active = net.op("Mul", x, net.op("Sigmoid", x))
+    return net.op("Mul", active, net.linear(x, HIDDEN, HIDDEN), name="culprit")
+
+
+def learned_query(net: Net, x: str, queries: int, depth: int = DEPTH) -> str:
+    """Attention pooling with a constant query; the nodes at fault are `culprit...`."""
+    key = net.op("Transpose", heads(net, net.linear(x, DIM, DIM)), perm=[0, 1, 3, 2])
+    if depth != DEPTH:
+        key = net.op("Slice", key, net.ints(0), net.ints(depth), net.ints(2))
+    query = net.weight(1, HEADS, queries, depth)
+    scores = net.op("MatMul", query, key, name="culprit")
+    value = heads(net, net.linear(x, DIM, DIM))
+    mixed = net.op("MatMul", net.op("Softmax", scores, axis=-1), value, name="culprit_mix")
+    joined = net.op("Transpose", mixed, perm=[0, 2, 1, 3])
+    return net.op("Reshape", joined, net.ints(queries, DIM))
+
+
+def two_learned_queries(net: Net, x: str) -> str:
+    return learned_query(net, x, 2)
+
+
+def deep_query(net: Net, x: str) -> str:
+    return learned_query(net, x, 1, DEPTH - 1)
+
+
+def tokens_of_two_layers(net: Net, x: str) -> str:
+    first = net.op("Slice", x, net.ints(0), net.ints(1), net.ints(1))
+    second = net.linear(x, DIM, DIM)
+    return net.linear(net.op("Concat", first, second, axis=1, name="culprit"), DIM, DIM)
+
+
+def side_by_side(net: Net, x: str) -> str:
+    return net.op("Concat", x, net.op("Relu", net.linear(x, 3, 3)), axis=1, name="culprit")
+
+
+def joined_kinds(net: Net, x: str) -> str:
+    wide = net.linear(x, DIM, 2 * DIM)
+    split = net.op("Reshape", wide, net.ints(1, 2 * TOKENS, DIM))
+    both = net.op("Concat", x, split, axis=1, name="culprit")
+    return net.op("ReduceMean", both, net.ints(1), keepdims=0)
+
+
+def between_constants(net: Net, x: str) -> str:
+    first, last = net.weight(1, 1, DIM), net.weight(1, 1, DIM)
+    return net.op("Concat", first, x, last, axis=1, name="culprit")
+
+
+def tokens_late(net: Net, x: str) -> str:
+    return net.op("Concat", net.weight(1, 1, DIM), x, axis=1, name="culprit")
+
+
+def constant_channels(net: Net, x: str) -> str:
+    wide = net.op("Concat", net.weight(1, TOKENS, 1), x, axis=2, name="culprit")
+    return net.linear(wide, DIM + 1, DIM)
+
+
+def check_values(net: Net, x: str) -> str:
+    return net.op("Where", net.op("IsNaN", x, name="culprit"), net.const(0.0), x)
+
+
+def conditional(net: Net, x: str) -> str:
+    mask = net.op("Identity", x)
+    return net.op("Where", mask, x, net.const(0.0), name="culprit")
+
+
+def einsum(equation: str, *shape: int) -> Step:
+    def step(net: Net, x: str) -> str:
+        weights = [net.weight(*shape)] if shape else []
+        return net.op("Einsum", x, *weights, equation=equation, name="culprit")
+
+    return step
+
+
+def einsum_of_axes(net: Net, x: str) -> str:
+    return net.op("Einsum", x, x, equation="ahij,ahkl->ahijkl", name="culprit")
+
+
+def rms_norm(net: Net, x: str) -> str:
+    name = f"culprit_{len(net.nodes)}"
+    return net.op("RMSNormalization", x, net.weight(DIM), axis=-1, name=name)
+
+
+def global_mean(net: Net, x: str) -> str:
+    return net.op("Mul", conv(net, x), net.op("GlobalAveragePool", x, name="culprit"))
+
+
+def rotary(net: Net, x: str) -> str:
+    split = heads(net, x)
+    cosine, sine = net.weight(1, 1, TOKENS, DEPTH), net.weight(1, 1, TOKENS, DEPTH)
+    low = net.op("Slice", split, net.ints(0), net.ints(2), net.ints(3))
+    high = net.op("Slice", split, net.ints(2), net.ints(4), net.ints(3))
+    turned = net.op("Concat", net.op("Neg", high), low, axis=3)
+    left, right = net.op("Mul", split, cosine), net.op("Mul", turned, sine)
+    return net.op("Add", left, right, name="culprit")
+
+
+def norm_of_heads(net: Net, x: str) -> str:
+    return net.op("LayerNormalization", heads(net, x), net.weight(DEPTH), axis=-1, name="culprit")
+
+
+def cut(net: Net, x: str, perm: tuple[int, ...]) -> str:
+    """[1, 2, 4, 4] as [1, 2, rows, 2, columns, 2], turned by `perm`."""
+    split = net.op("Reshape", x, net.ints(1, 2, 2, 2, 2, 2))
+    return net.op("Transpose", split, perm=list(perm))
+
+
+def embedded_cut(net: Net, x: str, values: int = 8) -> str:
+    flat = net.op("Reshape", x, net.ints(1, TOKENS, 8))
+    return net.op("MatMul", flat, net.weight(values, DIM), name="culprit")
+
+
+def columns_first(net: Net, x: str) -> str:
+    return embedded_cut(net, cut(net, x, (0, 4, 2, 1, 3, 5)))
+
+
+def overlapping(net: Net, x: str) -> str:
+    windows = [
+        net.op("Slice", x, net.ints(row), net.ints(row + 2), net.ints(2)) for row in (0, 1, 2, 2)
+    ]
+    rows = [net.op("Reshape", window, net.ints(1, 1, 16)) for window in windows]
+    tokens = net.op("Concat", *rows, axis=1)
+    return net.op("MatMul", tokens, net.weight(16, DIM), name="culprit")
+
+
+def long_patches(net: Net, x: str) -> str:
+    return embedded_cut(net, cut(net, x, (0, 2, 4, 1, 3, 5)), 9)
+
+
+def mirrored(net: Net, x: str) -> str:
+    """The second column of patches has its pixels in another order."""
+    whole = cut(net, x, (0, 2, 4, 1, 3, 5))
+    left = net.op("Slice", whole, net.ints(0), net.ints(1), net.ints(2))
+    right = net.op("Slice", whole, net.ints(1), net.ints(2), net.ints(2))
+    turned = net.op("Transpose", right, perm=[0, 1, 2, 3, 5, 4])
+    return embedded_cut(net, net.op("Concat", left, turned, axis=2))
 
 
 def weights_of_another_size(net: Net, x: str) -> str:
@@ -218,7 +376,7 @@ def where(net: Net, x: str) -> str:
 
 # What is wrong, and a piece of the reason. The node at fault is called `culprit...`.
 CASES: dict[str, tuple[Recipe, str]] = {
-    "batch norm": (Recipe(arrange=after_patches(batch_norm)), "BatchNormalization is not supp"),
+    "batch norm": (Recipe(arrange=after_patches(batch_norm)), "in training mode"),
     "max pool": (Recipe(arrange=after_patches(max_pool)), "MaxPool is not supported"),
     "padded patches": (Recipe(patches=patch(pads=[1, 1, 1, 1])), "pads the image"),
     "same padding": (Recipe(patches=patch(auto_pad="SAME_UPPER")), "pads the image"),
@@ -248,8 +406,9 @@ CASES: dict[str, tuple[Recipe, str]] = {
         "does not hold the tokens",
     ),
     "values first": (Recipe(mixed=swapped), "second operand"),
-    "causal mask": (Recipe(scores=causal), "mask or bias"),
-    "where mask": (Recipe(scores=where), "Where is not supported"),
+    "causal mask": (Recipe(scores=causal), "adds a mask to"),
+    "relative positions": (Recipe(scores=relative), "adds a bias to the attention scores"),
+    "where mask": (Recipe(scores=where), "replaces 6 of 16 values"),
     "data-dependent scale": (Recipe(scores=data_dependent_scale), "averages something other"),
     "scale by query": (Recipe(scores=scale_by_token), "not a product with one constant"),
     "erf with another factor": (Recipe(activation=erf_gelu(0.7, 0.5)), "erf's argument is 0.7"),
@@ -257,7 +416,10 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "tanh with another cubic": (Recipe(activation=tanh_gelu(0.0447)), "tanh's argument is not"),
     "tanh alone": (Recipe(activation=op("Tanh")), "tanh's argument is not"),
     "erf alone": (Recipe(activation=op("Erf")), "erf's argument is 1"),
-    "sigmoid": (Recipe(activation=op("Sigmoid")), "Sigmoid is not supported"),
+    "sigmoid": (Recipe(activation=op("Sigmoid")), "not part of x·sigmoid(a·x)"),
+    "shifted sigmoid": (Recipe(activation=shifted_silu), "not part of x·sigmoid(a·x)"),
+    "sigmoid of another": (Recipe(activation=gated_silu), "not part of x·sigmoid(a·x)"),
+    "gated linear unit": (Recipe(activation=swiglu), "multiplies two results"),
     "square": (Recipe(activation=op("Pow", 2.0)), "multiplies two results"),
     "fourth power": (Recipe(activation=op("Pow", 4.0)), "exponent is 4"),
     "square root": (Recipe(activation=op("Sqrt")), "not part of a LayerNorm"),
@@ -273,10 +435,36 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "mean with gaps": (Recipe(pool=every_other_token), "with gaps"),
     "mean over both axes": (Recipe(pool=op("ReduceMean", keepdims=1)), "neither all channels"),
     "positions late": (Recipe(after=positions_late), "adds a constant"),
-    "weight on the left": (Recipe(after=weight_on_the_left), "constant where the image's data"),
+    "weight on the left": (Recipe(after=weight_on_the_left), "does not hold the tokens"),
+    "weight on the image": (Recipe(patches=weight_on_the_image), "constant where the image's data"),
+    "two learned queries": (Recipe(pool=two_learned_queries), "several constant queries"),
+    "query of another depth": (Recipe(pool=deep_query), "query, key and value are"),
+    "tokens of two layers joined": (Recipe(after=tokens_of_two_layers), "joins two tensors"),
+    "channels side by side": (Recipe(finish=side_by_side), "channels side by side"),
+    "joined with another size": (Recipe(pool=joined_kinds), "tensors of different kinds"),
+    "constants around another tensor": (Recipe(after=between_constants), "constant tokens into"),
+    "tokens put among patches": (Recipe(after=tokens_late), "constant tokens before"),
+    "constant channels": (Recipe(after=constant_channels), "which is not the token axis"),
+    "einsum of one operand": (Recipe(after=einsum("abc->abc")), "product of two operands"),
+    "einsum of a diagonal": (Recipe(after=einsum("aab,bc->abc", DIM, DIM)), "of two operands"),
+    "einsum that sums alone": (Recipe(after=einsum("abc,de->abc", DIM, DIM)), "one operand alone"),
+    "einsum with a weight a token": (
+        Recipe(after=einsum("abc,bcd->abd", TOKENS, DIM, DIM)),
+        "differs along 'b'",
+    ),
+    "einsum of several axes": (Recipe(probabilities=einsum_of_axes), "several axes of their own"),
+    "global mean of the image": (Recipe(patches=global_mean), "averages something other"),
+    "check of the values": (Recipe(after=check_values), "looks for NaN in something other"),
+    "condition on the image": (Recipe(after=conditional), "condition depends on the image"),
+    "rotary positions": (Recipe(query=rotary), "rotary position embedding"),
+    "norm of each head": (Recipe(query=norm_of_heads), "each head by themselves"),
+    "patches column by column": (Recipe(arrange=same, patches=columns_first), "not the patches"),
+    "overlapping cut": (Recipe(arrange=same, patches=overlapping), "not the patches"),
+    "patches mirrored one by one": (Recipe(arrange=same, patches=mirrored), "not the patches"),
+    "patch weight of another size": (Recipe(arrange=same, patches=long_patches), "takes 9 values"),
     "weight of another size": (Recipe(after=weights_of_another_size), "takes 9 channels"),
     "channels last forgotten": (Recipe(finish=turned_output, pool=same), "one token in each row"),
-    "half precision": (Recipe(after=op("Cast", to=TensorProto.FLOAT16)), "to FLOAT16"),
+    "whole numbers": (Recipe(after=op("Cast", to=TensorProto.INT32)), "to INT32"),
     "random noise": (Recipe(after=random_noise), "random numbers"),
     "training dropout": (Recipe(after=training_dropout), "training mode"),
     "division by zero": (Recipe(after=op("Div", 0.0)), "divides by zero"),
@@ -303,6 +491,12 @@ def test_refused_by_name_with_reason_and_remedy(case: str, tmp_path: Path) -> No
 def test_the_recipe_without_a_mistake_is_accepted(tmp_path: Path) -> None:
     net, output = build(Recipe())
     assert import_model(net.save(tmp_path / "model.onnx", output)).nodes
+
+
+def test_rms_norm(tmp_path: Path) -> None:
+    net, output = build(Recipe(norm=rms_norm), Net(opset=23))
+    with pytest.raises(UnsupportedModelError, match=r"culprit.*RMSNormalization.*takes the mean"):
+        import_model(net.save(tmp_path / "model.onnx", output))
 
 
 def test_every_mistake_is_reported_at_once(tmp_path: Path) -> None:
@@ -381,7 +575,7 @@ def tensor(name: str, shape: tuple[int | str | None, ...], kind: int = TensorPro
         ([tensor("image", (1, 2, "rows", 4))], "height axis is dynamic .'rows'."),
         ([tensor("image", (1, 2, 4, None))], "width axis is dynamic"),
         ([tensor("image", (1, 4, 4))], "3 axes, not 4"),
-        ([tensor("image", IMAGE, TensorProto.FLOAT16)], "is FLOAT16, not float32"),
+        ([tensor("image", IMAGE, TensorProto.UINT8)], "is UINT8, not a float type"),
     ],
 )
 def test_inputs_that_are_not_one_image(

@@ -13,13 +13,13 @@ from vitessera.codegen.graph import (
     Add,
     Function,
     Graph,
-    LayerNorm,
     Linear,
     MeanPool,
     Node,
 )
 from vitessera.codegen.quantexec import execute
 from vitessera.codegen.quantize import default_calibration, quantize
+from vitessera.codegen.quantize.forms import assign_forms
 
 GRAPH = random_vit(0, Shape(blocks=1))
 
@@ -94,40 +94,50 @@ def test_images_to_execute_are_checked_too() -> None:
 # --- Operators -----------------------------------------------------------------------------------
 
 
-def test_post_norm() -> None:
-    branch = (linear("fc", "embed", 24), Add("sum", ("embed", "fc"), ()))
-    norm = LayerNorm("after", ("sum",), (), np.ones(24, np.float32), np.zeros(24, np.float32), 1e-6)
-    tail = (linear("fc2", "after", 24), Add("sum2", ("after", "fc2"), ()))
-    message = refusal(extended(*branch, norm, *tail, output="sum2"))
-    assert "Node sum2 (Add): its input after is int8" in message
-    assert "pre-norm" in message
+def forms_refusal(graph: Graph) -> str:
+    """The message for a graph that `prepared` did not bring into shape."""
+    with pytest.raises(UnsupportedModelError) as caught:
+        assign_forms(graph)
+    assert caught.value.remedy
+    return str(caught.value)
 
 
 def test_addition_without_a_product() -> None:
-    message = refusal(extended(Add("twice", ("embed", "embed"), ()), output="twice"))
+    message = forms_refusal(extended(Add("twice", ("embed", "embed"), ()), output="twice"))
     assert "Node twice (Add): neither embed nor embed is the result of a Linear" in message
+
+
+def test_addition_to_an_int8_value() -> None:
+    branch = (linear("fc", "norm", 24), Add("sum", ("norm", "fc"), ()))
+    message = forms_refusal(extended(*branch, output="sum"))
+    assert "Node sum (Add): its input norm is int8" in message
 
 
 def test_activation_alone() -> None:
     gelu = Activation("gelu", ("embed",), (), Function.GELU_ERF)
-    message = refusal(extended(gelu, linear("fc", "gelu", 3), output="fc"))
+    message = forms_refusal(extended(gelu, linear("fc", "gelu", 3), output="fc"))
     assert "Node gelu (Activation): its input embed is int16" in message
 
 
 def test_features_as_output() -> None:
-    message = refusal(Graph(GRAPH.image, GRAPH.nodes[:-2], (("features", "norm"),)))
+    message = forms_refusal(Graph(GRAPH.image, GRAPH.nodes[:-2], (("features", "norm"),)))
     assert "Node norm (LayerNorm): it is a graph output" in message
     assert "with its head" in message
 
 
 def test_value_wanted_in_two_formats() -> None:
-    first = linear("first", "embed", 24)
-    norm = LayerNorm("n", ("first",), (), np.ones(24, np.float32), np.zeros(24, np.float32), 1e-6)
-    sides = (linear("one", "n", 3), linear("two", "first", 3))
-    nodes = (*GRAPH.nodes, first, norm, *sides)
+    pair = (linear("fc", "norm", 24), Activation("gelu", ("fc",), (), Function.GELU_ERF))
+    sides = (linear("one", "gelu", 3), linear("two", "fc", 3))
+    nodes = (*GRAPH.nodes, *pair, *sides)
     outputs = (*GRAPH.outputs, ("a", "one"), ("b", "two"))
-    message = refusal(Graph(GRAPH.image, nodes, outputs))
-    assert "Node first (Linear): its value is read by LayerNorm and Linear" in message
+    message = forms_refusal(Graph(GRAPH.image, nodes, outputs))
+    assert "Node fc (Linear): its value is read by Activation and Linear" in message
+
+
+def test_function_without_a_table() -> None:
+    message = refusal(replaced("blocks.0.gelu", function=Function.SILU))
+    assert "Node blocks.0.gelu (Activation): the epilogue has no table for silu" in message
+    assert "Use one of gelu, gelu_tanh, relu" in message
 
 
 def test_result_that_nothing_reads() -> None:
@@ -143,7 +153,7 @@ def test_patches_without_token_embedding() -> None:
 
 def test_onnx_names_are_in_the_message() -> None:
     graph = extended(Add("twice", ("embed", "embed"), ("onnx/Add_7",)), output="twice")
-    assert "from ONNX onnx/Add_7" in refusal(graph)
+    assert "from ONNX onnx/Add_7" in forms_refusal(graph)
 
 
 def test_activation_beyond_fixed_point() -> None:

@@ -126,13 +126,15 @@ def exact(function: Function, x: np.ndarray) -> np.ndarray:
         case Function.GELU_TANH:
             inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
             return 0.5 * x * (1.0 + np.tanh(inner))
+        case Function.SILU:
+            return 0.5 * x * (1.0 + np.tanh(0.5 * x))
 
 
 @pytest.mark.parametrize("function", list(Function))
 @pytest.mark.parametrize("high", [0.5, 4.0, 20.0])
 def test_fused_activation_is_within_one_unit_everywhere(function: Function, high: float) -> None:
     """Every fixed-point number up to |x| = 8, and a sample beyond, where GELU is ReLU."""
-    low = -0.18 if function is not Function.RELU else 0.0
+    low = {Function.RELU: 0.0, Function.SILU: -0.28}.get(function, -0.18)
     step = (high - low) / 254
     result = Scale(np.array([step]), round(-INT8_MAX - low / step))
     weights = integer_weights(

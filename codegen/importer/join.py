@@ -1,0 +1,90 @@
+"""Concat of several tensors: class tokens, channels side by side, stacks that are summed later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .call import Call, Constant, Tensor
+from .fold import run_node
+from .refusal import Refused
+from .term import Beside, Prefix, Stacked, Term
+from .view import View, as_matrix, whole
+
+REMEDY = "Concatenate class or register tokens [1, n, channels] before the patch tokens."
+
+
+def joined(call: Call) -> Tensor:
+    """The concatenation of constants and of results of several operators."""
+    views = [operand for operand in call.inputs if isinstance(operand, View)]
+    rank = views[0].ids.ndim
+    axis = call.integer("axis", 0) % rank
+    if len(views) < len(call.inputs):
+        return _with_constants(call, axis)
+    if axis == rank - 1 and (beside := _beside(call, views)) is not None:
+        return beside
+    return _stacked(call, views)
+
+
+def _with_constants(call: Call, axis: int) -> View:
+    """Constant tokens in one place among the tokens of one term."""
+    views = [operand for operand in call.inputs if isinstance(operand, View)]
+    constants = [operand.values for operand in call.inputs if isinstance(operand, Constant)]
+    first = next(i for i, operand in enumerate(call.inputs) if isinstance(operand, Constant))
+    block = call.inputs[first : first + len(constants)]
+    if any(view.term is not views[0].term for view in views) or not all(
+        isinstance(operand, Constant) for operand in block
+    ):
+        raise Refused("it does not put constant tokens into one tensor of tokens", REMEDY)
+    ids = np.concatenate([view.ids for view in views], axis=axis)
+    if ids.ndim < 2 or axis != ids.ndim - 2 or any(side != 1 for side in ids.shape[:-2]):
+        raise Refused(
+            f"it joins a constant along axis {axis} of {list(ids.shape)}, which is not the "
+            "token axis",
+            REMEDY,
+        )
+    layout = tuple(dict.fromkeys(number for view in views for number in view.layout))
+    whole_view = View(views[0].term, ids, layout)
+    matrix = as_matrix(whole_view, call.pool, call.origin)
+    at = sum(view.ids.shape[axis] for view in call.inputs[:first] if isinstance(view, View))
+    tokens = np.concatenate(constants, axis=axis).astype(np.float64).reshape(-1, matrix.shape[1])
+    shape = (len(tokens) + matrix.shape[0], matrix.shape[1])
+    origin = call.origin_with((whole_view, matrix))
+    term = call.pool.intern(Prefix((matrix,), shape, origin, tokens, at))
+    return whole(term, (*ids.shape[:-2], *shape))
+
+
+def _beside(call: Call, views: Sequence[View]) -> View | None:
+    """Channels side by side, None if the operands are not matrices of the same tokens."""
+    try:
+        terms = [as_matrix(view, call.pool, call.origin) for view in views]
+    except Refused:
+        return None
+    if len({term.shape[0] for term in terms}) > 1:
+        return None
+    shape = (terms[0].shape[0], sum(term.shape[1] for term in terms))
+    origin = call.origin_with(*zip(views, terms, strict=True))
+    leading = views[0].ids.shape[:-1]
+    return whole(call.pool.intern(Beside(tuple(terms), shape, origin)), (*leading, shape[1]))
+
+
+def _stacked(call: Call, views: Sequence[View]) -> View:
+    """The node on element numbers of all terms together."""
+    terms = tuple(dict.fromkeys(view.term for view in views))
+    channels = {term.shape[-1] for term in terms}
+    if len(channels) > 1 or any(len(term.shape) != 2 for term in terms):
+        raise Refused(
+            "it joins tensors of different kinds",
+            "Join tensors of tokens with the same number of channels.",
+        )
+    starts = dict(zip(terms, np.cumsum([0, *(_size(term) for term in terms)]), strict=False))
+    feeds = [view.ids + starts[view.term] for view in views]
+    (ids,) = run_node(call.node, feeds, call.opset)
+    assert ids is not None
+    shape = (sum(term.shape[0] for term in terms), channels.pop())
+    return View(call.pool.intern(Stacked(terms, shape, call.origin)), ids.astype(np.int64))
+
+
+def _size(term: Term) -> int:
+    return term.shape[0] * term.shape[1]

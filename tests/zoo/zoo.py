@@ -1,0 +1,314 @@
+"""The zoo: exports of Vision Transformers as they are found in the wild, shrunk.
+
+Models are built from the libraries at test time; this table names them. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+Build = Callable[[], Any]
+
+IMAGE = (3, 32, 32)
+NO_SILU: dict[str, Any] = {"refused": "no table for silu", "inspected": False}
+
+
+@dataclass(frozen=True)
+class Export:
+    """One way to get an ONNX file.
+
+    Attributes:
+        name: unique; what it shows.
+        build: makes the torch module.
+        needs: modules that have to be installed.
+        image: channels, height, width.
+        exporter: dynamo or script.
+        opset: operator set that the exporter is asked for.
+        after: what is done to the file; see `exporters.AFTERWARDS`.
+        symbolic: whether the batch axis is.
+        memory: fields of the hardware configuration that differ from the default.
+        refused: for what cannot be mapped, a piece of the reason; empty for what can.
+        inspected: whether a refusal is a table by node; else the file or the quantiser says no.
+    """
+
+    name: str
+    build: Build
+    needs: tuple[str, ...] = ()
+    image: tuple[int, ...] = IMAGE
+    exporter: str = "dynamo"
+    opset: int = 18
+    after: str = ""
+    symbolic: bool = False
+    memory: dict[str, int] = field(default_factory=dict)
+    refused: str = ""
+    inspected: bool = True
+
+
+def _made(module: str, function: str, *args: object, **kwargs: object) -> Build:
+    """`function` of a module of this folder; the module is imported when it is called."""
+    return lambda: getattr(importlib.import_module(module), function)(*args, **kwargs)
+
+
+def _hf(name: str, function: str, *args: object, **options: Any) -> Export:
+    """A model of transformers; `changes` go to its configuration."""
+    build = _made("hugging_face", function, *args, **options.pop("changes", {}))
+    return Export(f"hf-{name}", build, ("torch", "transformers"), **options)
+
+
+def _timm(name: str, model: str, function: str = "vit", **options: Any) -> Export:
+    build = _made("timm_models", function, model, **options.pop("changes", {}))
+    return Export(f"timm-{name}", build, ("torch", "timm"), **options)
+
+
+def _torch(name: str, function: str, **options: Any) -> Export:
+    needs = ("torch", *(("torchvision",) if "torchvision" in name else ()))
+    return Export(
+        name, _made("torch_models", function, **options.pop("changes", {})), needs, **options
+    )
+
+
+HUGGING_FACE = (
+    _hf("vit-classifier", "classifier", "ViT"),
+    _hf("vit-classifier-script", "classifier", "ViT", exporter="script", opset=17),
+    _hf("vit-features", "vit_without_pooler", exporter="script", opset=14),
+    _hf("vit-hidden-states", "vit_with_hidden_states"),
+    _hf("vit-relu", "classifier", "ViT", changes={"hidden_act": "relu"}),
+    _hf("vit-silu", "classifier", "ViT", changes={"hidden_act": "silu"}, **NO_SILU),
+    _hf("vit-biasless-qkv", "classifier", "ViT", changes={"qkv_bias": False}, opset=20),
+    _hf("vit-pooler", "features_and_pooled", "ViT", refused="tanh"),
+    _hf("deit-classifier", "classifier", "DeiT", symbolic=True),
+    _hf("deit-with-teacher", "deit_with_teacher", exporter="script", opset=17),
+    _hf("dinov2-features", "features_and_pooled", "Dinov2"),
+    _hf("dinov2-other-size", "features_and_pooled", "Dinov2", image=(3, 40, 24)),
+    _hf(
+        "dinov2-other-size-script",
+        "features_and_pooled",
+        "Dinov2",
+        image=(3, 40, 24),
+        exporter="script",
+        opset=17,
+    ),
+    _hf("dinov2-classifier", "classifier", "Dinov2", exporter="script", opset=17),
+    _hf("dinov2-registers", "features_and_pooled", "Dinov2WithRegisters", opset=23),
+    _hf(
+        "dinov2-swiglu",
+        "features",
+        "Dinov2",
+        changes={"use_swiglu_ffn": True},
+        refused="multiplies",
+    ),
+    _hf("clip-vision-quickgelu", "clip_quickgelu", **NO_SILU),
+    _hf("clip-vision-gelu", "clip_embedding", exporter="script", opset=17),
+    _hf("clip-vision-features", "features_and_pooled", "CLIPVision", "CLIPVisionModel", **NO_SILU),
+    _hf("siglip-vision", "features_and_pooled", "SiglipVision", "SiglipVisionModel"),
+    _hf(
+        "siglip-vision-script",
+        "features_and_pooled",
+        "SiglipVision",
+        "SiglipVisionModel",
+        exporter="script",
+        opset=17,
+        symbolic=True,
+    ),
+    _hf("siglip-classifier", "siglip_classifier"),
+    _hf("mae-encoder", "mae_encoder"),
+    _hf("msn-features", "features", "ViTMSN"),
+    _hf("ijepa-features", "features", "IJepa"),
+    _hf("beit-absolute", "features", "Beit", changes={"use_absolute_position_embeddings": True}),
+    _hf(
+        "beit-relative",
+        "features",
+        "Beit",
+        changes={"use_relative_position_bias": True},
+        exporter="script",
+        opset=17,
+        refused="bias to the attention scores",
+    ),
+    _hf("dinov3-rope", "features", "DINOv3ViT", refused="rotary"),
+    _hf("videomae-two-frames", "video_mae", image=(6, 32, 32)),
+    _hf("videomae-four-frames", "video_mae", 4, image=(12, 32, 32), refused="not the patches"),
+    _hf(
+        "videomae-five-axes",
+        "video_mae",
+        changes={"as_image": False},
+        image=(2, 3, 32, 32),
+        refused="5 axes",
+        inspected=False,
+    ),
+)
+
+TIMM = (
+    _timm(
+        "vit-tiny-p16",
+        "vit_tiny_patch16_224",
+        "native",
+        changes={"img_size": 64},
+        image=(3, 64, 64),
+    ),
+    _timm("vit-small-p8", "vit_small_patch8_224", "native", exporter="script", opset=17),
+    _timm(
+        "vit-small-p32",
+        "vit_small_patch32_224",
+        "native",
+        changes={"img_size": 64},
+        image=(3, 64, 64),
+    ),
+    _timm(
+        "vit-base-p14",
+        "vit_huge_patch14_224",
+        "native",
+        changes={"img_size": 42},
+        image=(3, 42, 42),
+    ),
+    _timm("vit-base-p16-opset24", "vit_base_patch16_224", opset=24),
+    _timm("deit", "deit_tiny_patch16_224", exporter="script", opset=14),
+    _timm("deit-distilled", "deit_tiny_distilled_patch16_224"),
+    _timm("deit3", "deit3_small_patch16_224", symbolic=True),
+    _timm("registers", "vit_small_patch14_reg4_dinov2", changes={"patch_size": 8}),
+    _timm("registers-gap", "vit_medium_patch16_reg4_gap_256", exporter="script", opset=18),
+    _timm("layer-scale", "vit_base_patch14_dinov2", changes={"num_classes": 0}),
+    _timm("clip", "vit_base_patch16_clip_224"),
+    _timm(
+        "clip-quickgelu",
+        "vit_base_patch16_clip_quickgelu_224",
+        exporter="script",
+        opset=17,
+        **NO_SILU,
+    ),
+    _timm("siglip-map", "vit_base_patch16_siglip_224"),
+    _timm(
+        "siglip-map-script",
+        "vit_base_patch16_siglip_224",
+        exporter="script",
+        opset=17,
+        symbolic=True,
+    ),
+    _timm("siglip-map-opset23", "vit_base_patch16_siglip_224", opset=23),
+    _timm("siglip-gap", "vit_base_patch16_siglip_gap_224"),
+    _timm("mean-pool", "vit_base_patch16_224", changes={"global_pool": "avg"}),
+    _timm("no-class-token", "vit_base_patch16_gap_224"),
+    _timm(
+        "unpooled-features", "vit_base_patch16_224", changes={"global_pool": "", "num_classes": 0}
+    ),
+    _timm("parallel-blocks", "vit_small_patch16_18x2_224"),
+    _timm("residual-post-norm", "vit_base_patch16_rpn_224"),
+    _timm("expanded-mlp-gelu-tanh", "vit_giant_patch14_224", changes={"mlp_ratio": 3.0}),
+    _timm("flexivit", "flexivit_small"),
+    _timm("grey", "vit_tiny_patch16_224", changes={"in_chans": 1}, image=(1, 32, 32)),
+    _timm("four-channels", "vit_tiny_patch16_224", changes={"in_chans": 4}, image=(4, 32, 32)),
+    _timm(
+        "not-square",
+        "vit_tiny_patch16_224",
+        changes={"img_size": (24, 48), "patch_size": (8, 12)},
+        image=(3, 24, 48),
+    ),
+    _timm("uneven-heads", "vit_tiny_patch16_224", changes={"embed_dim": 50, "num_heads": 5}),
+    _timm("one-head", "vit_tiny_patch16_224", changes={"num_heads": 1}),
+    _timm("five-tokens", "vit_tiny_patch16_224", "native", changes={"depth": 1}),
+    _timm(
+        "1025-tokens",
+        "vit_tiny_patch16_224",
+        changes={"img_size": 64, "patch_size": 2, "depth": 1, "embed_dim": 24},
+        image=(3, 64, 64),
+        memory={"probability_words": 1024},
+    ),
+    _timm("dynamic-image", "vit_tiny_patch16_224", changes={"dynamic_img_size": True}),
+    _timm("onnxsim", "vit_tiny_patch16_224", exporter="script", opset=17, after="onnxsim"),
+    _timm("onnxsim-symbolic", "vit_base_patch16_clip_224", after="onnxsim", symbolic=True),
+    _timm("ort-optimised", "vit_tiny_patch16_224", exporter="script", opset=17, after="ort"),
+    _timm("ort-optimised-dynamo", "deit3_small_patch16_224", after="ort"),
+    _timm(
+        "ort-extended",
+        "vit_tiny_patch16_224",
+        exporter="script",
+        opset=17,
+        after="ort-extended",
+        refused="com.microsoft",
+    ),
+    _timm("external-data", "vit_tiny_patch16_224", after="external"),
+    _timm("half-weights", "vit_tiny_patch16_224", after="half-weights"),
+    _timm("half-file", "vit_tiny_patch16_224", exporter="script", opset=17, after="half-file"),
+    _timm("half-file-dynamo", "deit3_small_patch16_224", after="half-file"),
+    _timm("half-model", "vit_tiny_patch16_224", "half", exporter="script", opset=17),
+    _timm("half-model-dynamo", "vit_tiny_patch16_224", "half"),
+    _timm(
+        "qk-norm",
+        "vit_base_patch16_224",
+        changes={"qk_norm": True},
+        refused="each head by themselves",
+    ),
+    _timm("hybrid-stem", "vit_tiny_r_s16_p8_224", "native", refused="is not kernel"),
+    _timm(
+        "relative-bias",
+        "beit_base_patch16_224",
+        exporter="script",
+        opset=17,
+        refused="bias to the attention scores",
+    ),
+    _timm("cait", "cait_xxs24_224", refused="the attention scores, not"),
+    _timm("xcit", "xcit_nano_12_p8_224", "native", refused="is not kernel"),
+    _timm("rope", "vit_small_patch16_rope_224", refused="rotary"),
+    _timm(
+        "eva-swiglu",
+        "eva02_tiny_patch14_224",
+        "native",
+        changes={"img_size": 28},
+        image=(3, 28, 28),
+        refused="rotary",
+    ),
+)
+
+TORCH = (
+    _torch("torchvision-vit", "torchvision_vit"),
+    _torch("torchvision-vit-script", "torchvision_vit", exporter="script", opset=17, symbolic=True),
+    _torch("encoder-pre-norm", "Encoder", changes={"norm_first": True, "final_norm": True}),
+    _torch("encoder-post-norm", "Encoder", changes={"norm_first": False}),
+    _torch(
+        "encoder-post-norm-script",
+        "Encoder",
+        changes={"norm_first": False},
+        exporter="script",
+        opset=17,
+    ),
+    _torch(
+        "encoder-post-norm-relu",
+        "Encoder",
+        changes={"norm_first": False, "activation": "relu", "final_norm": True},
+    ),
+    _torch("encoder-biasless", "Encoder", changes={"norm_first": True, "bias": False}),
+    _torch("patches-by-unfold", "Encoder", changes={"norm_first": True, "stem": "unfold"}),
+    _torch(
+        "patches-by-einops",
+        "Encoder",
+        changes={"norm_first": True, "stem": "einops"},
+        exporter="script",
+        opset=17,
+    ),
+    _torch("einsum-batch-norm", "EinsumVit"),
+    _torch("einsum-batch-norm-script", "EinsumVit", exporter="script", opset=17),
+    _torch("three-heads", "Encoder", changes={"norm_first": True, "heads": (10, 3, 1)}),
+)
+
+# Every operator set, by the exporter that writes it itself.
+OPSETS = tuple(
+    _torch(
+        f"opset-{opset}-{exporter}",
+        "Encoder",
+        changes={"norm_first": True},
+        exporter=exporter,
+        opset=opset,
+    )
+    for exporter, opsets in (("script", range(14, 21)), ("dynamo", range(18, 26)))
+    for opset in opsets
+)
+
+ZOO = (*HUGGING_FACE, *TIMM, *TORCH, *OPSETS)
+
+
+def full_size(name: str) -> Export:
+    """A model of timm as it is registered."""
+    build = _made("timm_models", "full_size", name)
+    return Export(name, build, ("torch", "timm"), (3, 224, 224), exporter="script", opset=17)
