@@ -1,4 +1,4 @@
-"""ONNX nodes that work element by element, or reduce along one axis."""
+"""ONNX nodes that work element by element."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from .load import Array
 from .refusal import Refused
 from .term import (
     Activate,
-    ChannelMean,
     Difference,
     Erf,
     Product,
@@ -23,12 +22,9 @@ from .term import (
     Scores,
     Sigmoid,
     Softmax,
-    Stacked,
     Sum,
     Tanh,
     Term,
-    TokenMean,
-    union,
 )
 from .view import Ids, View, as_matrix, constant_of, whole
 
@@ -65,7 +61,7 @@ def subtract(call: Call) -> Results:
     if isinstance(right, Constant):
         return (_shifted(call, call.view(0), -_real(right.values)),)
     if isinstance(left, Constant):
-        negated = _scaled(call, call.view(1), np.array(-1.0))
+        negated = scaled(call, call.view(1), np.array(-1.0))
         return (_shifted(call, negated, left.values),)
     first, second, ids = _aligned(call, call.view(0), call.view(1))
     return (_made(call, Difference((first, second), _wider(first, second), call.origin), ids),)
@@ -75,7 +71,7 @@ def multiply(call: Call) -> Results:
     """The product with a constant, or of two results."""
     data, other = _ordered(call)
     if isinstance(other, Constant):
-        return (_scaled(call, data, other.values),)
+        return (scaled(call, data, other.values),)
     return (_product(call, data, other),)
 
 
@@ -85,16 +81,16 @@ def divide(call: Call) -> Results:
     if isinstance(right, Constant):
         if not np.all(right.values):
             raise Refused("it divides by zero", "Check the constant.")
-        return (_scaled(call, call.view(0), 1.0 / _real(right.values)),)
+        return (scaled(call, call.view(0), 1.0 / _real(right.values)),)
     inverse = _reciprocal(call, call.view(1))
     if isinstance(left, Constant):
-        return (_scaled(call, inverse, left.values),)
+        return (scaled(call, inverse, left.values),)
     return (_product(call, call.view(0), inverse),)
 
 
 def negate(call: Call) -> Results:
     """-x."""
-    return (_scaled(call, call.view(0), np.array(-1.0)),)
+    return (scaled(call, call.view(0), np.array(-1.0)),)
 
 
 def power(call: Call) -> Results:
@@ -148,7 +144,7 @@ def sigmoid(call: Call) -> Results:
 def swish(call: Call) -> Results:
     """x * sigmoid(alpha * x) as one operator (opset 24)."""
     view = call.view(0)
-    inner = _scaled(call, view, np.array(call.number_of("alpha", 1.0)))
+    inner = scaled(call, view, np.array(call.number_of("alpha", 1.0)))
     return (_product(call, view, _unary(call, Sigmoid, inner)),)
 
 
@@ -207,51 +203,6 @@ def _shape_of(operand: Constant | View) -> tuple[int, ...]:
     return operand.ids.shape if isinstance(operand, View) else operand.values.shape
 
 
-def reduce_mean(call: Call) -> Results:
-    """The mean over tokens (pooling), channels (part of LayerNorm) or stacked branches."""
-    return (_reduced(call, is_sum=False),)
-
-
-def reduce_sum(call: Call) -> Results:
-    """A mean times the number of elements."""
-    return (_reduced(call, is_sum=True),)
-
-
-def _reduced(call: Call, *, is_sum: bool) -> View:
-    view = call.view(0)
-    _check_matrix(view)
-    axes = _axes(call, view.ids.ndim)
-    kept = tuple(axis for axis in range(view.ids.ndim) if axis not in axes)
-    groups = view.ids.transpose(kept + axes)
-    groups = groups.reshape(*groups.shape[: len(kept)], -1)
-    count = groups.shape[-1]
-    if isinstance(view.term, Stacked) and (summed := _sum_of_stack(call, view.term, groups)):
-        (term, ids), factor = summed, 1.0 if is_sum else 1.0 / count
-    else:
-        (term, ids), factor = _mean(call, view.term, groups), count if is_sum else 1.0
-    if call.integer("keepdims", 1):
-        ids = np.expand_dims(ids, axes)
-    return _scaled(call, View(term, ids), np.array(float(factor)))
-
-
-def _check_matrix(view: View) -> None:
-    if len(view.term.shape) != 2:
-        raise Refused(
-            "it averages something other than tokens and channels",
-            "Means are for pooling and LayerNorm.",
-        )
-
-
-def global_average_pool(call: Call) -> Results:
-    """The mean over all axes behind batch and channels."""
-    view = call.view(0)
-    _check_matrix(view)
-    batch, channels, *sides = view.ids.shape
-    groups = view.ids.reshape(batch, channels, -1)
-    term, ids = _mean(call, view.term, groups)
-    return (View(term, ids.reshape(batch, channels, *(1 for _ in sides))),)
-
-
 def batch_normalization(call: Call) -> Results:
     """In inference, a factor and an offset for each channel (axis 1)."""
     if call.integer("training_mode", 0):
@@ -262,55 +213,8 @@ def batch_normalization(call: Call) -> Results:
     assert gamma is not None and beta is not None and mean is not None and variance is not None
     factor = gamma / np.sqrt(variance + call.number_of("epsilon", 1e-5))
     shape = (-1, *(1 for _ in view.ids.shape[2:]))
-    scaled = _scaled(call, view, factor.reshape(shape))
-    return (_shifted(call, scaled, (beta - mean * factor).reshape(shape)),)
-
-
-def _axes(call: Call, rank: int) -> tuple[int, ...]:
-    operand = call.constant(1, "list of axes")
-    axes = call.integers("axes", None) if operand is None else operand.astype(int).ravel().tolist()
-    if not axes:
-        if call.integer("noop_with_empty_axes", 0):
-            raise Refused("it reduces over no axis", "Remove the node.")
-        return tuple(range(rank))
-    return tuple(sorted(axis % rank for axis in axes))
-
-
-def _sum_of_stack(call: Call, stack: Stacked, groups: Ids) -> tuple[Term, Ids] | None:
-    """The sum of the stacked terms, if each group holds one element of each at one place."""
-    first = stack.inputs[0]
-    if any(term.shape != first.shape for term in stack.inputs):
-        return None
-    size = first.shape[0] * first.shape[1]
-    parts, ids = np.divmod(groups, size)
-    if (ids != ids[..., :1]).any() or not np.array_equal(
-        np.sort(parts), np.broadcast_to(np.arange(len(stack.inputs)), parts.shape)
-    ):
-        return None
-    total = first
-    for term in stack.inputs[1:]:
-        total = call.pool.intern(Sum((total, term), first.shape, union(call.origin, stack.origin)))
-    return total, ids[..., 0]
-
-
-def _mean(call: Call, term: Term, groups: Ids) -> tuple[Term, Ids]:
-    """The mean of each group of elements (last axis), and the arrangement of the results."""
-    tokens, channels = np.divmod(groups, term.shape[1])
-    every = np.arange(term.shape[1])
-    one_token = (tokens == tokens[..., :1]).all() and groups.shape[-1] == len(every)
-    if one_token and (np.sort(channels, axis=-1) == every).all():
-        mean = ChannelMean((term,), (term.shape[0], 1), call.origin)
-        return call.pool.intern(mean), tokens[..., 0]
-    if (channels == channels[..., :1]).all():
-        rows = np.sort(tokens, axis=-1).reshape(-1, groups.shape[-1])
-        if (rows == rows[0]).all() and (np.diff(rows[0]) > 0).all():
-            shape = (1, term.shape[1])
-            pool = TokenMean((term,), shape, call.origin, tuple(rows[0].tolist()))
-            return call.pool.intern(pool), channels[..., 0]
-    raise Refused(
-        "it averages neither all channels of each token nor the same tokens for each channel",
-        "Average over the token axis (pooling) or the channel axis (LayerNorm), not both.",
-    )
+    narrowed = scaled(call, view, factor.reshape(shape))
+    return (_shifted(call, narrowed, (beta - mean * factor).reshape(shape)),)
 
 
 def _real(values: Array) -> Real:
@@ -337,7 +241,8 @@ def _broadcast(view: View, shape: tuple[int, ...]) -> View:
     return View(view.term, np.broadcast_to(view.ids, shape), view.layout)
 
 
-def _scaled(call: Call, view: View, values: Array) -> View:
+def scaled(call: Call, view: View, values: Array) -> View:
+    """The view times a constant that broadcasts to it."""
     view = _broadcast(view, values.shape)
     factor = constant_of(values, view, fill=1.0)
     return View(call.pool.scale(view.term, factor, call.origin), view.ids)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from . import einsum, elementwise, layout, patches, products
+from . import einsum, elementwise, layout, patches, products, reductions
 from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
@@ -35,15 +35,15 @@ ARITHMETIC: dict[str, Handler] = {
     "Erf": elementwise.erf,
     "Gelu": elementwise.gelu,
     "Gemm": products.gemm,
-    "GlobalAveragePool": elementwise.global_average_pool,
+    "GlobalAveragePool": reductions.global_average_pool,
     "LayerNormalization": products.layer_normalization,
     "MatMul": products.matmul,
     "Mul": elementwise.multiply,
     "Neg": elementwise.negate,
     "Pow": elementwise.power,
     "Reciprocal": elementwise.reciprocal,
-    "ReduceMean": elementwise.reduce_mean,
-    "ReduceSum": elementwise.reduce_sum,
+    "ReduceMean": reductions.reduce_mean,
+    "ReduceSum": reductions.reduce_sum,
     "Relu": elementwise.relu,
     "Sigmoid": elementwise.sigmoid,
     "Softmax": products.softmax,
