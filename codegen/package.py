@@ -208,8 +208,13 @@ def _copy(source: Traversable, target: Path) -> None:
 
 def _write_metadata(content: Path) -> None:
     """The .dist-info folder, but for RECORD."""
-    distribution = metadata.distribution(DISTRIBUTION)
-    own = [file for file in distribution.files or () if file.parts[0].endswith(".dist-info")]
+    own = [
+        file
+        # A source tree on the path has metadata, too, but not those of an installation.
+        for distribution in metadata.distributions(name=DISTRIBUTION)
+        for file in distribution.files or ()
+        if file.parts[0].endswith(".dist-info")
+    ]
     # The others say how this installation came about.
     kept = [file for file in own if _travels(PurePosixPath(*file.parts[1:]))]
     if not kept:

@@ -365,11 +365,21 @@ def test_without_the_package_wheel(
     assert not list(tmp_path.iterdir())
 
 
+def test_from_within_the_source_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There setuptools leaves metadata of its own, and Python finds them first."""
+    tree = tmp_path / "tree" / "vitessera.egg-info"
+    tree.mkdir(parents=True)
+    (tree / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: vitessera\nVersion: 0\n")
+    monkeypatch.syspath_prepend(str(tree.parent))
+    assert metadata.version("vitessera") == "0"
+    assert package.make_wheel(tmp_path).name == WHEEL
+
+
 @pytest.mark.parametrize("known", [None, []])
 def test_without_metadata(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: list[object] | None
 ) -> None:
-    monkeypatch.setattr(metadata, "distribution", lambda _: SimpleNamespace(files=known))
+    monkeypatch.setattr(metadata, "distributions", lambda **_: [SimpleNamespace(files=known)])
     with pytest.raises(ToolError, match=r"not installed by pip.*Install it with pip"):
         package.make_wheel(tmp_path)
     assert not list(tmp_path.iterdir())
