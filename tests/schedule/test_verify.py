@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import Shape, config, vision_transformer
 from vitessera.codegen import isa
-from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.config import QUEUE_DEPTH, HardwareConfig
 from vitessera.codegen.errors import ProgramError
 from vitessera.codegen.program import Program, parse_program
 from vitessera.codegen.schedule import schedule, verify
@@ -103,6 +103,8 @@ PROBABILITIES = f"{COMPUTE} left_source=probability"
 SCORES = f"{COMPUTE}\n{EPILOGUE} target=softmax"
 MIX = f"{PROBABILITIES}\n{EPILOGUE} row_scale=1"
 FIVE_BLOCKS = (SCORES.replace("outer=1", "outer=5"), MIX)
+# One more than the queue of compute holds before epilogue gets any.
+TOO_MANY = [*[COMPUTE] * (QUEUE_DEPTH + 1), *[EPILOGUE] * (QUEUE_DEPTH + 1), "end"]
 UNSCALED = f"{PROBABILITIES}\n{EPILOGUE}"
 
 
@@ -122,7 +124,7 @@ UNSCALED = f"{PROBABILITIES}\n{EPILOGUE}"
         ),
         (["load words=1", "load words=1", f"{COMPUTE}", f"{EPILOGUE}", "end"], "races with load"),
         (["store words=1 region=output", "end"], "does not wait for the last store"),
-        ([*[COMPUTE] * 9, *[EPILOGUE] * 9, "end"], "Instruction 0 can never finish"),
+        (TOO_MANY, "Instruction 0 can never finish"),
         ([*[SCORES] * 5, *[MIX] * 5, "end"], "Instruction 9 can leave more than 4"),
         ([*FIVE_BLOCKS, "end"], "Instruction 1 can leave more than 4"),
         ([MIX, SCORES, "end"], "Instruction 0 takes 1 softmax blocks, there are 0"),
