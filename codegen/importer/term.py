@@ -192,6 +192,7 @@ class Attend(Term):
 
     heads: int
     scale: float
+    bias: Real | None = None  # what is added to the scores [heads, queries, keys]
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,6 +78,19 @@ class Pipeline:
     places: Mapping[Tensor, int]
 
 
+def _last_uses(stages: Sequence[Stage]) -> list[list[Tensor]]:
+    """For each stage, the streamed tensors that no later one uses, in the order of their loads."""
+    last: dict[Tensor, int] = {}
+    for index, stage in enumerate(stages):
+        last |= dict.fromkeys(stage.streamed, index)
+        used = {tensor for operation in stage.body for _, tensor in operation.operands}
+        last |= dict.fromkeys(used & last.keys(), index)
+    done: list[list[Tensor]] = [[] for _ in stages]
+    for tensor, index in last.items():
+        done[index].append(tensor)
+    return done
+
+
 class Ring:
     """Words of one memory that tensors occupy one behind the other, and leave in the same order."""
 
@@ -180,6 +193,7 @@ class _Streams:
     ) -> None:
         self.places: dict[Tensor, int] = {}
         self._stages = stages
+        self._done = _last_uses(stages)
         self._rings = {memory: Ring(words) for memory, words in rings.items()}
         self._config = config
         self._loaded = 0  # stages whose operands have their place
@@ -189,7 +203,7 @@ class _Streams:
     def due(self, index: int) -> list[Operation]:
         """Loads that must stand before stage `index`; earlier stages are consumed."""
         if index:
-            for tensor in self._stages[index - 1].streamed:
+            for tensor in self._done[index - 1]:
                 self._rings[tensor.memory].pop()
         if self._loaded > index:
             return []
