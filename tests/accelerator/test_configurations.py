@@ -6,6 +6,8 @@ counts leave one row in the last tile; class token, mean pooling, several output
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import Shape, vision_transformer
@@ -54,6 +56,14 @@ SHAPES = {
 def test_outputs_equal_the_reference(config: HardwareConfig, shape: Shape, seed: int) -> None:
     simulation = check(transformer(shape, config, seed))
     print([run.counters["CYCLES"] for run in simulation.runs], "cycles")
+
+
+def test_what_is_added_to_scores() -> None:
+    """In all blocks, and of the last one's class token; two heads of a part have their own."""
+    shape = replace(SHAPES["class-token"], bias=True, pool="early")
+    graph = vision_transformer(np.random.default_rng(3), shape)
+    check(network(graph, SMALL, seed=4))
+    check(network(split(graph, 2), SMALL, seed=5))
 
 
 def test_hidden_layers_in_parts() -> None:

@@ -43,7 +43,7 @@ def half(name: str, **changes: object) -> nn.Module:
 
 
 def unfused(name: str, **changes: object) -> nn.Module:
-    """`name` with attention spelled out: with a bias, scaled_dot_product_attention defeats dynamo."""
+    """`name` with attention spelled out: dynamo does not export torch's own with a bias."""
     model = vit(name, **changes)
     for block in model.blocks:
         block.attn.fused_attn = False
