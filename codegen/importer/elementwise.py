@@ -188,7 +188,7 @@ def where(call: Call) -> Results:
     if len(choices) != 1:
         raise Refused(
             f"it replaces {int(np.sum(condition.values == 0))} of {condition.values.size} values",
-            "Attention masks are not supported; export the model without mask.",
+            "A mask of attention scores must be a constant that is added to them.",
         )
     chosen = sides[0] if choices[0] else sides[1]
     shapes = [_shape_of(operand) for operand in (condition, *sides) if operand is not None]

@@ -15,6 +15,10 @@ from ..config import HardwareConfig, Memory
 from ..errors import CapacityError, missing_case
 from ..isa import Compute, Epilogue, Instruction, Load, LoadTarget, Norm, Store
 
+# A ring holds so many of its largest tensor at most. In an endless one, where no load waits for
+# words to be free, loads could outrun what semaphores count.
+TENSORS_IN_RING = 64
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -194,7 +198,13 @@ class _Streams:
         self.places: dict[Tensor, int] = {}
         self._stages = stages
         self._done = _last_uses(stages)
-        self._rings = {memory: Ring(words) for memory, words in rings.items()}
+        largest = dict.fromkeys(rings, 0)
+        for tensor in (tensor for stage in stages for tensor in stage.streamed):
+            largest[tensor.memory] = max(largest[tensor.memory], tensor.words)
+        self._rings = {
+            memory: Ring(min(words, TENSORS_IN_RING * largest[memory]))
+            for memory, words in rings.items()
+        }
         self._config = config
         self._loaded = 0  # stages whose operands have their place
         self._bus_free = 0  # estimated cycle at which all loads so far are done

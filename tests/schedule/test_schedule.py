@@ -197,6 +197,20 @@ def test_loads_of_a_bias_run_ahead() -> None:
     assert all(ahead[:-1])
 
 
+def test_loads_of_a_bias_do_not_outrun_their_semaphores() -> None:
+    """Long rows of small blocks, and room for all of them: no counter may overflow."""
+    build = Builder(np.random.default_rng(14))
+    source = build.patches(1025, 4, 0)
+    x = build.product("embed", source, 8, residual=build.constant("c", 1025, 8), bits=16)
+    normed = build.norm("norm", x)
+    parts = [build.product(name, normed, 128) for name in "qkv"]
+    build.attention("attention", *parts, 1, biased=True)
+    mixed = build.select("token", "attention", 0, 8)
+    graph = build.graph((build.product("logits", mixed, 3, bits=16),))
+    roomy = config(4, 4, 4, left_words=1 << 16, right_words=1 << 17, residual_words=1 << 18)
+    assert len(bias_loads(graph, roomy)) == 257
+
+
 def test_no_room_for_a_bias_is_named() -> None:
     graph = vision_transformer(np.random.default_rng(13), Shape(bias=True))
     short = STANDING + BLOCK - 1
