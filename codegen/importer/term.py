@@ -285,8 +285,8 @@ def _key(value: object) -> object:
         if not np.isfinite(value).all():
             raise Refused(
                 "a constant it uses holds NaN or infinity",
-                "Check the constants that the exporter computed; only a mask of attention scores may "
-                "hold minus infinity.",
+                "Check the constants that the exporter computed; only masks of attention scores "
+                "may hold minus infinity.",
             )
         return value.shape, hashlib.blake2b(np.ascontiguousarray(value).data).digest()
     if isinstance(value, tuple) and value and isinstance(value[0], Term):
