@@ -297,6 +297,14 @@ TORCH = (
         changes={"norm_first": False, "activation": "relu", "final_norm": True},
     ),
     _torch("encoder-biasless", "Encoder", changes={"norm_first": True, "bias": False}),
+    _torch("encoder-causal", "Encoder", changes={"norm_first": True, "causal": True}),
+    _torch(
+        "encoder-causal-script",
+        "Encoder",
+        changes={"norm_first": True, "causal": True},
+        exporter="script",
+        opset=17,
+    ),
     _torch("patches-by-unfold", "Encoder", changes={"norm_first": True, "stem": "unfold"}),
     _torch(
         "patches-by-einops",
