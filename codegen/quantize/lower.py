@@ -222,6 +222,8 @@ class Lowering:
         if node.bias is None:
             return None
         bias = score_bias(node.bias.astype(np.float64))
+        if not bias.any():
+            return None
         lowest, reached = float(bias.min()) / 2**SCORE_FRACTION_BITS, self._reached_scores(node)
         if reached > lowest - LOWEST_SCORE and reached > HARMLESS_SCORE:
             raise unsupported(

@@ -75,6 +75,12 @@ def test_a_row_is_lowered_to_zero_and_cut_off_at_the_format() -> None:
     np.testing.assert_array_equal(score_bias(bias), np.rint([expected]))
 
 
+def test_a_bias_that_rounds_to_nothing_costs_nothing() -> None:
+    graph = random_vit(3, Shape(bias=1e-5, blocks=1))
+    quantgraph = quantize(graph, random_images(graph, 8, seed=1))
+    assert [n.bias for n in quantgraph if isinstance(n, QuantAttention)] == [None]
+
+
 @pytest.mark.parametrize("lanes", [2, 4, 8])
 @pytest.mark.parametrize("place", [0, 1, 2047, 4095])
 def test_the_lowest_score_weighs_nothing(place: int, lanes: int) -> None:
