@@ -49,7 +49,7 @@ from .term import (
 from .trace import Trace
 
 NORM_REMEDY = "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels."
-ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale) @ v, without a mask."
+ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale + constant) @ v."
 
 # Why a term that no rule took cannot stay.
 LEFT_OVER: dict[type[Term], tuple[str, str]] = {
@@ -239,7 +239,8 @@ def _node(term: Term, names: dict[Term, str], onnx_names: tuple[str, ...]) -> g.
         case Dense():
             return g.Linear(name, inputs, origin, _single(term.weight), _single(term.bias))
         case Attend():
-            return g.Attention(name, inputs, origin, term.heads, term.scale)
+            bias = None if term.bias is None else _single(term.bias)
+            return g.Attention(name, inputs, origin, term.heads, term.scale, bias)
         case Activate():
             return g.Activation(name, inputs, origin, term.function)
         case Sum():

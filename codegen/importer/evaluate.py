@@ -126,6 +126,8 @@ def _attention(
 ) -> FloatArray:
     q, k, v = (_split_heads(operand, node.heads) for operand in (query, key, value))
     scores = (q @ k.swapaxes(-2, -1)) * np.float32(node.scale)
+    if node.bias is not None:
+        scores = scores + node.bias
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ v
     batch, heads, tokens, depth = mixed.shape

@@ -181,7 +181,7 @@ def random_beats(run: Run, count: int) -> Beats:
         scale_shift=scale_shift,
         offset=rng.integers(-256, 256, count),
         memory=memory,
-        accumulate=rng.integers(0, 2, count) * (memory == RESIDUAL),
+        accumulate=rng.integers(0, 2, count) * np.isin(memory, (SOFTMAX, RESIDUAL)),
         row_scale=row_scale,
         block_start=block_start,
         row=rng.integers(0, config.tile, count),

@@ -17,12 +17,18 @@ from vitessera.codegen.schedule import schedule, verify
 Instructions = list[isa.Instruction]
 
 
-@pytest.fixture(scope="module")
-def program() -> Program:
-    shape = Shape(tokens=17, channels=32, heads=2, hidden=64, blocks=1, patch=4)
-    # Small memories: words are used again and again.
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "biased"])
+def program(request: pytest.FixtureRequest) -> Program:
+    shape = Shape(tokens=17, channels=32, heads=2, hidden=64, blocks=1, patch=4, bias=request.param)
+    # Small memories: words are used again and again. Two blocks of a bias have room.
     hardware = HardwareConfig(
-        tile=8, depth=4, lanes=8, right_words=200, parameter_words=20, left_words=100
+        tile=8,
+        depth=4,
+        lanes=8,
+        right_words=200,
+        parameter_words=20,
+        left_words=100,
+        residual_words=144,
     )
     return schedule(vision_transformer(np.random.default_rng(20), shape), hardware)
 
@@ -84,6 +90,23 @@ def test_every_dropped_semaphore_is_found(program: Program) -> None:
             verify(instructions, program.config)
         count += 1
     assert count > 75
+
+
+def test_a_bias_of_another_block_is_found(program: Program) -> None:
+    """The next one is still being loaded."""
+    scores = [
+        index
+        for index, entry in enumerate(program.instructions)
+        if isinstance(entry, isa.Epilogue) and entry.target == isa.EpilogueTarget.SOFTMAX
+    ]
+    first = program.instructions[scores[0]]
+    assert isinstance(first, isa.Epilogue)
+    if first.accumulate:
+        with pytest.raises(ProgramError, match=f"Instruction {scores[0]} races with load"):
+            verify(changed(program, scores[0], addend=first.addend + 24), program.config)
+    else:
+        with pytest.raises(ProgramError, match=f"Instruction {scores[0]} races with"):
+            verify(changed(program, scores[0], accumulate=1, addend=60), program.config)
 
 
 def test_moved_operands_are_found(program: Program) -> None:
