@@ -139,7 +139,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Work:
-    """All images: float32 [n, channels, height, width], and where each comes from."""
+    """All images: float32 [n, ...] as the model takes them, and where each comes from."""
 
     images: Float32Array
     items: tuple[Item, ...]

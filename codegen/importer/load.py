@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ Array = npt.NDArray[np.generic]
 # The first version in which Squeeze, Softmax and Split mean what they mean today.
 OLDEST_OPSET = 13
 
-# 2,300 × 2,300 pixels in colour: far above any Vision Transformer, far below this machine's memory.
+# 2,300 × 2,300 pixels in colour, or 100 frames of 224 × 224: far above any Vision Transformer, far
+# below this machine's memory.
 LARGEST_IMAGE = 1 << 24
 
 # The relative error that rounding to a type leaves. Arithmetic in these types is taken as real:
@@ -69,7 +71,7 @@ def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
     Raises:
         ModelFileError: missing, unreadable, or not a valid ONNX model.
         ModelValueError: a weight holds NaN or infinity.
-        UnsupportedModelError: the input is not one image of floats.
+        UnsupportedModelError: the input is not one image, or video, of floats.
     """
     model = _inline(_read(path), path)
     graph = model.graph
@@ -215,29 +217,42 @@ def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> Image:
     return _image_of_shape(inputs[0].name, tensor.shape)
 
 
+# What the axes after the batch are called, by their number. Exporters of videos put frames before
+# channels, or after.
+AXES = {
+    3: ("channels", "height", "width"),
+    4: ("frames or channels", "channels or frames", "height", "width"),
+}
+
+
 def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
-    remedy = "Export it with a fixed [1, channels, height, width]; only the batch may be dynamic."
-    if len(shape.dim) != 4:
-        raise UnsupportedModelError(f"Input {name!r} has {len(shape.dim)} axes, not 4.", remedy)
+    remedy = (
+        "Export it with a fixed [1, channels, height, width], or for videos "
+        "[1, frames, channels, height, width]; only the batch may be dynamic."
+    )
+    if len(shape.dim) - 1 not in AXES:
+        raise UnsupportedModelError(
+            f"Input {name!r} has {len(shape.dim)} axes, not 4, or 5 as videos have.", remedy
+        )
     batch, *sides = shape.dim
     if batch.HasField("dim_value") and batch.dim_value != 1:
         raise UnsupportedModelError(
             f"Input {name!r} has a fixed batch of {batch.dim_value}; a run takes one image.",
             "Export the model again with batch 1 or with a dynamic batch axis.",
         )
-    for axis, side in zip(("channels", "height", "width"), sides, strict=True):
+    for axis, side in zip(AXES[len(sides)], sides, strict=True):
         if side.dim_value <= 0:
             label = f"{side.dim_param!r}" if side.dim_param else "unnamed"
             raise UnsupportedModelError(
                 f"Input {name!r}: the {axis} axis is dynamic ({label}).", remedy
             )
-    channels, height, width = (side.dim_value for side in sides)
-    if channels * height * width > LARGEST_IMAGE:
+    image = Image(name, tuple(side.dim_value for side in sides))
+    if math.prod(image.shape) > LARGEST_IMAGE:
         raise UnsupportedModelError(
-            f"Input {name!r} is an image of {channels}×{height}×{width} values.",
+            f"Input {name!r} is an image of {'×'.join(map(str, image.shape))} values.",
             f"Export for a smaller image, at most {LARGEST_IMAGE} values.",
         )
-    return Image(name, channels, height, width)
+    return image
 
 
 def _outputs(graph: onnx.GraphProto, path: Path, chosen: Sequence[str]) -> tuple[str, ...]:

@@ -89,10 +89,9 @@ def trace(source: Source) -> Trace:
     """Traces every node that an output depends on."""
     result = Trace(TermPool(source.rounding))
     image = source.image
-    shape = (image.channels, image.height, image.width)
-    term = result.pool.intern(ImageInput((), shape, ()))
+    term = result.pool.intern(ImageInput((), image.shape, ()))
     tensors: dict[str, Tensor] = {name: Constant(array) for name, array in source.weights.items()}
-    tensors[image.name] = whole(term, (1, *shape))
+    tensors[image.name] = whole(term, (1, *image.shape))
     live = _live_nodes(source)
     result.unused = set(range(len(source.nodes))) - live
     last_reader = _last_readers(source)

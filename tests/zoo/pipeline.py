@@ -60,7 +60,7 @@ def images(graph: Graph, count: int, seed: int) -> FloatArray:
     """Images whose neighbouring pixels resemble each other."""
     generator = np.random.default_rng(seed)
     shape = (count, *graph.image.shape)
-    noise = generator.standard_normal(shape) + 2 * generator.standard_normal((*shape[:2], 1, 1))
+    noise = generator.standard_normal(shape) + 2 * generator.standard_normal((*shape[:-2], 1, 1))
     return (noise / 2).astype(np.float32)
 
 
