@@ -29,6 +29,7 @@ class Function(Enum):
     GELU_TANH = "gelu_tanh"
     RELU = "relu"
     SILU = "silu"
+    TANH = "tanh"
 
 
 @dataclass(frozen=True)

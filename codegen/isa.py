@@ -101,6 +101,8 @@ class ActivationCode(IntEnum):
     GELU_ERF = 1
     GELU_TANH = 2
     RELU = 3
+    SILU = 4
+    TANH = 5
 
 
 FUNCTIONS: dict[ActivationCode, Function | None] = {
@@ -108,6 +110,8 @@ FUNCTIONS: dict[ActivationCode, Function | None] = {
     ActivationCode.GELU_ERF: Function.GELU_ERF,
     ActivationCode.GELU_TANH: Function.GELU_TANH,
     ActivationCode.RELU: Function.RELU,
+    ActivationCode.SILU: Function.SILU,
+    ActivationCode.TANH: Function.TANH,
 }
 
 

@@ -212,4 +212,5 @@ FUNCTIONS: dict[Function, Callable[[FloatArray], FloatArray]] = {
     Function.GELU_TANH: _gelu_tanh,
     Function.RELU: _relu,
     Function.SILU: _silu,
+    Function.TANH: np.tanh,
 }

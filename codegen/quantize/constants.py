@@ -19,7 +19,8 @@ from ..numerics import (
     SCALED_BITS,
     VARIANCE_BITS,
     NormConstants,
-    activation_unit,
+    argument_unit,
+    result_unit,
 )
 from ..quantgraph import Requantization
 from .calibrate import FloatArray
@@ -165,9 +166,8 @@ def epilogue(
     if function is None:
         first = fixed_point(real / result.step, culprit)
         return Requantization(bias, first.multiplier, first.shift, shift)
-    one = activation_unit(function)
-    first = fixed_point(real / one, culprit)
-    second = fixed_point(one / result.step[:1], culprit)
+    first = fixed_point(real / argument_unit(function), culprit)
+    second = fixed_point(result_unit(function) / result.step[:1], culprit)
     return Requantization(
         bias,
         first.multiplier,

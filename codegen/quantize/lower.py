@@ -23,7 +23,6 @@ from ..graph import (
     SelectToken,
     TokenEmbed,
 )
-from ..isa import FUNCTIONS
 from ..numerics import INT8_MAX, INT16_MAX, SCORE_FRACTION_BITS
 from .calibrate import FloatArray
 from .constants import (
@@ -171,13 +170,6 @@ class Lowering:
             return node, None
         linear = self.evidence.graph[node.inputs[0]]
         assert isinstance(linear, Linear)
-        if node.function not in FUNCTIONS.values():
-            known = ", ".join(function.value for function in FUNCTIONS.values() if function)
-            raise unsupported(
-                node,
-                f"the epilogue has no table for {node.function.value}",
-                f"Use one of {known}, and train the model with it.",
-            )
         reached = self.evidence.statistics[linear.name].range
         if reached > ACTIVATION_MAX:
             raise unsupported(

@@ -520,11 +520,25 @@ def test_activations_cast_to_half_precision(plain: Graph, tmp_path: Path) -> Non
     assert kinds(import_model(net.save(tmp_path / "model.onnx", output))) == kinds(plain)
 
 
+def test_a_pooler_with_tanh(tmp_path: Path) -> None:
+    """tanh(a·x + b): the arithmetic goes into the Linear before it."""
+
+    def finish(net: Net, x: str) -> str:
+        moved = net.op("Add", net.op("Mul", x, net.const(0.5)), net.const(0.25))
+        return net.op("Tanh", moved)
+
+    graph = imported(Recipe(finish=finish), tmp_path)
+    last = graph[graph.outputs[0][1]]
+    assert isinstance(last, Activation)
+    assert last.function is Function.TANH
+    assert isinstance(graph[last.inputs[0]], Linear)
+
+
 # --- Chosen results ------------------------------------------------------------------------------
 
 
 def test_what_follows_the_results_is_left_out(plain: Graph, tmp_path: Path) -> None:
-    """A softmax of the logits is the host's; so is the pooler of a ViTModel."""
+    """A softmax of the logits is the host's."""
 
     def finish(net: Net, x: str) -> str:
         return net.op("Softmax", net.op("Identity", x, name="logits"), axis=-1)

@@ -133,6 +133,10 @@ def tanh_gelu(cubic: float) -> Step:
     return step
 
 
+def tanh_gate(net: Net, x: str) -> str:
+    return net.op("Mul", x, net.op("Tanh", x, name="culprit"))
+
+
 def norm_with_eps_outside(net: Net, x: str) -> str:
     mean = net.op("ReduceMean", x, net.ints(-1), name=f"culprit_{len(net.nodes)}")
     centred = net.op("Sub", x, mean)
@@ -414,7 +418,7 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "erf with another factor": (Recipe(activation=erf_gelu(0.7, 0.5)), "erf's argument is 0.7"),
     "gelu with another half": (Recipe(activation=erf_gelu(np.sqrt(0.5), 0.51)), "surrounds it"),
     "tanh with another cubic": (Recipe(activation=tanh_gelu(0.0447)), "tanh's argument is not"),
-    "tanh alone": (Recipe(activation=op("Tanh")), "tanh's argument is not"),
+    "tanh times its argument": (Recipe(activation=tanh_gate), "tanh's argument is not"),
     "erf alone": (Recipe(activation=op("Erf")), "erf's argument is 1"),
     "sigmoid": (Recipe(activation=op("Sigmoid")), "not part of x·sigmoid(a·x)"),
     "shifted sigmoid": (Recipe(activation=shifted_silu), "not part of x·sigmoid(a·x)"),

@@ -31,7 +31,7 @@ LEAST_COSINE = 0.99
 ALL_ON_RTL = "VITESSERA_ZOO_ON_RTL"
 ON_RTL = (
     "encoder-post-norm-script",
-    "hf-clip-vision-gelu",
+    "timm-clip-quickgelu",
     "hf-deit-with-teacher",
     "hf-dinov2-other-size-script",
     "timm-siglip-map-script",

@@ -13,7 +13,6 @@ from typing import Any
 Build = Callable[[], Any]
 
 IMAGE = (3, 32, 32)
-NO_SILU: dict[str, Any] = {"refused": "no table for silu", "inspected": False}
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,9 @@ HUGGING_FACE = (
     _hf("vit-features", "vit_without_pooler", exporter="script", opset=14),
     _hf("vit-hidden-states", "vit_with_hidden_states"),
     _hf("vit-relu", "classifier", "ViT", changes={"hidden_act": "relu"}),
-    _hf("vit-silu", "classifier", "ViT", changes={"hidden_act": "silu"}, **NO_SILU),
+    _hf("vit-silu", "classifier", "ViT", changes={"hidden_act": "silu"}),
     _hf("vit-biasless-qkv", "classifier", "ViT", changes={"qkv_bias": False}, opset=20),
-    _hf("vit-pooler", "features_and_pooled", "ViT", refused="tanh"),
+    _hf("vit-pooler", "features_and_pooled", "ViT"),
     _hf("deit-classifier", "classifier", "DeiT", symbolic=True),
     _hf("deit-with-teacher", "deit_with_teacher", exporter="script", opset=17),
     _hf("dinov2-features", "features_and_pooled", "Dinov2"),
@@ -100,9 +99,9 @@ HUGGING_FACE = (
         changes={"use_swiglu_ffn": True},
         refused="multiplies",
     ),
-    _hf("clip-vision-quickgelu", "clip_quickgelu", **NO_SILU),
+    _hf("clip-vision-quickgelu", "clip_quickgelu"),
     _hf("clip-vision-gelu", "clip_embedding", exporter="script", opset=17),
-    _hf("clip-vision-features", "features_and_pooled", "CLIPVision", "CLIPVisionModel", **NO_SILU),
+    _hf("clip-vision-features", "features_and_pooled", "CLIPVision", "CLIPVisionModel"),
     _hf("siglip-vision", "features_and_pooled", "SiglipVision", "SiglipVisionModel"),
     _hf(
         "siglip-vision-script",
@@ -171,13 +170,7 @@ TIMM = (
     _timm("registers-gap", "vit_medium_patch16_reg4_gap_256", exporter="script", opset=18),
     _timm("layer-scale", "vit_base_patch14_dinov2", changes={"num_classes": 0}),
     _timm("clip", "vit_base_patch16_clip_224"),
-    _timm(
-        "clip-quickgelu",
-        "vit_base_patch16_clip_quickgelu_224",
-        exporter="script",
-        opset=17,
-        **NO_SILU,
-    ),
+    _timm("clip-quickgelu", "vit_base_patch16_clip_quickgelu_224", exporter="script", opset=17),
     _timm("siglip-map", "vit_base_patch16_siglip_224"),
     _timm(
         "siglip-map-script",
