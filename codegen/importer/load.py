@@ -42,6 +42,7 @@ class Source:
 
     Attributes:
         image: the only input, its batch axis dropped.
+        images: how many the file takes at once.
         opset: version of the default operator set.
         nodes: the ONNX nodes in execution order.
         names: a unique name for every node, in the same order.
@@ -52,6 +53,7 @@ class Source:
     """
 
     image: Image
+    images: int
     opset: int
     nodes: tuple[onnx.NodeProto, ...]
     names: tuple[str, ...]
@@ -76,14 +78,15 @@ def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
     model = _inline(_read(path), path)
     graph = model.graph
     weights = _weights(graph)
-    image = _image(graph, weights)
+    image, images = _image(graph, weights)
     return Source(
         image=image,
+        images=images,
         opset=_opset(model, path),
         nodes=tuple(graph.node),
         names=_unique_names(graph.node),
         weights=weights,
-        shapes=_inferred_shapes(model, image.name),
+        shapes=_inferred_shapes(model, image.name, images),
         outputs=_outputs(graph, path, outputs),
         rounding=_rounding(graph),
     )
@@ -200,7 +203,8 @@ def check_finite(name: str, values: Array) -> None:
     )
 
 
-def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> Image:
+def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> tuple[Image, int]:
+    """The input, and how many there are of it at once."""
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
@@ -225,7 +229,7 @@ AXES = {
 }
 
 
-def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
+def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> tuple[Image, int]:
     remedy = (
         "Export it with a fixed [1, channels, height, width], or for videos "
         "[1, frames, channels, height, width]; only the batch may be dynamic."
@@ -235,11 +239,6 @@ def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
             f"Input {name!r} has {len(shape.dim)} axes, not 4, or 5 as videos have.", remedy
         )
     batch, *sides = shape.dim
-    if batch.HasField("dim_value") and batch.dim_value != 1:
-        raise UnsupportedModelError(
-            f"Input {name!r} has a fixed batch of {batch.dim_value}; a run takes one image.",
-            "Export the model again with batch 1 or with a dynamic batch axis.",
-        )
     for axis, side in zip(AXES[len(sides)], sides, strict=True):
         if side.dim_value <= 0:
             label = f"{side.dim_param!r}" if side.dim_param else "unnamed"
@@ -247,12 +246,23 @@ def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
                 f"Input {name!r}: the {axis} axis is dynamic ({label}).", remedy
             )
     image = Image(name, tuple(side.dim_value for side in sides))
-    if math.prod(image.shape) > LARGEST_IMAGE:
+    images = batch.dim_value if batch.HasField("dim_value") else 1
+    if images < 1:
+        raise UnsupportedModelError(
+            f"Input {name!r} has a batch of {images}.", "Export the model with batch 1."
+        )
+    if images * math.prod(image.shape) > LARGEST_IMAGE:
+        if images > 1:
+            raise UnsupportedModelError(
+                f"Input {name!r} has a fixed batch of {images} images of "
+                f"{'×'.join(map(str, image.shape))} values.",
+                "Export the model again with batch 1 or with a dynamic batch axis.",
+            )
         raise UnsupportedModelError(
             f"Input {name!r} is an image of {'×'.join(map(str, image.shape))} values.",
             f"Export for a smaller image, at most {LARGEST_IMAGE} values.",
         )
-    return image
+    return image, images
 
 
 def _outputs(graph: onnx.GraphProto, path: Path, chosen: Sequence[str]) -> tuple[str, ...]:
@@ -283,13 +293,13 @@ def _unique_names(nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _inferred_shapes(model: onnx.ModelProto, image: str) -> dict[str, tuple[int, ...]]:
-    """Shapes at batch 1. They only serve to go on after a refused node, so gaps are fine."""
+def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[str, tuple[int, ...]]:
+    """With the batch bound. They only serve to go on after a refused node, so gaps are fine."""
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
     for value in bound.graph.input:
         if value.name == image:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
+            value.type.tensor_type.shape.dim[0].dim_value = images
     del bound.graph.value_info[:]
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)

@@ -63,6 +63,7 @@ class Export:
         opset: operator set that the exporter is asked for.
         after: what is done to the file; see `exporters.AFTERWARDS`.
         symbolic: whether the batch axis is.
+        batch: how many images it is exported with.
         memory: fields of the hardware configuration that differ from the default.
         refused: for what cannot be mapped, a piece of the reason; empty for what can.
         inspected: whether a refusal is a table by node; else the file or the quantiser says no.
@@ -77,6 +78,7 @@ class Export:
     opset: int = 18
     after: str = ""
     symbolic: bool = False
+    batch: int = 1
     memory: dict[str, int] = field(default_factory=dict)
     refused: str = ""
     inspected: bool = True
@@ -117,6 +119,7 @@ def _torch(name: str, function: str, **options: Any) -> Export:
 HUGGING_FACE = (
     _hf("vit-classifier", "classifier", "ViT"),
     _hf("vit-classifier-script", "classifier", "ViT", exporter="script", opset=17),
+    _hf("vit-classifier-batch", "classifier", "ViT", batch=4),
     _hf("vit-features", "vit_without_pooler", exporter="script", opset=14),
     _hf("vit-hidden-states", "vit_with_hidden_states"),
     _hf("vit-relu", "classifier", "ViT", changes={"hidden_act": "relu"}),
@@ -182,6 +185,16 @@ HUGGING_FACE = (
         exporter="script",
         opset=17,
         symbolic=True,
+    ),
+    _hf(
+        "videomae-batch-script",
+        "features",
+        "VideoMAE",
+        changes={"num_frames": 4},
+        image=VIDEO,
+        exporter="script",
+        opset=17,
+        batch=2,
     ),
     _hf(
         "videomae-one-tubelet",
@@ -260,6 +273,7 @@ TIMM = (
         opset=17,
         symbolic=True,
     ),
+    _timm("siglip-map-batch", "vit_base_patch16_siglip_224", batch=3),
     _timm("siglip-map-opset23", "vit_base_patch16_siglip_224", opset=23),
     _timm("siglip-gap", "vit_base_patch16_siglip_gap_224"),
     _timm("mean-pool", "vit_base_patch16_224", changes={"global_pool": "avg"}),
@@ -338,6 +352,7 @@ TIMM = (
 TORCH = (
     _torch("torchvision-vit", "torchvision_vit"),
     _torch("torchvision-vit-script", "torchvision_vit", exporter="script", opset=17, symbolic=True),
+    _torch("torchvision-vit-batch-script", "torchvision_vit", exporter="script", opset=17, batch=2),
     _torch("encoder-pre-norm", "Encoder", changes={"norm_first": True, "final_norm": True}),
     _torch("encoder-post-norm", "Encoder", changes={"norm_first": False}),
     _torch(
@@ -346,6 +361,14 @@ TORCH = (
         changes={"norm_first": False},
         exporter="script",
         opset=17,
+    ),
+    _torch(
+        "encoder-post-norm-batch-script",
+        "Encoder",
+        changes={"norm_first": False},
+        exporter="script",
+        opset=17,
+        batch=4,
     ),
     _torch(
         "encoder-post-norm-relu",
