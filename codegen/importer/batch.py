@@ -48,6 +48,21 @@ ELEMENTWISE = frozenset(
         "Where",
     }
 )
+# Their first axis is the batch, and the result's is, too.
+BATCH_FIRST = frozenset({"Attention", "BatchNormalization", "Conv", "GlobalAveragePool"})
+# Whether they mix images is seen by their attributes, in `_is_apart`.
+BY_AXIS = frozenset(
+    {
+        "Concat",
+        "Einsum",
+        "Gemm",
+        "LayerNormalization",
+        "MatMul",
+        "ReduceMean",
+        "ReduceSum",
+        "Softmax",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -157,6 +172,8 @@ def _is_apart(call: Call, place: Place) -> bool:
     match call.node.op_type:
         case kind if kind in ELEMENTWISE:
             return True
+        case kind if kind in BATCH_FIRST:
+            return axis == 0
         case "MatMul":
             # Rows of the left operand are apart if the right one is a constant.
             return place.axis <= (-2 if isinstance(call.operand(1), Constant) else -3)
@@ -173,7 +190,7 @@ def _is_apart(call: Call, place: Place) -> bool:
         case "Einsum":
             return axis == 0 and place.before == 1 and _is_einsum_apart(call)
         case _:
-            return axis == 0
+            return False
 
 
 def _is_einsum_apart(call: Call) -> bool:

@@ -14,7 +14,9 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_builder import DIM, IMAGE, TOKENS, Net, Recipe, build, conv, tokens_last
 from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.graph import Graph
-from vitessera.codegen.importer import evaluate, import_model, inspect_model
+from vitessera.codegen.importer import batch, evaluate, import_model, inspect_model
+from vitessera.codegen.importer.layout import ARRANGING
+from vitessera.codegen.importer.trace import HANDLERS
 
 IMAGES = 3
 
@@ -117,6 +119,11 @@ def test_class_tokens_of_each_image(tmp_path: Path) -> None:
     onnx.save(net.model(output, [source]), tmp_path / "model.onnx")
     graph = import_model(tmp_path / "model.onnx")
     assert graph.shapes()["token_embed"] == (TOKENS + 1, DIM)
+
+
+def test_every_node_that_computes_says_how_it_treats_a_batch() -> None:
+    known = batch.ELEMENTWISE | batch.BATCH_FIRST | batch.BY_AXIS
+    assert known == set(HANDLERS) - set(ARRANGING) - {"Cast", "Dropout"} | {"Concat"}
 
 
 # --- What mixes images
