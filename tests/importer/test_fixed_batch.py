@@ -12,6 +12,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_builder import DIM, IMAGE, TOKENS, Net, Recipe, build, conv, tokens_last
+from vitessera.cli.inspect import summary
 from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.graph import Graph
 from vitessera.codegen.importer import batch, evaluate, import_model, inspect_model
@@ -105,6 +106,12 @@ def test_the_network_is_that_of_one_image(name: str, tmp_path: Path) -> None:
 def test_it_is_the_graph_of_the_file_for_one_image(tmp_path: Path) -> None:
     several = import_model(write(tmp_path / "three.onnx", Recipe(), IMAGES))
     assert_same(several, import_model(write(tmp_path / "one.onnx", Recipe(), 1)))
+
+
+def test_inspect_says_that_a_run_takes_one(tmp_path: Path) -> None:
+    said = "The file takes 3 images at once, the accelerator one."
+    assert summary(inspect_model(write(tmp_path / "three.onnx", Recipe(), IMAGES))).endswith(said)
+    assert said not in summary(inspect_model(write(tmp_path / "one.onnx", Recipe(), 1)))
 
 
 def test_class_tokens_of_each_image(tmp_path: Path) -> None:
