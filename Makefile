@@ -15,7 +15,7 @@ help:
 	@echo "make demo    the digits model from ONNX to verified RTL"
 	@echo "make test    all tests"
 	@echo "make check   lint, types and the tests that need no simulator (under a minute)"
-	@echo "make zoo     exports of many libraries' models, from ONNX to the integer reference"
+	@echo "make zoo     exports of many libraries' models, from ONNX to the RTL (part of make test)"
 	@echo "make bench   products and DeiT-Tiny at 256 and 1024 MACs, in RTL cycles (15 minutes)"
 	@echo "make bench-full   DeiT-Small, ViT-Base and slow DRAM, too (an hour)"
 	@echo "make docs    docs/registers.md and docs/isa.md from their definitions"
@@ -33,8 +33,8 @@ test: $(VENV)/dev $(PYNQS:%=$(VENV)-%/ready)
 check: lint types $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export and not synth" -q
 
-zoo: $(VENV)/zoo
-	$(BIN)/python -m pytest -n $(JOBS) -m "export and not accelerator" tests/zoo
+zoo: $(VENV)/dev
+	$(BIN)/python -m pytest -n $(JOBS) tests/zoo
 
 bench: $(VENV)/dev
 	$(BIN)/python -m vitessera.sim.benchmark
@@ -72,11 +72,6 @@ $(VENV)/sim: pyproject.toml | $(VENV)/base
 
 $(VENV)/dev: pyproject.toml | $(VENV)/base
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	@$(BIN)/python -m vitessera.sim.verilator
-	@touch $@ $(VENV)/sim
-
-$(VENV)/zoo: pyproject.toml | $(VENV)/base
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[zoo]'
 	@$(BIN)/python -m vitessera.sim.verilator
 	@touch $@ $(VENV)/sim
 

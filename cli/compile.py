@@ -65,7 +65,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--calibration",
         type=Path,
         metavar="IMAGES.npz",
-        help="images [n, channels, height, width], normalised as in training, under the key "
+        help="images [n, channels, height, width], or videos as the model takes them, normalised "
+        "as in training, under the key "
         "'calibration' or 'images'; some dozens are enough. Without them noise is used, which "
         "costs accuracy.",
     )

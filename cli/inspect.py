@@ -71,7 +71,10 @@ def summary(inspection: Inspection) -> str:
     if inspection.graph is None:
         return f"{len(inspection.rows)} nodes: {counts}. Not supported."
     operators = len(inspection.graph.nodes)
-    return f"{len(inspection.rows)} nodes: {counts}. Supported: {operators} operators."
+    text = f"{len(inspection.rows)} nodes: {counts}. Supported: {operators} operators."
+    if inspection.images > 1:
+        text += f" The file takes {inspection.images} images at once, the accelerator one."
+    return text
 
 
 def _table(inspection: Inspection) -> Table:

@@ -39,7 +39,8 @@ pynq in either case, and root on a board.
 
 IMAGES are image files (PNG, JPEG, ...; they need Pillow, and a model that was compiled with its
 preprocessing), or .npz and .npy files of arrays [n, channels, height, width], normalised as in
-training. With 'labels' in a .npz file the accuracy is shown, too.
+training. Videos are arrays, of one axis more. With 'labels' in a .npz file the accuracy is shown,
+too.
 """
 EPILOG = """\
 examples:
@@ -139,7 +140,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Work:
-    """All images: float32 [n, channels, height, width], and where each comes from."""
+    """All images: float32 [n, ...] as the model takes them, and where each comes from."""
 
     images: Float32Array
     items: tuple[Item, ...]

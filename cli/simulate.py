@@ -44,8 +44,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--images",
         type=Path,
         metavar="FILE",
-        help=".npz with 'images' [n, channels, height, width] and perhaps 'labels'; by default "
-        "the images that the build directory carries",
+        help=".npz with 'images' [n, channels, height, width], or videos as the model takes them, "
+        "and perhaps 'labels'; by default the images that the build directory carries",
     )
     parser.add_argument(
         "--count",

@@ -54,7 +54,7 @@ class Build:
         sources: DSLX file name → text.
         reports: file name → text.
         vivado: path below vivado/ → text.
-        images: float [n, channels, height, width], some of the calibration images.
+        images: float [n, ...] as the model takes them, some of the calibration images.
         preprocessing: from image files to what the network takes, and the names of its classes;
             None when nothing is known.
         device_names: what the board that it is for calls itself; empty for any.

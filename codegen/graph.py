@@ -7,6 +7,7 @@ axis is gone: an accelerator run is one image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -14,6 +15,7 @@ from enum import Enum
 import numpy as np
 import numpy.typing as npt
 
+from ..host.images import IMAGE_AXES
 from .errors import missing_case
 from .lookup import by_name
 
@@ -32,17 +34,21 @@ class Function(Enum):
 
 @dataclass(frozen=True)
 class Image:
-    """What the network takes: one image [channels, height, width], float32."""
+    """What the network takes: one image or one video, float32.
+
+    Attributes:
+        name: in the ONNX file.
+        shape: [channels, height, width]; of a video four axes in the model's order,
+            [frames, channels, height, width] or [channels, frames, height, width].
+    """
 
     name: str
-    channels: int
-    height: int
-    width: int
+    shape: tuple[int, ...]
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Channels, height, width."""
-        return self.channels, self.height, self.width
+    def is_video(self) -> bool:
+        """Whether there is an axis of frames."""
+        return len(self.shape) > IMAGE_AXES
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,7 @@ class Node:
 class PatchEmbed(Node):
     """image → [patches, out]: a Conv whose stride is its kernel, patches in row-major order."""
 
-    weight: FloatArray  # [out, channels, patch height, patch width]
+    weight: FloatArray  # [out, sides of a patch ...], one side for each axis of the image
     bias: FloatArray  # [out]
 
 
@@ -168,8 +174,8 @@ class Graph:
 def _shape(node: Node, image: Image, shapes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     match node:
         case PatchEmbed(weight=weight):
-            out, _, height, width = weight.shape
-            return (image.height // height) * (image.width // width), out
+            out, *patch = weight.shape
+            return math.prod(n // side for n, side in zip(image.shape, patch, strict=True)), out
         case TokenEmbed(prefix=prefix):
             tokens, channels = shapes[node.inputs[0]]
             return tokens + len(prefix), channels

@@ -26,8 +26,8 @@ NOTHING = -1  # a byte of the input buffer that no pixel fills; it is zero
 def host_layout(program: Program) -> dict[str, npt.NDArray[np.generic]]:
     """The tables by the names that host/build.py reads.
 
-    input_index: int32 [bytes of the input buffer]; the pixel, counted in [C, H, W], or NOTHING.
-    input_scale: float64 [C, H, W]; real value of one unit of each pixel.
+    input_index: int32 [bytes of the input buffer]; the pixel, in row-major order, or NOTHING.
+    input_scale: float64, of the image's shape; real value of one unit of each pixel.
     output_bytes: size of the output buffer.
     output_<i>_index: int32 [tokens, channels]; the int16 of the output buffer.
     output_<i>_scale: float64 [channels]; real value of one unit.
@@ -48,11 +48,9 @@ def input_index(program: Program) -> Index:
     pixels = int(np.prod(program.input.image))
 
     def pack(digits: Index) -> npt.NDArray[np.generic]:
-        rows = patch_rows(
-            digits.reshape(1, *program.input.image).astype(np.float32), *program.input.patch
-        )[0]
-        zeros = np.zeros((program.input.prefix, rows.shape[1]), np.float32)
-        matrix = np.concatenate([zeros, rows]).astype(np.int8)
+        rows = patch_rows(digits.reshape(1, *program.input.image), program.input.patch)[0]
+        zeros = np.zeros((program.input.prefix, rows.shape[1]), np.int8)
+        matrix = np.concatenate([zeros, rows.astype(np.int8)])
         return np.frombuffer(pack_input(program, matrix), np.int8)
 
     # Counted from one: zero is what no pixel fills.
@@ -61,12 +59,11 @@ def input_index(program: Program) -> Index:
 
 def pixel_scale(program: Program) -> npt.NDArray[np.float64]:
     """See host_layout. Pixels that no patch covers have a scale of one."""
-    channels, height, width = program.input.image
-    rows, columns = program.input.patch
-    down, across = height // rows, width // columns
-    patch = np.asarray(program.input.scale, np.float64).reshape(channels, rows, columns)
-    scale = np.ones(program.input.image)
-    scale[:, : down * rows, : across * columns] = np.tile(patch, (1, down, across))
+    image, patch = program.input.image, program.input.patch
+    grid = tuple(side // size for side, size in zip(image, patch, strict=True))
+    covered = tuple(slice(n * size) for n, size in zip(grid, patch, strict=True))
+    scale = np.ones(image)
+    scale[covered] = np.tile(np.asarray(program.input.scale, np.float64).reshape(patch), grid)
     return scale
 
 

@@ -38,7 +38,7 @@ def compile_model(
     Args:
         model: the ONNX file.
         target: the accelerator, or the board that the fastest one is picked for.
-        calibration: images [n, channels, height, width]; noise when there are none, which costs
+        calibration: images [n, ...] as the model takes them; noise when there are none, which costs
             accuracy.
         announce: called with the name of each stage as it starts.
         given: what the user says about images and class names; the rest is looked for.

@@ -1,6 +1,13 @@
-"""Images to the int8 matrices that the accelerator takes: the one place where this is done."""
+"""Images to the int8 matrices that the accelerator takes: the one place where this is done.
+
+A patch is a box: it has a side for each axis of the image, [channels, rows, columns], or of the
+video, where it is called a tubelet.
+"""
 
 from __future__ import annotations
+
+import math
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -8,45 +15,45 @@ import numpy.typing as npt
 from ..host.images import Float32Array, quantize_pixels
 from .quantgraph import PatchInput
 
+Number = TypeVar("Number", bound=np.generic)
 
-def patch_rows(images: Float32Array, height: int, width: int) -> Float32Array:
-    """[n, C, H, W] → [n, patches, C * height * width]: patches in row-major order.
 
-    Each is flattened [channel, row, column]. Rows and columns of pixels that do not fill a patch
-    are left out, as by a convolution without padding.
+def patch_rows(images: npt.NDArray[Number], patch: tuple[int, ...]) -> npt.NDArray[Number]:
+    """[n, sides of an image ...] → [n, patches, values of a patch].
+
+    Patches follow each other in row-major order, and so do the values of each. What does not fill
+    a patch at the end of an axis is left out, as by a convolution without padding.
     """
-    count, channels, rows, columns = images.shape
-    down, across = rows // height, columns // width
-    whole = images[:, :, : down * height, : across * width]
-    split = whole.reshape(count, channels, down, height, across, width)
-    rows_of_patches: Float32Array = split.transpose(0, 2, 4, 1, 3, 5).reshape(
-        count, down * across, -1
-    )
-    return rows_of_patches
+    count, *sides = images.shape
+    grid = [side // size for side, size in zip(sides, patch, strict=True)]
+    covered = (slice(None), *(slice(n * size) for n, size in zip(grid, patch, strict=True)))
+    split = [part for pair in zip(grid, patch, strict=True) for part in pair]
+    boxes = images[covered].reshape(count, *split)
+    places, inside = range(1, boxes.ndim, 2), range(2, boxes.ndim, 2)
+    return boxes.transpose(0, *places, *inside).reshape(count, math.prod(grid), math.prod(patch))
 
 
 def patches(node: PatchInput, image: Float32Array) -> npt.NDArray[np.int8]:
-    """The int8 matrix [tokens, C * patch height * patch width] of one image [C, H, W]."""
-    size = (node.patch_height, node.patch_width)
-    return integer_patches(image, size, node.prefix, node.value.scale)
+    """The int8 matrix [tokens, values of a patch] of one image."""
+    return integer_patches(image, node.patch, node.prefix, node.value.scale)
 
 
 def integer_patches(
     image: Float32Array,
-    patch: tuple[int, int],
+    patch: tuple[int, ...],
     prefix: int,
     scale: npt.NDArray[np.float64],
 ) -> npt.NDArray[np.int8]:
-    """The int8 matrix [prefix + patches, C * patch height * patch width] of one image [C, H, W].
+    """The int8 matrix [prefix + patches, values of a patch] of one image.
 
     Real values divided by the scale in float64, rounded half up and saturated as in numerics.py;
     the first `prefix` rows are zero.
 
     Args:
-        image: float [C, H, W].
-        patch: height and width of a patch.
+        image: float, of the network's shape.
+        patch: sides of a patch, one for each axis of the image.
         prefix: rows before the first patch (class and register tokens).
         scale: real value of one unit, per column.
     """
-    integers = quantize_pixels(patch_rows(image[None], *patch)[0], scale)
+    integers = quantize_pixels(patch_rows(image[None], patch)[0], scale)
     return np.concatenate([np.zeros((prefix, integers.shape[1]), np.int8), integers])

@@ -23,6 +23,8 @@ assumed, nowhere else than here:
   may begin one later than we do, which follow transformers.
 
 No mean and std are assumed: when nobody names them, the host refuses image files.
+
+Of videos, which hosts take as arrays only, nothing but the classes' names is looked for.
 """
 
 from __future__ import annotations
@@ -46,10 +48,11 @@ from ..host.preprocessing import (
     pair,
     real,
     text,
+    truth,
     whole,
 )
 from .errors import PreprocessingError
-from .graph import Graph, Image
+from .graph import Graph
 
 Fields = dict[str, Any]  # some of Preprocessing's
 
@@ -100,6 +103,18 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """The image that a source describes."""
+
+    channels: int
+    height: int
+    width: int
+
+
+Reader = Callable[[Mapping[str, Any], Frame], Fields]
+
+
+@dataclass(frozen=True)
 class _Finding:
     """What one source says."""
 
@@ -123,18 +138,28 @@ def find_preprocessing(
     """
     fields: Fields = {}
     sources: dict[str, str] = {}
-    for finding in _findings(model, graph.image, given or Given()):
+    given, videos = given or Given(), graph.image.is_video
+    if videos and (given.mean or given.std):
+        raise PreprocessingError(
+            f"--{'mean' if given.mean else 'std'}: the model takes videos "
+            f"{list(graph.image.shape)}, which hosts take as arrays only.",
+            "Leave out --mean and --std, and give arrays that are normalised as in training.",
+        )
+    frame = Frame(*graph.image.shape[-3:])
+    for finding in _findings(model, frame, given, FOR_VIDEOS if videos else BESIDE):
         for name in finding.fields.keys() - fields.keys():
+            if videos and name != "classes":
+                continue
             fields[name] = finding.fields[name]
             sources[name] = finding.source
     if not fields:
         return None
-    channels, height, width = graph.image.shape
     found = Preprocessing(
-        channels,
-        height,
-        width,
+        frame.channels,
+        frame.height,
+        frame.width,
         **fields,
+        videos=videos,
         source=_joined(sources),
         classes_source=sources.get("classes", ""),
     )
@@ -142,15 +167,17 @@ def find_preprocessing(
     return found
 
 
-def _findings(model: Path, image: Image, given: Given) -> Iterator[_Finding]:
-    """What every source says, the most important first."""
+def _findings(
+    model: Path, image: Frame, given: Given, beside: Mapping[str, Reader]
+) -> Iterator[_Finding]:
+    """What every source says, the most important first; `beside` are the files beside the model."""
     for name in ("mean", "std"):
         if numbers := getattr(given, name):
             yield _Finding(f"--{name}", {name: numbers})
     if given.classes:
         yield _Finding(given.classes_source, {"classes": given.classes})
     yield _metadata(model, image)
-    for name, reader in BESIDE.items():
+    for name, reader in beside.items():
         path = _beside(model, name)
         if path is not None:
             with _reading(path):
@@ -254,7 +281,7 @@ def _classes(value: object, name: str) -> tuple[str, ...]:
     return tuple(text(entry, name) for entry in elements(value, name))
 
 
-def _numbers(value: object, name: str, image: Image) -> tuple[float, ...]:
+def _numbers(value: object, name: str, image: Frame) -> tuple[float, ...]:
     """A list of numbers; a single one is for every channel."""
     if isinstance(value, (int, float)):
         return (real(value, name),) * image.channels
@@ -264,7 +291,7 @@ def _numbers(value: object, name: str, image: Image) -> tuple[float, ...]:
 # --- Metadata of the ONNX file
 
 
-def _metadata(model: Path, image: Image) -> _Finding:
+def _metadata(model: Path, image: Frame) -> _Finding:
     properties = {
         entry.key: entry.value
         for entry in onnx.load(model, load_external_data=False).metadata_props
@@ -283,7 +310,7 @@ def _metadata(model: Path, image: Image) -> _Finding:
     return _Finding(source, fields)
 
 
-def _standard(properties: Mapping[str, str], image: Image) -> Fields:
+def _standard(properties: Mapping[str, str], image: Frame) -> Fields:
     """The ONNX standard's image metadata; keys and values in any case."""
     folded = {key.lower(): value.lower() for key, value in properties.items()}
     pixel_format = folded.get("image.bitmappixelformat", "")
@@ -314,7 +341,7 @@ def _literal(content: str, key: str) -> object:
     raise ValueError(f"{key!r} is neither JSON nor a list of numbers ({content[:40]!r})")
 
 
-def _own(values: Mapping[str, Any], image: Image) -> Fields:
+def _own(values: Mapping[str, Any], image: Frame) -> Fields:
     """The object under `preprocessing`."""
     if values.keys() & _TRANSFORMERS:
         return _transformers(values, image)
@@ -345,7 +372,7 @@ def _own(values: Mapping[str, Any], image: Image) -> Fields:
 # --- transformers
 
 
-def _transformers(values: Mapping[str, Any], image: Image) -> Fields:
+def _transformers(values: Mapping[str, Any], image: Frame) -> Fields:
     """preprocessor_config.json; nothing if it is not about images."""
     if not values.keys() & _TRANSFORMERS:
         return {}
@@ -365,12 +392,10 @@ def _transformers(values: Mapping[str, Any], image: Image) -> Fields:
 
 def _done(values: Mapping[str, Any], step: str, default: bool) -> bool:
     value = values.get(step)
-    if value is not None and not isinstance(value, bool):
-        raise TypeError(f"{step} is {value!r}, not true or false")
-    return default if value is None else value
+    return default if value is None else truth(value, step)
 
 
-def _transformers_numbers(values: Mapping[str, Any], image: Image) -> Fields:
+def _transformers_numbers(values: Mapping[str, Any], image: Frame) -> Fields:
     fields: Fields = {}
     if not _done(values, "do_rescale", True):
         fields["rescale"] = 1.0
@@ -423,7 +448,7 @@ def _filter(value: object) -> str:
 # --- config.json
 
 
-def _config(values: Mapping[str, Any], image: Image) -> Fields:
+def _config(values: Mapping[str, Any], image: Frame) -> Fields:
     """config.json of timm or of transformers; nothing if it is about something else."""
     fields: Fields = {}
     if values.get("id2label") is not None:
@@ -446,7 +471,7 @@ def _timm_classes(names: object, described: object) -> tuple[str, ...]:
     return tuple(text(described.get(name, name), "label_descriptions") for name in classes)
 
 
-def _timm(values: Mapping[str, Any], image: Image) -> Fields:
+def _timm(values: Mapping[str, Any], image: Frame) -> Fields:
     """pretrained_cfg: size, mean and std as timm's evaluation uses them."""
     fields: Fields = {
         name: _numbers(values[name], name, image)
@@ -469,14 +494,14 @@ def _timm(values: Mapping[str, Any], image: Image) -> Fields:
     return fields | {"crop": crop, "resize": resize}
 
 
-def _timm_crop(values: Mapping[str, Any], image: Image) -> tuple[tuple[int, int], float]:
+def _timm_crop(values: Mapping[str, Any], image: Frame) -> tuple[tuple[int, int], float]:
     """Height and width of the input, and crop_pct; those for tests if the model has that size."""
     sizes: dict[str, tuple[int, int]] = {}
     for prefix in ("", "test_"):
         key = f"{prefix}input_size"
         if values.get(key) is not None:
             sizes[prefix] = pair(elements(values[key], key)[1:], key)
-    fitting = (prefix for prefix, size in sizes.items() if size == image.shape[1:])
+    fitting = (prefix for prefix, size in sizes.items() if size == (image.height, image.width))
     prefix = next(fitting, next(iter(sizes), ""))
     crop_pct = values.get(f"{prefix}crop_pct") or values.get("crop_pct") or TIMM_CROP_PCT
     if not 0 < real(crop_pct, "crop_pct") <= 1:
@@ -484,7 +509,5 @@ def _timm_crop(values: Mapping[str, Any], image: Image) -> tuple[tuple[int, int]
     return sizes.get(prefix, (image.height, image.width)), crop_pct
 
 
-BESIDE: dict[str, Callable[[Mapping[str, Any], Image], Fields]] = {
-    "preprocessor_config.json": _transformers,
-    "config.json": _config,
-}
+FOR_VIDEOS: dict[str, Reader] = {"config.json": _config}
+BESIDE: dict[str, Reader] = {"preprocessor_config.json": _transformers, **FOR_VIDEOS}

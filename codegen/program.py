@@ -40,8 +40,8 @@ class InputDescription:
 
     Attributes:
         name: of the image in the ONNX file.
-        image: channels, height and width of the image.
-        patch: height and width of a patch.
+        image: shape of the image, or video.
+        patch: sides of a patch, one for each axis of the image.
         prefix: rows before the first patch (class and register tokens); zeros.
         tokens, channels: size of the int8 patch matrix, true sizes.
         scale: real value of one unit, per channel; zero stands for zero.
@@ -49,8 +49,8 @@ class InputDescription:
     """
 
     name: str
-    image: tuple[int, int, int]
-    patch: tuple[int, int]
+    image: tuple[int, ...]
+    patch: tuple[int, ...]
     prefix: int
     tokens: int
     channels: int

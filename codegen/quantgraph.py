@@ -92,15 +92,18 @@ class QuantNode:
 
 @dataclass(frozen=True)
 class PatchInput(QuantNode):
-    """The image as the accelerator takes it: int8 [tokens, channels * patch height * patch width].
+    """The image as the accelerator takes it: int8 [tokens, values of a patch].
 
-    Row t is patch t - prefix in row-major order, flattened [channel, row, column], divided by the
+    Row t is patch t - prefix, both patches and their values in row-major order, divided by the
     value's scale and rounded; the first `prefix` rows (class and register tokens) are zero. Has no
     inputs, and its value no offset.
+
+    Attributes:
+        patch: sides of a patch, one for each axis of the image.
+        prefix: rows before the first patch.
     """
 
-    patch_height: int
-    patch_width: int
+    patch: tuple[int, ...]
     prefix: int
 
     def __post_init__(self) -> None:

@@ -56,7 +56,7 @@ def report(
     Args:
         graph: what was quantised.
         quantgraph: the result.
-        images: float [n, C, H, W].
+        images: float [n, ...], as the model takes them.
         lanes: as for `quantexec.execute`.
 
     Raises:
@@ -169,5 +169,5 @@ def _reference(
     """The float values that `node` stands for, [images, tokens, channels]."""
     if not isinstance(node, PatchInput):
         return reals[node.origin[-1]].astype(np.float64)
-    rows = patch_rows(images, node.patch_height, node.patch_width).astype(np.float64)
+    rows = patch_rows(images, node.patch).astype(np.float64)
     return np.pad(rows, ((0, 0), (node.prefix, 0), (0, 0)))

@@ -124,10 +124,17 @@ def boards_that_would_do(graph: QuantGraph) -> list[str]:
 
 def _would_do(board: Board, cuts: Sequence[_Cut]) -> bool:
     return any(
-        not _excess(_deep(base, cut.about(base)), board)
+        _could_fit(cut, base, board)
         for base in (_base(board, *shape) for shape in SHAPES)
         for cut in cuts
     )
+
+
+def _could_fit(cut: _Cut, base: HardwareConfig, board: Board) -> bool:
+    try:
+        return not _excess(_deep(base, cut.about(base)), board)
+    except CapacityError:
+        return False
 
 
 class _Cut:
@@ -155,15 +162,27 @@ class _Cut:
         return config, _used(schedule(self.graph, config))
 
     def about(self, config: HardwareConfig) -> dict[str, int]:
-        """Depths for `config`: at least that, a little padding aside."""
+        """Depths for `config`: at least that, a little padding aside.
+
+        Raises:
+            CapacityError: instructions cannot address that many words.
+        """
         known, depths = self._known
         rough = {
             name: depth * _bits(known, name) // _bits(config, name)
             for name, depth in depths.items()
         }
-        return {name: max(1, depth * 4 // 5) for name, depth in rough.items()} | dict.fromkeys(
-            (*STREAMED, "right_words"), GRAIN
-        )
+        depths = {name: max(1, depth * 4 // 5) for name, depth in rough.items()}
+        for name, depth in depths.items():
+            if depth > 1 << ADDRESS_BITS:
+                memory = name.removesuffix("_words")
+                raise CapacityError(
+                    f"The {memory} memory would need some {depth} words of "
+                    f"{_bits(config, name)} bits; instructions address {1 << ADDRESS_BITS}.",
+                    "Use a smaller model: fewer tokens (frames, a smaller image, larger patches) "
+                    "or channels.",
+                )
+        return depths | dict.fromkeys((*STREAMED, "right_words"), GRAIN)
 
 
 def _bits(config: HardwareConfig, name: str) -> int:

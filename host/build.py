@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import BuildDirectoryError
-from .images import Float32Array, quantize_pixels
+from .images import IMAGE_AXES, Float32Array, quantize_pixels
 from .interface import OVERLAY
 from .preprocessing import Preprocessing
 
-FORMAT = 3  # of the build directory; raise when older ones cannot be read any more
+FORMAT = 4  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it
 _COMPILE_AGAIN = "Compile the model again."
@@ -96,9 +96,10 @@ class CompiledModel:
         design_hash: of the hardware that the program is for.
         instructions, weights: content of two of the buffers.
         instruction_count: what the register COUNT takes.
-        image: channels, height and width of an image.
+        image: shape of what it takes: [channels, height, width]; of a video four axes, in the
+            order of training.
         input_index: int32 [bytes of the input buffer]; the pixel, or -1 for a zero.
-        input_scale: float64 [C, H, W]; real value of one unit.
+        input_scale: float64, of that shape; real value of one unit.
         output_bytes: size of the output buffer.
         outputs: in the order of the ONNX file.
         macs: multiplications of an image, padding excluded.
@@ -115,7 +116,7 @@ class CompiledModel:
     instructions: bytes
     instruction_count: int
     weights: bytes
-    image: tuple[int, int, int]
+    image: tuple[int, ...]
     input_index: Array
     input_scale: Array
     output_bytes: int
@@ -139,8 +140,13 @@ class CompiledModel:
         """MACs a cycle at peak."""
         return int(self.config["tile"]) ** 2 * int(self.config["depth"])
 
+    @property
+    def takes_videos(self) -> bool:
+        """Whether there is an axis of frames."""
+        return len(self.image) > IMAGE_AXES
+
     def pack(self, image: Float32Array) -> npt.NDArray[np.int8]:
-        """The input buffer of one image [C, H, W]."""
+        """The input buffer of one image."""
         integers = quantize_pixels(image, self.input_scale).ravel()
         packed: npt.NDArray[np.int8] = np.append(integers, np.int8(0))[self.input_index]
         return packed
@@ -218,7 +224,6 @@ def _rebuild(files: _Files) -> CompiledModel:
     program = files.json("program/program.json")
     with np.load(io.BytesIO(files.read("program/layout.npz"))) as content:
         tables = {name: content[name] for name in content.files}
-    channels, height, width = program["input"]["image"]
     return CompiledModel(
         folder=files.folder,
         name=manifest["model"],
@@ -229,7 +234,7 @@ def _rebuild(files: _Files) -> CompiledModel:
         instructions=files.read("program/program.bin"),
         instruction_count=len(program["labels"]),
         weights=files.read("program/weights.bin"),
-        image=(channels, height, width),
+        image=_image(program["input"]["image"], tables["input_scale"]),
         input_index=tables["input_index"],
         input_scale=tables["input_scale"],
         output_bytes=int(tables["output_bytes"]),
@@ -246,6 +251,12 @@ def _rebuild(files: _Files) -> CompiledModel:
         expected_cycles=int(manifest["expected_cycles"]),
         hardware=_hardware(files.json("reports/registers.json")),
     )
+
+
+def _image(sides: list[int], scale: Array) -> tuple[int, ...]:
+    if tuple(sides) != scale.shape:
+        raise ValueError(f"the image is {sides}, its scale {list(scale.shape)}")
+    return scale.shape
 
 
 def _preprocessing(files: _Files) -> Preprocessing | None:

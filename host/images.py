@@ -14,15 +14,16 @@ from .errors import ImageError
 
 Float32Array = npt.NDArray[np.float32]
 
+IMAGE_AXES = 3  # channels, height, width; a video has one more
 INT8_MAX = 127  # magnitudes are symmetric: two products then fit one DSP multiplier
 
 
 def check_images(images: npt.NDArray[np.generic], shape: Sequence[int], what: str) -> Float32Array:
-    """Returns `images` as float32 [n, channels, height, width].
+    """Returns `images` as float32 [n, ...], one after the other.
 
     Args:
         images: what the user gave.
-        shape: channels, height and width that the network takes.
+        shape: of an image that the network takes: [channels, height, width], or a video's axes.
         what: begins the error message, such as "Calibration images".
 
     Raises:
@@ -31,7 +32,7 @@ def check_images(images: npt.NDArray[np.generic], shape: Sequence[int], what: st
     _check_layout(images, tuple(shape), what)
     with np.errstate(over="ignore"):  # becomes infinity, which is refused below
         converted = images.astype(np.float32)
-    finite = np.isfinite(converted).all(axis=(1, 2, 3))
+    finite = np.isfinite(converted).all(axis=tuple(range(1, converted.ndim)))
     if not finite.all():
         raise ImageError(
             f"{what}: image {int(np.argmin(finite))} holds NaN or infinity.",
@@ -41,11 +42,13 @@ def check_images(images: npt.NDArray[np.generic], shape: Sequence[int], what: st
 
 
 def _check_layout(images: npt.NDArray[np.generic], shape: tuple[int, ...], what: str) -> None:
-    if images.ndim != 4 or images.shape[1:] != shape:
+    if images.ndim != len(shape) + 1 or images.shape[1:] != shape:
+        axes = "videos first, then the axes of one, in the model's order"
+        if len(shape) == IMAGE_AXES:
+            axes = "images first, then channels, height and width"
         raise ImageError(
             f"{what}: the array has shape {list(images.shape)}.",
-            f"The model takes [n, {', '.join(map(str, shape))}]: images first, then "
-            "channels, height and width.",
+            f"The model takes [n, {', '.join(map(str, shape))}]: {axes}.",
         )
     if images.dtype not in (np.dtype(np.float32), np.dtype(np.float64)):
         raise ImageError(

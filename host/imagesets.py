@@ -16,7 +16,7 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images as the model takes them, normalised: [n, channels, height, width].
+    """Images as the model takes them, normalised: [n, channels, height, width], or videos.
 
     Attributes:
         images: float.

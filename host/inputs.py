@@ -14,7 +14,7 @@ from .build import CompiledModel
 from .errors import ImageError
 from .images import Float32Array, check_images
 from .imagesets import load_images
-from .preprocessing import normalisation_unknown
+from .preprocessing import normalisation_unknown, videos_are_arrays
 
 Images = str | Path | npt.NDArray[Any] | Iterable[str | Path | npt.NDArray[Any]]
 
@@ -28,7 +28,7 @@ class Batch:
     """Images as the model takes them.
 
     Attributes:
-        images: float32 [n, channels, height, width], n at least 1.
+        images: float32 [n, ...], as the model takes them, n at least 1.
         single: whether the user gave one image rather than several.
     """
 
@@ -37,7 +37,7 @@ class Batch:
 
 
 def as_batch(images: Images, model: CompiledModel) -> Batch:
-    """Brings `images` to float32 [n, channels, height, width].
+    """Brings `images` to float32 [n, channels, height, width], or [n, ...] for videos.
 
     Args:
         images: one of, or several of:
@@ -46,6 +46,8 @@ def as_batch(images: Images, model: CompiledModel) -> Batch:
             float32 or float64 [channels, height, width] or [n, channels, height, width],
             normalised as in training;
             uint8 [height, width] or [height, width, channels], pixels as a camera gives them.
+            For a model of videos: arrays or files of arrays alone, one axis more than above,
+            frames where training had them.
         model: what they are for.
 
     Raises:
@@ -70,15 +72,19 @@ def _from_file(path: Path, model: CompiledModel) -> Batch:
     if path.suffix in ARRAY_FILES:
         content = load_images(path, KEYS).images
         return _from_array(content, model, str(path))
+    if model.takes_videos:
+        raise videos_are_arrays(str(path))
     if model.preprocessing is None:
         raise normalisation_unknown()
     return Batch(check_images(model.preprocessing.load(path)[None], model.image, str(path)), True)
 
 
 def _from_array(array: npt.NDArray[Any], model: CompiledModel, what: str) -> Batch:
+    if array.dtype == np.uint8 and model.takes_videos:
+        raise videos_are_arrays(f"{what}, of 8-bit pixels,")
     if array.dtype == np.uint8 and array.ndim in (2, 3):
         if model.preprocessing is None:
             raise normalisation_unknown()
         array = model.preprocessing.normalise(array)
-    single = array.ndim == 3
+    single = array.ndim == len(model.image)
     return Batch(check_images(array[None] if single else array, model.image, what), single)

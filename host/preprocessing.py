@@ -38,7 +38,8 @@ class Preprocessing:
     subtract `mean`, divide by `std`.
 
     Attributes:
-        channels, height, width: of the image that the network takes.
+        channels, height, width: of the image that the network takes; of a video its last three
+            axes.
         mean, std: one number a channel, in units after `rescale`; both empty when nobody has said
             how the network wants its images, which are then refused.
         rescale: factor on 8-bit pixel values.
@@ -49,6 +50,7 @@ class Preprocessing:
         classes: names of the classes, or () when they are not known.
         source: where mean, std and sizes come from, for people.
         classes_source: where the names come from, for people.
+        videos: whether the network takes videos, as arrays only; mean and std are empty then.
     """
 
     channels: int
@@ -63,6 +65,7 @@ class Preprocessing:
     classes: tuple[str, ...] = ()
     source: str = ""
     classes_source: str = ""
+    videos: bool = False
 
     # --- What it says
 
@@ -76,6 +79,8 @@ class Preprocessing:
             yield "classes", f"class {unnamed[0]} has an empty name"
 
     def _faults_of_numbers(self) -> Iterator[tuple[str, str]]:
+        if self.videos and (self.mean or self.std):
+            yield "mean", "mean and std are known, but videos are taken as arrays only"
         if not self.mean and self.std:
             yield "std", "std is known, but not mean"
         if self.mean and not self.std:
@@ -121,6 +126,8 @@ class Preprocessing:
         """One line for people."""
         names = _counted(len(self.classes), "class name", "class names")
         classes = f"{names} from {self.classes_source}" if self.classes else "class names not known"
+        if self.videos:
+            return f"videos: arrays, normalised as in training; {classes}"
         if not self.mean:
             return f"images: mean and std not known; {classes}"
         factor = "" if self.rescale == RESCALE else f", pixels ×{self.rescale:.6g}"
@@ -166,7 +173,7 @@ class Preprocessing:
             ImageError: Pillow or the file is missing, it is no image or damaged, it has the
                 wrong size and no rule to change that, or nothing is known about normalisation.
         """
-        self._check_known()
+        self._check_known(str(path))
         return self.normalise(self._pixels(Path(path)))
 
     def normalise(self, pixels: npt.NDArray[np.generic]) -> Float32Array:
@@ -178,7 +185,7 @@ class Preprocessing:
         Raises:
             ImageError: another shape or dtype, or nothing is known about normalisation.
         """
-        self._check_known()
+        self._check_known("The array of pixels")
         wanted = (self.height, self.width, self.channels)
         if pixels.dtype != np.uint8:
             raise ImageError(
@@ -199,7 +206,9 @@ class Preprocessing:
         ]
         return np.stack([table[planes[:, :, c]] for c, table in enumerate(tables)])
 
-    def _check_known(self) -> None:
+    def _check_known(self, what: str) -> None:
+        if self.videos:
+            raise videos_are_arrays(what)
         if not self.mean:
             raise normalisation_unknown()
 
@@ -280,6 +289,15 @@ def normalisation_unknown() -> ImageError:
     )
 
 
+def videos_are_arrays(what: str) -> ImageError:
+    """The error for an image file or raw pixels, called `what`, when the model takes videos."""
+    return ImageError(
+        f"{what} is no video as the model takes it.",
+        "Give an array, or a .npy or .npz file, of all frames in the model's order, normalised as "
+        "in training.",
+    )
+
+
 # --- Files
 
 
@@ -333,6 +351,8 @@ def _field(name: str, value: object) -> object:
             return tuple(real(number, name) for number in elements(value, name))
         case "rescale":
             return real(value, name)
+        case "videos":
+            return truth(value, name)
         case "resize" if isinstance(value, int):
             return whole(value, name)
         case "resize" | "crop":
@@ -361,6 +381,13 @@ def whole(value: object, name: str) -> int:
     """`value` as a size in pixels; ValueError when it is not a whole number above zero."""
     if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
         raise ValueError(f"{name} is {value!r}, not a whole number above zero")
+    return value
+
+
+def truth(value: object, name: str) -> bool:
+    """`value` as true or false; TypeError when it is neither."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}, not true or false")
     return value
 
 

@@ -71,7 +71,7 @@ def patch_matrices(program: Program, images: Array) -> npt.NDArray[np.int8]:
 
     Args:
         program: what is to run.
-        images: float [n, channels, height, width].
+        images: float [n, ...], as the model takes them.
 
     Raises:
         ImageError: the images have the wrong shape, dtype or values.
@@ -101,7 +101,7 @@ def verify(
 
     Args:
         build: a compiled model.
-        images: float [n, channels, height, width].
+        images: float [n, ...], as the model takes them.
         timing: of the simulated DRAM.
         progress: called with the number of images done.
         waves: file for a waveform.

@@ -11,7 +11,7 @@ from vitessera.codegen.hls import KERNELS, kernel
 from vitessera.codegen.quantgraph import QuantGraph
 from vitessera.codegen.registers import register
 
-IMAGE = Image("image", 1, 2, 2)
+IMAGE = Image("image", (1, 2, 2))
 GRAPH = Graph(IMAGE, (Activation("relu0", ("image",), (), Function.RELU),), ())
 
 

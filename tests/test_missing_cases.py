@@ -43,11 +43,11 @@ class Halt(isa.Instruction):
         return isa.Source.STORE
 
 
-IMAGE = graph.Image("image", 1, 2, 2)
+IMAGE = graph.Image("image", (1, 2, 2))
 GRAPH = graph.Graph(IMAGE, (Reverse("x", ("image",), ()),), (("out", "x"),))
 VALUE = quantgraph.Value(1, 1, 16, np.ones(1))
 QUANT = quantgraph.QuantGraph(IMAGE, (QuantReverse("x", (), (), VALUE),), (("out", "x"),))
-INPUT = InputDescription("image", (1, 2, 2), (1, 1), 0, 4, 1, (1.0,), 32)
+INPUT = InputDescription("image", (1, 2, 2), (1, 1, 1), 0, 4, 1, (1.0,), 32)
 PROGRAM = Program(CONFIG, (Halt(), isa.End()), ("", ""), b"", INPUT, ())
 IMAGES = np.zeros((1, 1, 2, 2), np.float32)
 

@@ -230,6 +230,7 @@ def test_a_class_that_there_is_not(index: int) -> None:
         GREY,
         COLOUR,
         Preprocessing(1, 8, 8),
+        Preprocessing(3, 8, 8, classes=("run", "jump"), videos=True),
         dataclasses.replace(GREY, resize=(5, 7), crop=(4, 6), rescale=1 / 240, source="x.json"),
         dataclasses.replace(GREY, resize=7, crop=(4, 6), resample="lanczos"),
     ],
@@ -270,6 +271,8 @@ def test_what_is_saved_is_read(rule: Preprocessing) -> None:
         ({"classes": ["cat", " "]}, "class 1 has an empty name"),
         ({"classes": ["cat", 2]}, "classes holds 2, not text"),
         ({"source": None}, "source holds None, not text"),
+        ({"videos": 1}, "videos is 1, not true or false"),
+        ({"videos": True}, "mean and std are known, but videos are taken as arrays only"),
         ({"colour": 1}, "missing or unknown fields (colour)"),
     ],
 )
@@ -297,3 +300,13 @@ def test_the_description_says_what_is_done_and_where_it_is_from() -> None:
     assert "mean 0.1,0.2,0.3, std 0.5,0.6,0.7, 4x6, not resized" in COLOUR.describe()
     assert COLOUR.describe().endswith("class names not known")
     assert Preprocessing(1, 4, 6).describe().startswith("images: mean and std not known")
+
+
+def test_videos_are_arrays() -> None:
+    rule = Preprocessing(3, 8, 8, classes=("run",), classes_source="config.json", videos=True)
+    described = "videos: arrays, normalised as in training; 1 class name from config.json"
+    assert rule.describe() == described
+    assert rule.class_name(0) == "run"
+    for ask in (lambda: rule.load("frame.png"), lambda: rule.normalise(some_pixels(8, 8, 3))):
+        with pytest.raises(ImageError, match=r"no video as the model takes it\. Give an array"):
+            ask()

@@ -59,7 +59,7 @@ def graph(channels: int = 3, classes: int = 2) -> Graph:
     """Images of 32x32, and an output with `classes` values."""
     weight = np.zeros((classes, channels, 32, 32), np.float32)
     node = PatchEmbed("x", ("image",), (), weight, np.zeros(classes, np.float32))
-    return Graph(Image("image", channels, 32, 32), (node,), (("logits", "x"),))
+    return Graph(Image("image", (channels, 32, 32)), (node,), (("logits", "x"),))
 
 
 def beside(model: Path, **files: object) -> Path:
@@ -425,6 +425,43 @@ def test_class_names_that_cannot_be_read(
     with pytest.raises(PreprocessingError) as refused:
         read_classes(tmp_path / name)
     assert message in str(refused.value)
+
+
+# --- Videos
+
+FRAMES_FIRST, CHANNELS_FIRST = (4, 3, 32, 32), (3, 4, 32, 32)
+
+
+def of_videos(video: tuple[int, ...]) -> Graph:
+    weight = np.zeros((2, *video), np.float32)
+    node = PatchEmbed("x", ("video",), (), weight, np.zeros(2, np.float32))
+    return Graph(Image("video", video), (node,), (("logits", "x"),))
+
+
+@pytest.mark.parametrize("video", [FRAMES_FIRST, CHANNELS_FIRST])
+def test_of_videos_only_the_classes_are_taken(model: Path, video: tuple[int, ...]) -> None:
+    processor = {"image_mean": [0.5], "do_pad": True, "size": {"shortest_edge": 32}}
+    write_model(model, mean="0.1,0.2,0.3", std="1,1,1")
+    beside(model, preprocessor_config=processor, config={"id2label": {"0": "run", "1": "jump"}})
+    found = find_preprocessing(model, of_videos(video))
+    assert found is not None
+    assert found.videos
+    assert found.classes == ("run", "jump")
+    assert (found.mean, found.std, found.resize) == ((), (), None)
+
+
+def test_of_videos_without_classes_nothing_is_known(model: Path) -> None:
+    write_model(model, mean="0.1,0.2,0.3", std="1,1,1")
+    assert find_preprocessing(model, of_videos(FRAMES_FIRST)) is None
+
+
+@pytest.mark.parametrize("given", [Given(mean=(0.5,)), Given(std=(0.5,))])
+def test_videos_are_not_normalised(model: Path, given: Given) -> None:
+    name = "mean" if given.mean else "std"
+    with pytest.raises(
+        PreprocessingError, match=rf"--{name}: the model takes videos \[4, 3, .* Leave out --mean"
+    ):
+        find_preprocessing(model, of_videos(FRAMES_FIRST), given)
 
 
 # --- The same as transformers

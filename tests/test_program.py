@@ -56,7 +56,7 @@ def small_program() -> Program:
         instructions=instructions,
         labels=(*(f"layer{i}" for i in range(len(instructions) - 1)), ""),
         weights=bytes(range(64)),
-        input=InputDescription("image", (1, 4, 6), (2, 2), 1, 7, 4, (0.5,) * 4, 512),
+        input=InputDescription("image", (1, 4, 6), (1, 2, 2), 1, 7, 4, (0.5,) * 4, 512),
         outputs=(OutputDescription("logits", 16, 32, 2, 10, 3, (0.25,) * 10, 1),),
         layers=(Layer("query0", "Product", 12),),
         allocations=(Allocation(Memory.LEFT, "x", 3, 5, 0, 2),),

@@ -52,7 +52,7 @@ def program(text: str = TEXT) -> Program:
         instructions=listing.instructions,
         labels=listing.labels,
         weights=weights + to_dram(parameters, Memory.PARAMETER, CONFIG),
-        input=InputDescription("image", (1, 8, 8), (2, 4), 0, 8, 8, (1.0,) * 8, 64),
+        input=InputDescription("image", (1, 8, 8), (1, 2, 4), 0, 8, 8, (1.0,) * 8, 64),
         outputs=(OutputDescription("out", 0, 8, 7, 3, 1, (1.0,) * 3, 0),),
     )
 

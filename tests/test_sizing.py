@@ -90,6 +90,15 @@ def test_a_part_that_is_too_small(graph: QuantGraph) -> None:
     assert "words" in str(caught.value)
 
 
+def test_a_network_that_no_instruction_could_address() -> None:
+    """16 frames of 224 x 224 in tubelets of 2 x 16 x 16, as VideoMAE has them."""
+    shape = Shape(tokens=1568, channels=384, heads=6, hidden=1536, blocks=1, patch=1536, prefix=0)
+    videos = vision_transformer(np.random.default_rng(1), replace(shape, pool="mean"))
+    with pytest.raises(CapacityError, match=r"left memory would need some .* fewer tokens"):
+        pick(videos, BOARDS["kv260"])
+    assert "kv260" not in boards_that_would_do(videos)
+
+
 def test_boards_that_would_do(graph: QuantGraph, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("zcu102", "zcu104", "rfsoc4x2", "ultra96-v2"):
         monkeypatch.delitem(BOARDS, name)

@@ -38,7 +38,7 @@ PROGRAM = Program(
     instructions=(LOAD, PRODUCT, Epilogue(), LOAD, PRODUCT, Epilogue(), End()),
     labels=("one", "one", "one", "two", "two", "two", ""),
     weights=b"",
-    input=InputDescription("image", (1, 8, 8), (2, 2), 0, 16, 4, (1.0,) * 4, 0),
+    input=InputDescription("image", (1, 8, 8), (1, 2, 2), 0, 16, 4, (1.0,) * 4, 0),
     outputs=(),
 )
 TRACE = """\

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..preprocess import patch_rows
 from .term import (
     Activate,
     Beside,
@@ -216,7 +217,7 @@ def mean_rule(term: Term, pool: TermPool) -> Term | None:
 
 
 def image_rule(term: Term, pool: TermPool) -> Term | None:
-    """The image scaled or shifted per channel before the patch embedding → into its weight."""
+    """The image scaled or shifted alike in all patches before the embedding → into its weight."""
     if not isinstance(term, Patches):
         return None
     (below,) = term.inputs
@@ -225,14 +226,16 @@ def image_rule(term: Term, pool: TermPool) -> Term | None:
             full = np.broadcast_to(constant, below.shape)
         case _:
             return None
-    channel = full[:, :1, :1]
-    if (full != channel).any():
+    patch = term.weight.shape[1:]
+    rows = patch_rows(full[None], patch)[0]
+    if (rows != rows[0]).any():
         return None
+    inside = rows[0].reshape(patch)
     origin = union(term.origin, below.origin)
     if isinstance(below, Scale):
-        weight = term.weight * channel
+        weight = term.weight * inside
         return pool.intern(replace(term, inputs=below.inputs, weight=weight, origin=origin))
-    bias = term.bias + (term.weight * channel).sum(axis=(1, 2, 3))
+    bias = term.bias + (term.weight * inside).sum(axis=tuple(range(1, term.weight.ndim)))
     return pool.intern(replace(term, inputs=below.inputs, bias=bias, origin=origin))
 
 

@@ -24,6 +24,7 @@ from ..graph import (
     SelectToken,
     TokenEmbed,
 )
+from ..preprocess import patch_rows
 
 
 def evaluate(graph: Graph, image: FloatArray) -> dict[str, FloatArray]:
@@ -31,7 +32,7 @@ def evaluate(graph: Graph, image: FloatArray) -> dict[str, FloatArray]:
 
     Args:
         graph: an imported network.
-        image: float32 [channels, height, width], or a batch [batch, channels, height, width].
+        image: float32, of the graph's shape, or a batch [batch, ...] of them.
 
     Returns:
         [tokens, channels] for one image, [batch, tokens, channels] for a batch.
@@ -40,7 +41,7 @@ def evaluate(graph: Graph, image: FloatArray) -> dict[str, FloatArray]:
         ImageError: the image has another shape.
     """
     batch = np.asarray(image, dtype=np.float32)
-    single = batch.ndim == 3
+    single = batch.ndim == len(graph.image.shape)
     if single:
         batch = batch[None]
     _check_shape(graph.image, batch)
@@ -53,11 +54,10 @@ def evaluate(graph: Graph, image: FloatArray) -> dict[str, FloatArray]:
 
 
 def _check_shape(image: Image, batch: FloatArray) -> None:
-    wanted = (image.channels, image.height, image.width)
-    if batch.ndim != 4 or batch.shape[1:] != wanted:
+    if batch.shape[1:] != image.shape:
         raise ImageError(
             f"Images of shape {list(batch.shape)} do not fit input {image.name!r}.",
-            f"Give {list(wanted)}, or a batch of them.",
+            f"Give {list(image.shape)}, or a batch of them.",
         )
 
 
@@ -106,12 +106,8 @@ def _token_embed(node: TokenEmbed, x: FloatArray) -> FloatArray:
 
 
 def _patch_embed(node: PatchEmbed, images: FloatArray) -> FloatArray:
-    out, channels, patch_height, patch_width = node.weight.shape
-    batch, _, height, width = images.shape
-    rows, columns = height // patch_height, width // patch_width
-    tiles = images.reshape(batch, channels, rows, patch_height, columns, patch_width)
-    patches = tiles.transpose(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
-    return _linear(patches, node.weight.reshape(out, -1), node.bias)
+    out, *patch = node.weight.shape
+    return _linear(patch_rows(images, tuple(patch)), node.weight.reshape(out, -1), node.bias)
 
 
 def _layer_norm(node: LayerNorm, x: FloatArray) -> FloatArray:

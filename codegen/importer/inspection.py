@@ -52,12 +52,17 @@ class Row:
 class Inspection:
     """The account of a whole model: one row for each ONNX node, in the file's order.
 
-    `graph` is None if any row is refused.
+    Attributes:
+        path: of the file.
+        rows: the account.
+        graph: the network of one image; None if any row is refused.
+        images: how many the file takes at once.
     """
 
     path: Path
     rows: tuple[Row, ...]
     graph: Graph | None
+    images: int = 1
 
     @property
     def supported(self) -> bool:
@@ -88,7 +93,7 @@ def inspect_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> 
     graph = emit(source, traced, rewrite(traced))
     rows = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
     rows += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
-    return Inspection(path, tuple(rows), graph)
+    return Inspection(path, tuple(rows), graph, source.images)
 
 
 def import_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Graph:

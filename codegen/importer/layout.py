@@ -34,10 +34,18 @@ ARRANGING = frozenset(
 )
 
 
+def only_arranges(call: Call) -> bool:
+    """Whether the node makes no term: it moves elements of one, or passes them on."""
+    views = [operand for operand in call.inputs if isinstance(operand, View)]
+    if call.node.op_type == "Concat":
+        return _one_term(call, views)
+    return call.node.op_type in (*ARRANGING, "Cast", "Dropout")
+
+
 def arrange(call: Call) -> tuple[Tensor | None, ...]:
     """Runs the node on the element numbers of its operand instead of on its elements."""
     views = [operand for operand in call.inputs if isinstance(operand, View)]
-    if call.node.op_type == "Concat" and not _one_term(call, views):
+    if not only_arranges(call):
         return (joined(call),)
     if call.node.op_type != "Concat" and (len(views) != 1 or call.inputs[0] is not views[0]):
         raise Refused("its shape or index depends on the image", "Make it a constant.")

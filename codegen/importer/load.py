@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,8 @@ Array = npt.NDArray[np.generic]
 # The first version in which Squeeze, Softmax and Split mean what they mean today.
 OLDEST_OPSET = 13
 
-# 2,300 × 2,300 pixels in colour: far above any Vision Transformer, far below this machine's memory.
+# 2,300 × 2,300 pixels in colour, or 100 frames of 224 × 224: far above any Vision Transformer, far
+# below this machine's memory.
 LARGEST_IMAGE = 1 << 24
 
 # The relative error that rounding to a type leaves. Arithmetic in these types is taken as real:
@@ -40,6 +42,7 @@ class Source:
 
     Attributes:
         image: the only input, its batch axis dropped.
+        images: how many the file takes at once.
         opset: version of the default operator set.
         nodes: the ONNX nodes in execution order.
         names: a unique name for every node, in the same order.
@@ -50,6 +53,7 @@ class Source:
     """
 
     image: Image
+    images: int
     opset: int
     nodes: tuple[onnx.NodeProto, ...]
     names: tuple[str, ...]
@@ -69,19 +73,20 @@ def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
     Raises:
         ModelFileError: missing, unreadable, or not a valid ONNX model.
         ModelValueError: a weight holds NaN or infinity.
-        UnsupportedModelError: the input is not one image of floats.
+        UnsupportedModelError: the input is not one image, or video, of floats.
     """
     model = _inline(_read(path), path)
     graph = model.graph
     weights = _weights(graph)
-    image = _image(graph, weights)
+    image, images = _image(graph, weights)
     return Source(
         image=image,
+        images=images,
         opset=_opset(model, path),
         nodes=tuple(graph.node),
         names=_unique_names(graph.node),
         weights=weights,
-        shapes=_inferred_shapes(model, image.name),
+        shapes=_inferred_shapes(model, image.name, images),
         outputs=_outputs(graph, path, outputs),
         rounding=_rounding(graph),
     )
@@ -198,7 +203,8 @@ def check_finite(name: str, values: Array) -> None:
     )
 
 
-def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> Image:
+def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> tuple[Image, int]:
+    """The input, and how many there are of it at once."""
     inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
@@ -215,29 +221,48 @@ def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> Image:
     return _image_of_shape(inputs[0].name, tensor.shape)
 
 
-def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> Image:
-    remedy = "Export it with a fixed [1, channels, height, width]; only the batch may be dynamic."
-    if len(shape.dim) != 4:
-        raise UnsupportedModelError(f"Input {name!r} has {len(shape.dim)} axes, not 4.", remedy)
-    batch, *sides = shape.dim
-    if batch.HasField("dim_value") and batch.dim_value != 1:
+# What the axes after the batch are called, by their number. Exporters of videos put frames before
+# channels, or after.
+AXES = {
+    3: ("channels", "height", "width"),
+    4: ("frames or channels", "channels or frames", "height", "width"),
+}
+
+
+def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> tuple[Image, int]:
+    remedy = (
+        "Export it with a fixed [1, channels, height, width], or for videos "
+        "[1, frames, channels, height, width]; only the batch may be dynamic."
+    )
+    if len(shape.dim) - 1 not in AXES:
         raise UnsupportedModelError(
-            f"Input {name!r} has a fixed batch of {batch.dim_value}; a run takes one image.",
-            "Export the model again with batch 1 or with a dynamic batch axis.",
+            f"Input {name!r} has {len(shape.dim)} axes, not 4, or 5 as videos have.", remedy
         )
-    for axis, side in zip(("channels", "height", "width"), sides, strict=True):
+    batch, *sides = shape.dim
+    for axis, side in zip(AXES[len(sides)], sides, strict=True):
         if side.dim_value <= 0:
             label = f"{side.dim_param!r}" if side.dim_param else "unnamed"
             raise UnsupportedModelError(
                 f"Input {name!r}: the {axis} axis is dynamic ({label}).", remedy
             )
-    channels, height, width = (side.dim_value for side in sides)
-    if channels * height * width > LARGEST_IMAGE:
+    image = Image(name, tuple(side.dim_value for side in sides))
+    images = batch.dim_value if batch.HasField("dim_value") else 1
+    if images < 1:
         raise UnsupportedModelError(
-            f"Input {name!r} is an image of {channels}×{height}×{width} values.",
+            f"Input {name!r} has a batch of {images}.", "Export the model with batch 1."
+        )
+    if images * math.prod(image.shape) > LARGEST_IMAGE:
+        if images > 1:
+            raise UnsupportedModelError(
+                f"Input {name!r} has a fixed batch of {images} images of "
+                f"{'×'.join(map(str, image.shape))} values.",
+                "Export the model again with batch 1 or with a dynamic batch axis.",
+            )
+        raise UnsupportedModelError(
+            f"Input {name!r} is an image of {'×'.join(map(str, image.shape))} values.",
             f"Export for a smaller image, at most {LARGEST_IMAGE} values.",
         )
-    return Image(name, channels, height, width)
+    return image, images
 
 
 def _outputs(graph: onnx.GraphProto, path: Path, chosen: Sequence[str]) -> tuple[str, ...]:
@@ -268,13 +293,13 @@ def _unique_names(nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _inferred_shapes(model: onnx.ModelProto, image: str) -> dict[str, tuple[int, ...]]:
-    """Shapes at batch 1. They only serve to go on after a refused node, so gaps are fine."""
+def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[str, tuple[int, ...]]:
+    """With the batch bound. They only serve to go on after a refused node, so gaps are fine."""
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
     for value in bound.graph.input:
         if value.name == image:
-            value.type.tensor_type.shape.dim[0].dim_value = 1
+            value.type.tensor_type.shape.dim[0].dim_value = images
     del bound.graph.value_info[:]
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from ..preprocess import patch_rows
 from .call import Call, Tensor
 from .refusal import Refused
 from .term import ImageInput, Patches, Real, Scale, Shift
@@ -26,18 +27,12 @@ def conv(call: Call) -> Results:
         )
     _check_patches(call, view, weight)
     out, kernel = weight.shape[0], weight.shape[2:]
-    grid = tuple(side // patch for side, patch in zip(view.ids.shape[2:], kernel, strict=True))
-    rows = _windows(view.ids[0], grid, kernel)
+    batch, channels, *sides = view.ids.shape
+    grid = tuple(side // patch for side, patch in zip(sides, kernel, strict=True))
+    rows = patch_rows(view.ids, (channels, *kernel)).reshape(-1, channels * math.prod(kernel))
     patches = _embedding(call, view, rows, weight.reshape(out, -1), call.constant(2, "bias"))
-    return (View(patches, whole(patches).ids.T.reshape(1, out, *grid)),)
-
-
-def _windows(ids: Ids, grid: tuple[int, ...], kernel: tuple[int, ...]) -> Ids:
-    """[channels, sides ...] cut up: [windows, values of a window]."""
-    cut = ids.reshape(len(ids), *(n for pair in zip(grid, kernel, strict=True) for n in pair))
-    places = tuple(range(1, cut.ndim, 2))
-    inside = (0, *range(2, cut.ndim, 2))
-    return cut.transpose(*places, *inside).reshape(math.prod(grid), -1)
+    ids = whole(patches, (batch, math.prod(grid), out)).ids
+    return (View(patches, ids.swapaxes(1, 2).reshape(batch, out, *grid)),)
 
 
 def shows_image(view: View) -> bool:
@@ -97,27 +92,25 @@ def _embedding(call: Call, view: View, rows: Ids, weight: Real, bias: Real | Non
     """The embedding of patches `rows` [patches, values], with weights [out, values]."""
     image = view.term
     kernel = np.zeros((len(weight), *_check_cut(rows, image.shape)))
-    _, height, width = image.shape
-    channel, pixel = np.divmod(rows[0], height * width)
-    kernel[:, channel, pixel // width, pixel % width] = weight
+    places = (slice(None), *np.unravel_index(rows[0], image.shape))
+    kernel[places] = weight
     bias = np.zeros(len(weight)) if bias is None else bias
     shape = (len(rows), len(weight))
     return call.pool.intern(Patches((image,), shape, call.origin, kernel, bias))
 
 
-def _check_cut(rows: Ids, image: tuple[int, ...]) -> tuple[int, int, int]:
-    """[channels, height, width] of a patch, if each row is one, in row-major order."""
-    channels, height, width = image
-    pixel = rows[0] % (height * width)
-    patch_height, patch_width = int((pixel // width).max()) + 1, int((pixel % width).max()) + 1
-    patch = (channels, patch_height, patch_width)
-    numbers = np.arange(channels * height * width).reshape(image)
-    fits = height % patch_height == 0 and width % patch_width == 0
+def _check_cut(rows: Ids, image: tuple[int, ...]) -> tuple[int, ...]:
+    """Sides of a patch, if each row is one, in row-major order.
+
+    A patch is a box, and boxes tile the image: of a video a tubelet, of some frames.
+    """
+    patch = tuple(int(places.max()) + 1 for places in np.unravel_index(rows[0], image))
+    fits = all(side % size == 0 for side, size in zip(image, patch, strict=True))
     if fits:
-        first = numbers[:, :patch_height, :patch_width]
-        starts = numbers[0, ::patch_height, ::patch_width].ravel()
-        fits = np.array_equal(np.sort(rows[0]), np.sort(first.ravel())) and np.array_equal(
-            rows, rows[0] + starts[:, None]
+        numbers = np.arange(math.prod(image)).reshape(1, *image)
+        (boxes,) = patch_rows(numbers, patch)
+        fits = np.array_equal(np.sort(rows[0]), boxes[0]) and np.array_equal(
+            rows, rows[0] + boxes[:, :1]
         )
     if not fits:
         raise Refused(

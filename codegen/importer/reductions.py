@@ -26,7 +26,7 @@ def reduce_sum(call: Call) -> Results:
 def _reduced(call: Call, *, is_sum: bool) -> View:
     view = call.view(0)
     _check_matrix(view)
-    axes = _axes(call, view.ids.ndim)
+    axes = reduced_axes(call, view.ids.ndim)
     kept = tuple(axis for axis in range(view.ids.ndim) if axis not in axes)
     groups = view.ids.transpose(kept + axes)
     groups = groups.reshape(*groups.shape[: len(kept)], -1)
@@ -58,7 +58,8 @@ def global_average_pool(call: Call) -> Results:
     return (View(term, ids.reshape(batch, channels, *(1 for _ in sides))),)
 
 
-def _axes(call: Call, rank: int) -> tuple[int, ...]:
+def reduced_axes(call: Call, rank: int) -> tuple[int, ...]:
+    """The axes of a tensor of `rank` axes that a ReduceMean or ReduceSum reduces over."""
     operand = call.constant(1, "list of axes")
     axes = call.integers("axes", None) if operand is None else operand.astype(int).ravel().tolist()
     if not axes:

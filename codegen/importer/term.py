@@ -1,8 +1,9 @@
 """Terms: what the traced network computes, with every reshape and transpose taken out.
 
 A term is one array, most often a matrix [tokens, channels]; attention scores are
-[heads, queries, keys] and the image is [channels, height, width]. The first group below is what
-tracing produces, the second what the rewrite rules turn it into; `emit` accepts the second only.
+[heads, queries, keys] and the image is [channels, height, width], a video has one axis more. The
+first group below is what tracing produces, the second what the rewrite rules turn it into; `emit`
+accepts the second only.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Term:
 
 @dataclass(frozen=True, eq=False)
 class ImageInput(Term):
-    """The image [channels, height, width]."""
+    """The image [channels, height, width], or a video."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +158,7 @@ class Channels(Term):
 class Patches(Term):
     """The patch embedding, before class token and positions."""
 
-    weight: Real  # [out, channels, patch height, patch width]
+    weight: Real  # [out, sides of a patch ...], one side for each axis of the image
     bias: Real  # [out]
 
 

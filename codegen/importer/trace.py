@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
-from . import einsum, elementwise, layout, patches, products, reductions
+from . import batch, einsum, elementwise, layout, patches, products, reductions
 from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
 from .refusal import Refused, follows_from
 from .term import ImageInput, Opaque, Term, TermPool
-from .view import View, as_matrix, whole
+from .view import View, as_matrix
 
 Handler = Callable[[Call], tuple[Tensor | None, ...]]
 
@@ -89,10 +89,9 @@ def trace(source: Source) -> Trace:
     """Traces every node that an output depends on."""
     result = Trace(TermPool(source.rounding))
     image = source.image
-    shape = (image.channels, image.height, image.width)
-    term = result.pool.intern(ImageInput((), shape, ()))
+    term = result.pool.intern(ImageInput((), image.shape, ()))
     tensors: dict[str, Tensor] = {name: Constant(array) for name, array in source.weights.items()}
-    tensors[image.name] = whole(term, (1, *shape))
+    tensors[image.name] = batch.whole_batch(term, source.images, (source.images, *image.shape))
     live = _live_nodes(source)
     result.unused = set(range(len(source.nodes))) - live
     last_reader = _last_readers(source)
@@ -102,7 +101,7 @@ def trace(source: Source) -> Trace:
             if last_reader.get(name) == number:
                 tensors.pop(name, None)  # arrangements of attention scores are large
     for name in source.outputs:
-        _trace_output(name, tensors[name], result)
+        _trace_output(name, tensors[name], source.images, result)
     return result
 
 
@@ -166,7 +165,8 @@ def _outcome(
         result.constants.add(number)
         return _folded(source, node, [_shown(operand) for operand in known])
     try:
-        outputs = _handled(Call(node, number, source.opset, tuple(known), result.pool))
+        call = Call(node, number, source.opset, tuple(known), result.pool)
+        outputs = _handled(call, source.images)
     except Refused as refusal:
         raise _first_cause(refusal, known, source) from refusal
     if all(isinstance(output, Constant) for output in outputs):
@@ -201,7 +201,7 @@ def _folded(
     return tuple(None if result is None else Constant(result) for result in results)
 
 
-def _handled(call: Call) -> tuple[Tensor | None, ...]:
+def _handled(call: Call, images: int) -> tuple[Tensor | None, ...]:
     node = call.node
     handler = HANDLERS.get(node.op_type)
     if handler is None or node.domain not in ("", "ai.onnx"):
@@ -211,6 +211,8 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
             REMEDIES.get(node.op_type, "Write this part of the model with supported operators."),
         )
     try:
+        if images > 1 and not layout.only_arranges(call):
+            return batch.by_image(call, images, handler)
         return handler(call)
     except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
         # How numpy and Python say that shapes contradict each other; onnx.checker does not look.
@@ -229,21 +231,23 @@ REMEDIES = {
 
 def _opaque(source: Source, name: str, number: int, result: Trace) -> Tensor:
     shape = source.shapes.get(name)
-    if not shape:
+    images = source.images
+    if not shape or shape[0] % images or (images > 1 and len(shape) == 1):
         return Unknown(source.names[number])
-    rows = math.prod(shape[:-1])
+    rows = math.prod(shape[:-1]) // images
     term = result.pool.intern(Opaque((), (rows, shape[-1]), (number,), name))
     try:
-        return whole(term, shape)
+        return batch.whole_batch(term, images, shape)
     except Refused:  # too large, which is the refused node's fault
         return Unknown(source.names[number])
 
 
-def _trace_output(name: str, tensor: Tensor, result: Trace) -> None:
+def _trace_output(name: str, tensor: Tensor, images: int, result: Trace) -> None:
     try:
         if not isinstance(tensor, View):
             raise Refused("it does not depend on the image", "Export a model that returns logits.")
-        matrix = as_matrix(tensor, result.pool, tensor.layout or tensor.term.origin)
+        view = tensor if images == 1 else batch.first_image(tensor, images)[0]
+        matrix = as_matrix(view, result.pool, view.layout or view.term.origin)
         result.roots.append((name, matrix))
     except Refused as refusal:
         if isinstance(tensor, View) and tensor.layout:

@@ -80,7 +80,7 @@ def as_matrix(view: View, pool: TermPool, origin: tuple[int, ...]) -> Term:
 
 
 def _describe(shape: tuple[int, ...]) -> str:
-    return "the image or the attention scores" if len(shape) == 3 else f"of shape {list(shape)}"
+    return "the image or the attention scores" if len(shape) > 2 else f"of shape {list(shape)}"
 
 
 def head_channels(ids: Ids, term: Term, role: str) -> tuple[int, ...]:

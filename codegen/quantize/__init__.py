@@ -36,8 +36,9 @@ def quantize(graph: Graph, calibration: npt.NDArray[np.generic]) -> QuantGraph:
 
     Args:
         graph: as the importer gives it.
-        calibration: images [n, C, H, W], float32 or float64, normalised as in training. Some
-            dozens are enough; they decide the scales, so they should look like the real ones.
+        calibration: images [n, ...], as the model takes them, float32 or float64, normalised as
+            in training. Some dozens are enough; they decide the scales, so they should look like
+            the real ones.
 
     Raises:
         ImageError: the images have the wrong shape, dtype or values.
@@ -57,11 +58,10 @@ def prepared(graph: Graph) -> Graph:
 
 
 def default_calibration(graph: Graph, count: int = 16, seed: int = 0) -> Float32Array:
-    """Standard-normal images [count, C, H, W], for want of real ones.
+    """Standard-normal images [count, ...], for want of real ones.
 
     A fallback that costs accuracy: noise reaches neither the ranges nor the outliers of real
     images. Real images, even a few, are always better.
     """
-    image = graph.image
-    shape = (count, image.channels, image.height, image.width)
+    shape = (count, *graph.image.shape)
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)

@@ -109,14 +109,13 @@ class Lowering:
         embed = self.evidence.graph[node.inputs[0]]
         assert isinstance(embed, PatchEmbed)
         patches, constant = patches_name(embed), f"{node.name}.constant"
-        out, _, height, width = embed.weight.shape
+        out, *patch = embed.weight.shape
         yield q.PatchInput(
             patches,
             (),
             (embed.name,),
             self._value(patches, of=node.name),
-            height,
-            width,
+            tuple(patch),
             len(node.prefix),
         )
         value = self._value(node.name)

@@ -77,11 +77,11 @@ def _placed(operation: Operation, places: Places) -> isa.Instruction:
 
 
 def _input(graph: QuantGraph, lowered: Lowered) -> InputDescription:
-    node, image = lowered.input, graph.image
+    node = lowered.input
     return InputDescription(
-        name=image.name,
-        image=(image.channels, image.height, image.width),
-        patch=(node.patch_height, node.patch_width),
+        name=graph.image.name,
+        image=graph.image.shape,
+        patch=node.patch,
         prefix=node.prefix,
         tokens=node.value.tokens,
         channels=node.value.channels,

@@ -43,9 +43,7 @@ def product_program(
 def product_graph(rows: int, depth: int, columns: int, seed: int = 0) -> QuantGraph:
     """A network of one product with random weights: int8 patches to int16, "result"."""
     rng = np.random.default_rng(seed)
-    patches = PatchInput(
-        "patches", (), (), _value(rows, depth, 8), patch_height=1, patch_width=1, prefix=0
-    )
+    patches = PatchInput("patches", (), (), _value(rows, depth, 8), patch=(depth, 1, 1), prefix=0)
     # Accumulators spread over sqrt(depth) * _SPREAD^2; two bits below int16 hold their tails.
     excess = 0.5 * math.log2(depth) + 2 * math.log2(_SPREAD) - 13
     shift = max(0, math.ceil(_MULTIPLIER_BITS + excess))
@@ -58,7 +56,7 @@ def product_graph(rows: int, depth: int, columns: int, seed: int = 0) -> QuantGr
     product = Product(
         "result", ("patches",), (), _value(rows, columns, 16), _uniform(rng, columns, depth), step
     )
-    image = Image("image", depth, rows, 1)
+    image = Image("image", (depth, rows, 1))
     return QuantGraph(image, (patches, product), (("result", "result"),))
 
 

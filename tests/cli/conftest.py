@@ -8,7 +8,7 @@ import pytest
 from command_line import DIGITS, Command, Outcome
 from vitessera.cli.main import main
 
-sys.path.append(str(Path(__file__).parents[1] / "host"))
+sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("host", "importer")]
 
 
 @pytest.fixture

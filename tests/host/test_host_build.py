@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from host_support import vouch
 from vitessera.codegen.builddir import read_build
-from vitessera.host.build import CompiledModel, read_compiled
+from vitessera.host.build import FORMAT, CompiledModel, read_compiled
 from vitessera.host.errors import BuildDirectoryError, ImageError
 from vitessera.host.inputs import as_batch
 from vitessera.host.preprocessing import Preprocessing
@@ -66,7 +66,9 @@ def test_no_build_directory(tmp_path: Path) -> None:
     refused(tmp_path, "is not a build directory: manifest.json cannot be read")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"format": 3, "files": []}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", "{}", f'{{"format": {FORMAT}, "files": []}}']
+)
 def test_damaged_manifest(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
     refused(copy, "manifest.json is damaged", "Compile the model again")
@@ -121,6 +123,7 @@ def test_damaged_json(copy: Path, name: str, content: bytes) -> None:
     [
         ("program/program.json", lambda program: program.update(input={})),
         ("program/program.json", lambda program: program["input"].update(image=[1, 2])),
+        ("program/program.json", lambda program: program["input"].update(image=[2, 8, 4])),
         ("program/program.json", lambda program: program["outputs"][0].pop("offset")),
         ("program/program.json", lambda program: program["outputs"].append({})),
         ("program/program.json", lambda program: program["layers"][0].pop("macs")),
@@ -226,6 +229,51 @@ def test_wrong_images(model: CompiledModel, images: Any, words: tuple[str, ...])
         as_batch(images, model)
     for word in words:
         assert word in str(caught.value)
+
+
+VIDEO = np.zeros((4, 3, 8, 8), np.float32)
+
+
+@pytest.fixture
+def of_videos(model: CompiledModel) -> CompiledModel:
+    """A model that takes VIDEO, as far as its inputs go."""
+    return replace(model, image=VIDEO.shape, preprocessing=Preprocessing(3, 8, 8, videos=True))
+
+
+def test_videos_in_every_form(of_videos: CompiledModel, tmp_path: Path) -> None:
+    np.save(tmp_path / "one.npy", VIDEO)
+    np.savez(tmp_path / "two.npz", images=np.stack([VIDEO, VIDEO]))
+    for given, count, single in (
+        (VIDEO, 1, True),
+        (VIDEO[None].astype(np.float64), 1, False),
+        ([VIDEO, VIDEO], 2, False),
+        (tmp_path / "one.npy", 1, True),
+        (str(tmp_path / "two.npz"), 2, False),
+    ):
+        batch = as_batch(given, of_videos)
+        assert batch.single is single
+        assert batch.images.shape == (count, *VIDEO.shape)
+        assert batch.images.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("videos", "words"),
+    [
+        ("film.mp4", ("film.mp4 is no video as the model takes it", ".npy or .npz", "all frames")),
+        (["a.png", "b.png"], ("a.png is no video", "normalised as in training")),
+        (VIDEO.astype(np.uint8), ("The image, of 8-bit pixels, is no video", "Give an array")),
+        (np.zeros((8, 8, 3), np.uint8), ("of 8-bit pixels, is no video", "all frames")),
+        (VIDEO[0], ("shape [3, 8, 8]", "takes [n, 4, 3, 8, 8]: videos first", "model's order")),
+        (VIDEO.swapaxes(0, 1), ("shape [1, 3, 4, 8, 8]", "The model takes [n, 4, 3, 8, 8]")),
+        (VIDEO + np.nan, ("image 0 holds NaN or infinity",)),
+    ],
+)
+def test_wrong_videos(of_videos: CompiledModel, videos: Any, words: tuple[str, ...]) -> None:  # noqa: ANN401
+    for model in (of_videos, replace(of_videos, preprocessing=None)):
+        with pytest.raises(ImageError) as caught:
+            as_batch(videos, model)
+        for word in words:
+            assert word in str(caught.value)
 
 
 @pytest.mark.parametrize("known", [None, Preprocessing(1, 8, 8)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import Shape, config, images, vision_transformer
+from builders import Shape, config, images, of_videos, vision_transformer
 from vitessera.codegen.hostlayout import host_layout
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.program import Program, pack_input, unpack_outputs
@@ -22,9 +22,16 @@ SHAPES = {
 CONFIGS = {"4x4x4": config(4, 4, 4), "8x8x4": config(), "16x16x4": config(16, 4, 16, 128)}
 
 
-@pytest.fixture(params=SHAPES)
+# Two times four by four tubelets of 24 values, and frames and columns that fill none.
+VIDEO, TUBELET = (5, 3, 8, 9), (2, 3, 2, 2)
+
+
+@pytest.fixture(params=[*SHAPES, "tubelets"])
 def graph(request: pytest.FixtureRequest) -> QuantGraph:
-    return vision_transformer(np.random.default_rng(1), SHAPES[request.param])
+    generator = np.random.default_rng(1)
+    if request.param == "tubelets":
+        return of_videos(vision_transformer(generator, Shape(tokens=33, patch=24)), VIDEO, TUBELET)
+    return vision_transformer(generator, SHAPES[request.param])
 
 
 @pytest.fixture(params=CONFIGS)

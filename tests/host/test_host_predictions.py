@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from builders import Shape, vision_transformer
+from builders import Shape, of_videos, vision_transformer
 from host_support import NO_PYNQ, SMALL, Compile, Open
 from vitessera.codegen.builddir import read_build
 from vitessera.codegen.reference import Reference
@@ -163,6 +163,30 @@ def test_several_models_on_one_bitstream(
         acc.load(folder)
         again = digits["images"][:3]
         assert np.array_equal(acc.run(again)["logits"], expected(folder, again))
+
+
+def test_videos(open_board: Open, folder: Path, tmp_path: Path) -> None:
+    """Frames before channels or after: a token is a tubelet."""
+    from dataclasses import replace
+
+    from vitessera.codegen.builddir import write_build
+    from vitessera.codegen.schedule import schedule
+
+    build = read_build(folder)
+    graph = vision_transformer(np.random.default_rng(7), Shape(tokens=17, patch=24))
+    with open_board() as acc:
+        for name, video in (("first", (4, 3, 8, 4)), ("later", (3, 4, 8, 4))):
+            tubelet = (2, 3, 2, 2) if name == "first" else (3, 2, 2, 2)
+            program = schedule(of_videos(graph, video, tubelet), SMALL)
+            write_build(replace(build, program=program, preprocessing=None), tmp_path / name)
+            acc.load(tmp_path / name)
+            assert acc.model.image == video
+            videos = np.random.default_rng(8).uniform(-99, 99, (3, *video)).astype(np.float32)
+            results = acc.run(videos)[acc.model.outputs[0].name]
+            assert np.array_equal(results, expected(tmp_path / name, videos))
+            one = acc.predict(videos[1])
+            assert isinstance(one, Prediction)
+            assert np.array_equal(one.scores, results[1, 0])
 
 
 def test_everything_is_given_back(open_board: Open, digits: Digits) -> None:

@@ -61,9 +61,7 @@ def check_normal_form(graph: Graph) -> None:
 
 def check_values(graph: Graph, path: Path) -> None:
     image = graph.image
-    images = np.random.default_rng(0).standard_normal(
-        (3, image.channels, image.height, image.width), dtype=np.float32
-    )
+    images = np.random.default_rng(0).standard_normal((3, *image.shape), dtype=np.float32)
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     values = evaluate(graph, images)
     for position, (_, value) in enumerate(graph.outputs):

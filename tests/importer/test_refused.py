@@ -607,10 +607,16 @@ def tensor(name: str, shape: tuple[int | str | None, ...], kind: int = TensorPro
     [
         ([], "0 inputs .none."),
         ([tensor("image", IMAGE), tensor("mask", (1, 4))], "2 inputs .'image', 'mask'."),
-        ([tensor("image", (4, *IMAGE[1:]))], "fixed batch of 4.*dynamic batch axis"),
+        ([tensor("image", (999, 2, 200, 200))], "batch of 999 images.*dynamic batch axis"),
+        ([tensor("image", (0, *IMAGE[1:]))], "a batch of 0.*with batch 1"),
         ([tensor("image", (1, 2, "rows", 4))], "height axis is dynamic .'rows'."),
         ([tensor("image", (1, 2, 4, None))], "width axis is dynamic"),
-        ([tensor("image", (1, 4, 4))], "3 axes, not 4"),
+        ([tensor("image", (1, 4, 4))], "3 axes, not 4, or 5 as videos have"),
+        ([tensor("image", (1, 2, 2, 2, 4, 4))], "6 axes, not 4, or 5 as videos have"),
+        ([tensor("image", (1, "t", 2, 4, 4))], "frames or channels axis is dynamic .'t'."),
+        ([tensor("image", (1, 2, None, 4, 4))], "channels or frames axis is dynamic"),
+        ([tensor("image", (1, 2, 2, 4, 0))], "width axis is dynamic"),
+        ([tensor("image", (1, 200, 3, 224, 224))], "200×3×224×224 values.*smaller image"),
         ([tensor("image", IMAGE, TensorProto.UINT8)], "is UINT8, not a float type"),
     ],
 )

@@ -118,7 +118,7 @@ class Builder:
         if shape.pool == "token":
             x = self.add(SelectToken("token", (x,), (), 0))
         head = self.linear("head", x, shape.classes, shape.channels)
-        return Graph(Image("image", *shape.image), tuple(self.nodes), (("logits", head),))
+        return Graph(Image("image", shape.image), tuple(self.nodes), (("logits", head),))
 
 
 def random_parameters(seed: int) -> Make:
@@ -145,6 +145,6 @@ def random_images(graph: Graph, count: int, seed: int) -> npt.NDArray[np.float32
     """Images [count, C, H, W] with the smoothness of real ones: neighbours resemble each other."""
     image = graph.image
     generator = np.random.default_rng(seed)
-    shape = (count, image.channels, image.height, image.width)
-    noise = generator.standard_normal(shape) + 2 * generator.standard_normal((*shape[:2], 1, 1))
+    shape = (count, *image.shape)
+    noise = generator.standard_normal(shape) + 2 * generator.standard_normal((*shape[:-2], 1, 1))
     return (noise / 2).astype(np.float32)

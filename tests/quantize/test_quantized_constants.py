@@ -234,13 +234,20 @@ def test_plain_copy_rounds_to_the_nearest(seed: int) -> None:
 
 def test_patches_are_row_major_and_flattened_by_channel() -> None:
     image = np.arange(2 * 5 * 6, dtype=np.float32).reshape(1, 2, 5, 6)
-    rows = patch_rows(image, 2, 3)[0]
+    rows = patch_rows(image, (2, 2, 3))[0]
     assert rows.shape == (4, 12)
     assert np.array_equal(rows[3], image[0, :, 2:4, 3:6].ravel())
 
 
+def test_tubelets_are_boxes_of_frames() -> None:
+    video = np.arange(5 * 2 * 4 * 4, dtype=np.int64).reshape(1, 5, 2, 4, 4)
+    rows = patch_rows(video, (2, 2, 2, 4))[0]
+    assert rows.shape == (4, 32)
+    assert np.array_equal(rows[2], video[0, 2:4, :, :2].ravel())
+
+
 def test_patches_round_half_up_and_saturate() -> None:
     value = Value(2, 4, 8, np.full(4, 0.5))
-    node = PatchInput("p", (), (), value, patch_height=2, patch_width=2, prefix=1)
+    node = PatchInput("p", (), (), value, patch=(1, 2, 2), prefix=1)
     image = np.array([[[0.25, -0.25], [1e30, -1e30]]], np.float32)
     assert patches(node, image).tolist() == [[0, 0, 0, 0], [1, 0, 127, -127]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -183,12 +183,14 @@ class Builder:
         return self.add(Constant(name, (), (), value(tokens, width, 16), data))
 
     def patches(self, tokens: int, width: int, prefix: int) -> str:
-        return self.add(PatchInput("patches", (), (), value(tokens, width, 8), 1, 1, prefix))
+        return self.add(
+            PatchInput("patches", (), (), value(tokens, width, 8), (width, 1, 1), prefix)
+        )
 
     def graph(self, outputs: tuple[str, ...]) -> QuantGraph:
         source = next(node for node in self.nodes if isinstance(node, PatchInput))
         rows = source.value.tokens - source.prefix
-        image = Image("image", source.value.channels, rows, 1)
+        image = Image("image", (source.value.channels, rows, 1))
         names = tuple((f"output {name}", name) for name in outputs)
         return QuantGraph(image, tuple(self.nodes), names)
 
@@ -234,7 +236,15 @@ def _block(build: Builder, shape: Shape, x: str, suffix: str, early: bool) -> st
     return build.product(f"down{suffix}", hidden, shape.channels, residual=x, bits=16)
 
 
+def of_videos(graph: QuantGraph, video: tuple[int, ...], patch: tuple[int, ...]) -> QuantGraph:
+    """The same network on tubelets, of as many values and as many as it has patches."""
+    nodes = [
+        replace(node, patch=patch) if isinstance(node, PatchInput) else node for node in graph.nodes
+    ]
+    return QuantGraph(Image("video", video), tuple(nodes), graph.outputs)
+
+
 def images(rng: np.random.Generator, graph: QuantGraph, count: int) -> npt.NDArray[np.float32]:
     """Random images whose patches are integers."""
-    size = (count, graph.image.channels, graph.image.height, graph.image.width)
+    size = (count, *graph.image.shape)
     return rng.integers(-127, 128, size).astype(np.float32)

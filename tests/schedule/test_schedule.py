@@ -357,6 +357,6 @@ def test_unsupported_combinations_are_named(make: object, named: str) -> None:
 
 def test_network_without_input_is_refused() -> None:
     graph = vision_transformer(np.random.default_rng(16), Shape(blocks=0))
-    nodes = (PatchInput("more", (), (), value(3, 8, 8), 1, 1, 0), *graph.nodes)
+    nodes = (PatchInput("more", (), (), value(3, 8, 8), (8, 1, 1), 0), *graph.nodes)
     with pytest.raises(UnsupportedModelError, match="2 inputs"):
         schedule(QuantGraph(graph.image, nodes, graph.outputs), config())

@@ -54,6 +54,12 @@ def classifier(kind: str, **changes: object) -> nn.Module:
     return Picked(getattr(transformers, f"{kind}ForImageClassification")(config), _logits)
 
 
+def video_classifier(kind: str, **changes: object) -> nn.Module:
+    """`kind`ForVideoClassification with ten classes."""
+    config = _config(kind, num_labels=10, **changes)
+    return Picked(getattr(transformers, f"{kind}ForVideoClassification")(config), _logits)
+
+
 def features(kind: str, model: str = "", **changes: object) -> nn.Module:
     """The tokens of the last layer."""
     made = getattr(transformers, model or f"{kind}Model")(_config(kind, **changes))
@@ -114,8 +120,23 @@ class Video(nn.Module):
         return self.model(video).last_hidden_state
 
 
-def video_mae(frames: int = 2, as_image: bool = True) -> nn.Module:
+def video_mae_of_image(frames: int) -> nn.Module:
     """Tubelets are two frames deep."""
-    config = _config("VideoMAE", num_frames=frames, num_channels=3)
-    model = transformers.VideoMAEModel(config)
-    return Video(model, frames) if as_image else Picked(model, _features)
+    return Video(transformers.VideoMAEModel(_config("VideoMAE", num_frames=frames)), frames)
+
+
+def vjepa2() -> nn.Module:
+    """The encoder."""
+    config = transformers.VJEPA2Config(
+        patch_size=8,
+        crop_size=32,
+        frames_per_clip=4,
+        hidden_size=48,
+        num_attention_heads=2,
+        num_hidden_layers=2,
+        mlp_ratio=2,
+        pred_hidden_size=48,
+        pred_num_attention_heads=2,
+        pred_num_hidden_layers=1,
+    )
+    return Picked(transformers.VJEPA2Model(config), _features, skip_predictor=True)

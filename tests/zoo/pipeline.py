@@ -50,7 +50,7 @@ def exported(export: Export, folder: Path) -> Path:
     torch.manual_seed(0)
     model = trained_like(export.build())
     path = folder / "model.onnx"
-    image = torch.randn(1, *export.image)
+    image = torch.randn(export.batch, *export.image)
     EXPORTERS[export.exporter](model, image, path, export.opset, export.symbolic)
     AFTERWARDS[export.after](path)
     return path
@@ -60,7 +60,7 @@ def images(graph: Graph, count: int, seed: int) -> FloatArray:
     """Images whose neighbouring pixels resemble each other."""
     generator = np.random.default_rng(seed)
     shape = (count, *graph.image.shape)
-    noise = generator.standard_normal(shape) + 2 * generator.standard_normal((*shape[:2], 1, 1))
+    noise = generator.standard_normal(shape) + 2 * generator.standard_normal((*shape[:-2], 1, 1))
     return (noise / 2).astype(np.float32)
 
 
@@ -70,20 +70,26 @@ def quantized(graph: Graph) -> QuantGraph:
 
 
 def wanted(path: Path, batch: FloatArray) -> dict[str, FloatArray]:
-    """What ONNX Runtime says, image by image: [images, tokens, channels] by output name."""
+    """What ONNX Runtime says, image by image: [images, tokens, channels] by output name.
+
+    Where the file takes several at once, those that follow come along.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     source = session.get_inputs()[0]
     names = [output.name for output in session.get_outputs()]
     dtype = np.float16 if "float16" in source.type else np.float32
-    shape = [1 if not isinstance(side, int) else side for side in source.shape]
+    count = source.shape[0] if isinstance(source.shape[0], int) else 1
     runs = [
-        session.run(names, {source.name: image.reshape(shape).astype(dtype)}) for image in batch
+        session.run(names, {source.name: np.roll(batch, -first, 0)[:count].astype(dtype)})
+        for first in range(len(batch))
     ]
     stacked = zip(names, zip(*runs, strict=True), strict=True)
     return {
-        name: np.stack([np.asarray(r, np.float32).reshape(-1, r.shape[-1]) for r in results])
+        name: np.stack(
+            [np.asarray(r, np.float32).reshape(count, -1, r.shape[-1])[0] for r in results]
+        )
         for name, results in stacked
     }
 

@@ -92,6 +92,34 @@ class Encoder(nn.Module):
         return results if len(results) > 1 else results[0]
 
 
+class VideoEncoder(nn.Module):
+    """nn.TransformerEncoder on videos of four frames, pooled over all tokens.
+
+    Either on [batch, channels, frames, height, width], with tubelets of two frames; or on
+    [batch, frames, channels, height, width], each frame cut up by itself.
+    """
+
+    def __init__(self, frame_by_frame: bool = False) -> None:
+        super().__init__()
+        self.frame_by_frame = frame_by_frame
+        tubelet = (2, 8, 8)
+        self.patch = (
+            nn.Conv2d(3, 48, 8, 8) if frame_by_frame else nn.Conv3d(3, 48, tubelet, tubelet)
+        )
+        self.positions = nn.Parameter(torch.zeros(1, 64 if frame_by_frame else 32, 48))
+        layer = nn.TransformerEncoderLayer(
+            48, 4, 96, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, video: Tensor) -> Tensor:
+        batch = video.shape[0]
+        x = self.patch(video.flatten(0, 1) if self.frame_by_frame else video)
+        tokens = x.flatten(2).transpose(1, 2).reshape(batch, -1, 48)
+        return self.head(self.encoder(tokens + self.positions).mean(1))
+
+
 class EinsumBlock(nn.Module):
     """Attention and MLP the way papers write them: einsum, weights with an axis of heads."""
 

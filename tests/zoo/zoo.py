@@ -12,7 +12,40 @@ from typing import Any
 
 Build = Callable[[], Any]
 
+# What has to be among the architectures that compile, and so on the RTL.
+FAMILIES = (
+    *(f"transformers classifier({kind})" for kind in ("ViT", "DeiT", "Dinov2")),
+    *(f"transformers features({kind}" for kind in ("ViTMSN", "IJepa", "Beit", "VideoMAE")),
+    *(
+        f"transformers features_and_pooled({kind}"
+        for kind in ("ViT", "Dinov2WithRegisters", "CLIPVision", "SiglipVision")
+    ),
+    *(f"transformers {kind}" for kind in ("deit_with_teacher", "siglip_classifier", "mae_encoder")),
+    "transformers video_classifier(Vivit",
+    *(
+        f"timm vit({name}"
+        for name in (
+            "deit_tiny_distilled_patch16_224",
+            "deit3_small_patch16_224",
+            "vit_small_patch14_reg4_dinov2",
+            "vit_base_patch16_clip_224",
+            "vit_base_patch16_siglip_224",
+            "vit_base_patch16_siglip_gap_224",
+            "vit_base_patch16_gap_224",
+            "vit_small_patch16_18x2_224",
+            "vit_base_patch16_rpn_224",
+            "flexivit_small",
+        )
+    ),
+    "torchvision torchvision_vit",
+    "torch Encoder(norm_first=True",
+    "torch Encoder(norm_first=False",
+    "torch EinsumVit",
+    "torch VideoEncoder",
+)
+
 IMAGE = (3, 32, 32)
+VIDEO = (4, 3, 32, 32)  # frames, channels, height, width
 
 
 @dataclass(frozen=True)
@@ -21,19 +54,23 @@ class Export:
 
     Attributes:
         name: unique; what it shows.
+        architecture: what is built, by library, builder and options. Exports that share it differ
+            in exporter and file, and in nothing that the hardware sees.
         build: makes the torch module.
         needs: modules that have to be installed.
-        image: channels, height, width.
+        image: channels, height, width; or VIDEO.
         exporter: dynamo or script.
         opset: operator set that the exporter is asked for.
         after: what is done to the file; see `exporters.AFTERWARDS`.
         symbolic: whether the batch axis is.
+        batch: how many images it is exported with.
         memory: fields of the hardware configuration that differ from the default.
         refused: for what cannot be mapped, a piece of the reason; empty for what can.
         inspected: whether a refusal is a table by node; else the file or the quantiser says no.
     """
 
     name: str
+    architecture: str
     build: Build
     needs: tuple[str, ...] = ()
     image: tuple[int, ...] = IMAGE
@@ -41,37 +78,48 @@ class Export:
     opset: int = 18
     after: str = ""
     symbolic: bool = False
+    batch: int = 1
     memory: dict[str, int] = field(default_factory=dict)
     refused: str = ""
     inspected: bool = True
 
 
-def _made(module: str, function: str, *args: object, **kwargs: object) -> Build:
-    """`function` of a module of this folder; the module is imported when it is called."""
-    return lambda: getattr(importlib.import_module(module), function)(*args, **kwargs)
+def _export(
+    name: str, needs: tuple[str, ...], module: str, function: str, *args: str, **options: Any
+) -> Export:
+    """What `function` of a module of this folder builds, when it is called."""
+    changes = options.pop("changes", {})
+
+    def build() -> Any:
+        return getattr(importlib.import_module(module), function)(*args, **changes)
+
+    details = [*args, *(f"{key}={value}" for key, value in changes.items())]
+    if "image" in options:
+        details.append(f"image={options['image']}")
+    architecture = f"{needs[-1]} {function}({', '.join(details)})"
+    simplified = ("onnxsim",) if options.get("after") == "onnxsim" else ()
+    return Export(name, architecture, build, (*needs, *simplified), **options)
 
 
-def _hf(name: str, function: str, *args: object, **options: Any) -> Export:
+def _hf(name: str, function: str, *args: str, **options: Any) -> Export:
     """A model of transformers; `changes` go to its configuration."""
-    build = _made("hugging_face", function, *args, **options.pop("changes", {}))
-    return Export(f"hf-{name}", build, ("torch", "transformers"), **options)
+    needs = ("torch", "transformers")
+    return _export(f"hf-{name}", needs, "hugging_face", function, *args, **options)
 
 
 def _timm(name: str, model: str, function: str = "vit", **options: Any) -> Export:
-    build = _made("timm_models", function, model, **options.pop("changes", {}))
-    return Export(f"timm-{name}", build, ("torch", "timm"), **options)
+    return _export(f"timm-{name}", ("torch", "timm"), "timm_models", function, model, **options)
 
 
 def _torch(name: str, function: str, **options: Any) -> Export:
-    needs = ("torch", *(("torchvision",) if "torchvision" in name else ()))
-    return Export(
-        name, _made("torch_models", function, **options.pop("changes", {})), needs, **options
-    )
+    needs = ("torch", "torchvision") if "torchvision" in name else ("torch",)
+    return _export(name, needs, "torch_models", function, **options)
 
 
 HUGGING_FACE = (
     _hf("vit-classifier", "classifier", "ViT"),
     _hf("vit-classifier-script", "classifier", "ViT", exporter="script", opset=17),
+    _hf("vit-classifier-batch", "classifier", "ViT", batch=4),
     _hf("vit-features", "vit_without_pooler", exporter="script", opset=14),
     _hf("vit-hidden-states", "vit_with_hidden_states"),
     _hf("vit-relu", "classifier", "ViT", changes={"hidden_act": "relu"}),
@@ -149,15 +197,61 @@ HUGGING_FACE = (
         opset=17,
     ),
     _hf("dinov3-rope", "features", "DINOv3ViT", refused="rotary"),
-    _hf("videomae-two-frames", "video_mae", image=(6, 32, 32)),
-    _hf("videomae-four-frames", "video_mae", 4, image=(12, 32, 32), refused="not the patches"),
+    _hf("videomae", "features", "VideoMAE", changes={"num_frames": 4}, image=VIDEO),
     _hf(
-        "videomae-five-axes",
-        "video_mae",
-        changes={"as_image": False},
+        "videomae-classifier-script",
+        "video_classifier",
+        "VideoMAE",
+        changes={"num_frames": 4},
+        image=VIDEO,
+        exporter="script",
+        opset=17,
+        symbolic=True,
+    ),
+    _hf(
+        "videomae-batch-script",
+        "features",
+        "VideoMAE",
+        changes={"num_frames": 4},
+        image=VIDEO,
+        exporter="script",
+        opset=17,
+        batch=2,
+    ),
+    _hf(
+        "videomae-one-tubelet",
+        "features",
+        "VideoMAE",
+        changes={"num_frames": 2},
         image=(2, 3, 32, 32),
-        refused="5 axes",
-        inspected=False,
+    ),
+    _hf(
+        "videomae-frames-in-channels",
+        "video_mae_of_image",
+        changes={"frames": 4},
+        image=(12, 32, 32),
+    ),
+    _hf(
+        "vivit",
+        "video_classifier",
+        "Vivit",
+        changes={"num_frames": 4, "tubelet_size": [2, 8, 8]},
+        image=VIDEO,
+        symbolic=True,
+    ),
+    _hf(
+        "timesformer",
+        "video_classifier",
+        "Timesformer",
+        changes={"num_frames": 4},
+        image=VIDEO,
+        refused="which is not the token axis",
+    ),
+    _hf(
+        "vjepa2",
+        "vjepa2",
+        image=VIDEO,
+        refused="rotary",
     ),
 )
 
@@ -201,6 +295,7 @@ TIMM = (
         opset=17,
         symbolic=True,
     ),
+    _timm("siglip-map-batch", "vit_base_patch16_siglip_224", batch=3),
     _timm("siglip-map-opset23", "vit_base_patch16_siglip_224", opset=23),
     _timm("siglip-gap", "vit_base_patch16_siglip_gap_224"),
     _timm("mean-pool", "vit_base_patch16_224", changes={"global_pool": "avg"}),
@@ -275,6 +370,7 @@ TIMM = (
 TORCH = (
     _torch("torchvision-vit", "torchvision_vit"),
     _torch("torchvision-vit-script", "torchvision_vit", exporter="script", opset=17, symbolic=True),
+    _torch("torchvision-vit-batch-script", "torchvision_vit", exporter="script", opset=17, batch=2),
     _torch("encoder-pre-norm", "Encoder", changes={"norm_first": True, "final_norm": True}),
     _torch("encoder-post-norm", "Encoder", changes={"norm_first": False}),
     _torch(
@@ -283,6 +379,14 @@ TORCH = (
         changes={"norm_first": False},
         exporter="script",
         opset=17,
+    ),
+    _torch(
+        "encoder-post-norm-batch-script",
+        "Encoder",
+        changes={"norm_first": False},
+        exporter="script",
+        opset=17,
+        batch=4,
     ),
     _torch(
         "encoder-post-norm-relu",
@@ -308,6 +412,15 @@ TORCH = (
     ),
     _torch("einsum-batch-norm", "EinsumVit"),
     _torch("einsum-batch-norm-script", "EinsumVit", exporter="script", opset=17),
+    _torch("video-channels-first", "VideoEncoder", image=(3, 4, 32, 32)),
+    _torch(
+        "video-frame-by-frame",
+        "VideoEncoder",
+        changes={"frame_by_frame": True},
+        image=VIDEO,
+        exporter="script",
+        opset=17,
+    ),
     _torch("three-heads", "Encoder", changes={"norm_first": True, "heads": (10, 3, 1)}),
 )
 
@@ -325,9 +438,13 @@ OPSETS = tuple(
 )
 
 ZOO = (*HUGGING_FACE, *TIMM, *TORCH, *OPSETS)
+MAPPED = tuple(export for export in ZOO if not export.refused)
+REFUSED = tuple(export for export in ZOO if export.refused)
+
+# The first export of each architecture that compiles also runs on the RTL.
+ON_RTL = {export.architecture: export for export in reversed(MAPPED)}
 
 
 def full_size(name: str) -> Export:
     """A model of timm as it is registered."""
-    build = _made("timm_models", "full_size", name)
-    return Export(name, build, ("torch", "timm"), (3, 224, 224), exporter="script", opset=17)
+    return _timm(name, name, "full_size", image=(3, 224, 224), exporter="script", opset=17)
