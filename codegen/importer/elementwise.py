@@ -26,7 +26,7 @@ from .term import (
     Tanh,
     Term,
 )
-from .view import Ids, View, as_matrix, constant_of, whole
+from .view import Ids, View, as_matrix, constant_of, shows_image, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -40,7 +40,7 @@ def add(call: Call) -> Results:
     data, other = _ordered(call)
     if isinstance(other, Constant):
         return (_shifted(call, data, other.values),)
-    if any(_differs_by_token(view.term) for view in (data, other)):
+    if all(_differs_by_token(view.term) for view in (data, other)):
         raise Refused(
             "it adds results that were scaled token by token (a rotary position embedding)",
             "Constant factors must not differ between tokens; use positions that are added.",
@@ -250,7 +250,7 @@ def scaled(call: Call, view: View, values: Array) -> View:
 
 def _shifted(call: Call, view: View, values: Array) -> View:
     if _is_scores(view.term):
-        _check_empty_mask(values)
+        _check_empty_mask(values, view.term)
         return _broadcast(view, values.shape)
     view = _broadcast(view, values.shape)
     offset = constant_of(values, view, fill=0.0)
@@ -263,9 +263,20 @@ def _is_scores(term: Term) -> bool:
     return isinstance(term, Scores)
 
 
-def _check_empty_mask(values: Array) -> None:
+def _is_before_softmax(term: Term) -> bool:
+    while isinstance(term, Scale):
+        (term,) = term.inputs
+    return isinstance(term, Scores)
+
+
+def _check_empty_mask(values: Array, term: Term) -> None:
     if not np.any(values):
         return
+    if not _is_before_softmax(term):
+        raise Refused(
+            "it adds a constant to the attention probabilities",
+            "Multiply the values by the softmax as it is.",
+        )
     if np.min(_real(values)) < LEAST_BIAS:
         raise Refused(
             "it adds a mask to the attention scores",
@@ -290,14 +301,26 @@ def _reciprocal(call: Call, view: View) -> View:
 def _unary(call: Call, kind: type[Unary], view: View) -> View:
     """A function of every element; √(1/x) is written 1/√x, so that rules see one form."""
     term: Term = view.term
+    _check_tokens(view)
     if kind is Root and isinstance(term, Reciprocal):
         root = call.pool.intern(Root(term.inputs, term.shape, call.origin))
         return _made(call, Reciprocal((root,), term.shape, call.origin), view.ids)
     return _made(call, kind((term,), term.shape, call.origin), view.ids)
 
 
+def _check_tokens(*views: View) -> None:
+    """What the importer follows through element by element is no image any more."""
+    if any(shows_image(view.term) for view in views):
+        raise Refused(
+            "it computes on the image itself",
+            "Embed the image into patches first; before that, each channel of it can be "
+            "multiplied by a constant and moved by one.",
+        )
+
+
 def _activated(call: Call, function: Function) -> View:
     view = call.view(0)
+    _check_tokens(view)
     return _made(call, Activate((view.term,), view.term.shape, call.origin, function), view.ids)
 
 
@@ -311,6 +334,7 @@ def _aligned(call: Call, left: View, right: View) -> tuple[Term, Term, Ids]:
     Either both show the same elements at the same places, or one holds one number a token, or
     both are matrices of tokens after their own selection of tokens and channels.
     """
+    _check_tokens(left, right)
     left, right = _broadcast(left, right.ids.shape), _broadcast(right, left.ids.shape)
     if left.term.shape == right.term.shape and np.array_equal(left.ids, right.ids):
         return left.term, right.term, left.ids

@@ -47,6 +47,7 @@ from .term import (
     topological,
 )
 from .trace import Trace
+from .view import shows_image
 
 NORM_REMEDY = "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels."
 ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale) @ v, without a mask."
@@ -99,6 +100,12 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     Softmax: ("its result is not multiplied by values", ATTENTION_REMEDY),
 }
 
+EMBEDDED_TWICE = Refused(
+    "the image is embedded in two ways: not every reader sees the same patches, positions, factors "
+    "and class tokens",
+    "Let everything read one embedding, with all that is done to it before the first block.",
+)
+
 
 def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | None:
     """The graph, or None if a term is left that the graph cannot hold.
@@ -108,6 +115,9 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     order = topological(roots)
     for term, refusal in _verdicts(order, source.names):
         trace.refused.setdefault(term.origin[0], refusal)
+    embeddings = [term for term in order if isinstance(term, Embed)]
+    if len(embeddings) > 1 and not trace.refused:  # else it may be the consequence
+        trace.refused[embeddings[1].origin[0]] = EMBEDDED_TWICE
     if trace.refused or trace.bad_outputs:
         return None
     names = _names(order, roots, source.image.name)
@@ -157,6 +167,15 @@ def _verdict(term: Term) -> Refused | None:
             return None
         case TokenMean(rows=rows) if rows != tuple(range(rows[0], rows[-1] + 1)):
             return Refused("it averages tokens with gaps", "Average a contiguous range of tokens.")
+        case Scale() | Shift() if shows_image(term):
+            return Refused(
+                "its constant differs between pixels of the image",
+                "Normalise the image with one mean and one deviation a channel.",
+            )
+        case Scale(factor=factor) if len(term.shape) == 2 and factor.shape[0] > 1:
+            return Refused(
+                "its factor differs between tokens", "Use one factor for each channel at most."
+            )
     if type(term) not in LEFT_OVER:
         return None
     return Refused(*LEFT_OVER[type(term)])

@@ -8,8 +8,8 @@ import numpy as np
 
 from .call import Call, Tensor
 from .refusal import Refused
-from .term import ImageInput, Patches, Real, Scale, Shift
-from .view import Ids, View, whole
+from .term import Patches, Real
+from .view import Ids, View, shows_image, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -19,7 +19,7 @@ def conv(call: Call) -> Results:
     view = call.view(0)
     weight = call.constant(1, "weight")
     assert weight is not None
-    if not shows_image(view):
+    if not shows_image(view.term):
         raise Refused(
             "it does not read the image",
             "Only the patch embedding may be a Conv; write other ones as Linear.",
@@ -38,14 +38,6 @@ def _windows(ids: Ids, grid: tuple[int, ...], kernel: tuple[int, ...]) -> Ids:
     places = tuple(range(1, cut.ndim, 2))
     inside = (0, *range(2, cut.ndim, 2))
     return cut.transpose(*places, *inside).reshape(math.prod(grid), -1)
-
-
-def shows_image(view: View) -> bool:
-    """Whether the view shows the image, perhaps normalised, in whatever arrangement."""
-    core = view.term
-    while isinstance(core, Scale | Shift):
-        (core,) = core.inputs
-    return isinstance(core, ImageInput)
 
 
 def _check_patches(call: Call, view: View, weight: Real) -> None:

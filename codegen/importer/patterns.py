@@ -40,8 +40,20 @@ def norm_rule(term: Term, pool: TermPool) -> Term | None:
             if isinstance(mean, ChannelMean) and mean.inputs[0] is x:
                 origin = _covered(term, x)
                 ones, zeros = np.ones(x.shape[1]), np.zeros(x.shape[1])
+                eps = checked_epsilon(eps)
                 return pool.intern(Norm((x,), x.shape, origin, ones, zeros, eps))
     return None
+
+
+def checked_epsilon(eps: float) -> float:
+    """`eps`, if a LayerNorm can have it.
+
+    Raises:
+        Refused: it is negative or no number: tokens of little variance would have no root.
+    """
+    if eps >= 0.0 and np.isfinite(eps):
+        return eps
+    raise Refused(f"its epsilon is {eps:g}", "Use a small positive epsilon, such as 1e-5.")
 
 
 def _epsilon(inverse: Term, centred: Term) -> float | None:
@@ -100,6 +112,9 @@ def attention_rule(term: Term, pool: TermPool) -> Term | None:
         term.origin, probabilities.origin, scores.origin, origin, query_origin, key_origin
     )
     total = scale * query_scale * key_scale
+    if total <= 0.0:  # the query takes what no scale of scores can be
+        query = pool.scale(query, np.full((1, 1), np.sign(total)), scores.origin)
+        total = abs(total) or 1.0
     inputs = (query, key, value)
     return pool.intern(Attend(inputs, term.shape, origins, scores.heads, total))
 

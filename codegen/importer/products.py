@@ -8,12 +8,12 @@ import numpy as np
 
 from .call import Call, Constant, Tensor
 from .load import Array
-from .patches import patches_by_matmul, shows_image
+from .patches import patches_by_matmul
+from .patterns import checked_epsilon
 from .refusal import Refused
 from .term import (
     Dense,
     Fixed,
-    ImageInput,
     Mix,
     Norm,
     Real,
@@ -21,7 +21,7 @@ from .term import (
     Softmax,
     Term,
 )
-from .view import Ids, View, as_matrix, head_channels, whole
+from .view import Ids, View, as_matrix, head_channels, shows_image, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -79,7 +79,7 @@ def _flat_weight(values: Array) -> Real:
 
 def linear(call: Call, data: View, weight: Real, bias: Real | None) -> View:
     """data @ weight + bias, for data [..., channels] and weight [channels, out]."""
-    if shows_image(data):
+    if shows_image(data.term):
         return patches_by_matmul(call, data, weight, bias)
     matrix = as_matrix(data, call.pool, call.origin)
     if weight.shape[0] != matrix.shape[1]:
@@ -157,7 +157,7 @@ def _mixed(call: Call, probabilities: View, value: View) -> View:
 def softmax(call: Call) -> Results:
     """Softmax of attention scores over the keys."""
     view = call.view(0)
-    if len(view.term.shape) != 3 or isinstance(view.term, ImageInput):
+    if len(view.term.shape) != 3 or shows_image(view.term):
         raise Refused(
             "it is not applied to attention scores",
             "Leave a softmax after the head to the host, with --results: it does not change the "
@@ -200,11 +200,21 @@ def layer_normalization(call: Call) -> Results:
         (matrix,),
         matrix.shape,
         call.origin_with((view, matrix)),
-        np.broadcast_to(gamma.ravel(), (channels,)).copy(),
-        np.zeros(channels) if beta is None else np.broadcast_to(beta.ravel(), (channels,)).copy(),
-        call.number_of("epsilon", 1e-5),
+        _by_channel(gamma, channels, "scale"),
+        np.zeros(channels) if beta is None else _by_channel(beta, channels, "bias"),
+        checked_epsilon(call.number_of("epsilon", 1e-5)),
     )
     return (whole(call.pool.intern(norm), view.ids.shape),)
+
+
+def _by_channel(values: Real, channels: int, what: str) -> Real:
+    """A constant that broadcasts to [tokens, channels] without differing between tokens."""
+    if values.size == 1 or values.shape[-1:] == (channels,) == (values.size,):
+        return np.broadcast_to(values.ravel(), (channels,)).copy()
+    raise Refused(
+        f"its {what} has shape {list(values.shape)}, its data have {channels} channels",
+        f"Use a {what} of one value a channel.",
+    )
 
 
 def _in_heads(view: View) -> bool:
