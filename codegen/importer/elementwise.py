@@ -211,7 +211,13 @@ def batch_normalization(call: Call) -> Results:
     names = ("scale", "bias", "mean", "variance")
     gamma, beta, mean, variance = (call.constant(n, name) for n, name in enumerate(names, 1))
     assert gamma is not None and beta is not None and mean is not None and variance is not None
-    factor = gamma / np.sqrt(variance + call.number_of("epsilon", 1e-5))
+    inside = variance + call.number_of("epsilon", 1e-5)
+    if not (inside > 0.0).all():
+        raise Refused(
+            f"its variance and epsilon add up to {inside.min():g}",
+            "Check the running variance of the checkpoint: it must be positive.",
+        )
+    factor = gamma / np.sqrt(inside)
     shape = (-1, *(1 for _ in view.ids.shape[2:]))
     narrowed = scaled(call, view, factor.reshape(shape))
     return (_shifted(call, narrowed, (beta - mean * factor).reshape(shape)),)

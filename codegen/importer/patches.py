@@ -93,6 +93,11 @@ def _embedding(call: Call, view: View, rows: Ids, weight: Real, bias: Real | Non
     channel, pixel = np.divmod(rows[0], height * width)
     kernel[:, channel, pixel // width, pixel % width] = weight
     bias = np.zeros(len(weight)) if bias is None else bias
+    if bias.shape != (len(weight),):
+        raise Refused(
+            f"its bias has shape {list(bias.shape)}, its weight makes {len(weight)} channels",
+            "Use a bias of one value a channel.",
+        )
     shape = (len(rows), len(weight))
     return call.pool.intern(Patches((image,), shape, call.origin, kernel, bias))
 

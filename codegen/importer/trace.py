@@ -246,6 +246,7 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
             f"operator {full_name} is not supported on activations",
             REMEDIES.get(node.op_type, "Write this part of the model with supported operators."),
         )
+    _check_operands(call)
     try:
         return handler(call)
     except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
@@ -256,6 +257,20 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
 
 
 QUANTISED = "Export the model in floating point: quantising it is part of compiling it."
+def _check_operands(call: Call) -> None:
+    """Refuses a node that leaves out an operand which its operator needs; the checker does not."""
+    schema = onnx.defs.get_schema(call.node.op_type, call.opset, "")
+    known = len(schema.inputs)
+    for position in range(max(schema.min_input, len(call.inputs))):
+        formal = schema.inputs[min(position, known - 1)]
+        optional = formal.option is onnx.defs.OpSchema.FormalParameterOption.Optional
+        if call.operand(position) is None and not optional:
+            raise Refused(
+                f"it leaves out its operand {formal.name!r} (input {position})",
+                "The file is damaged, or its exporter is: export the model again.",
+            )
+
+
 REMEDIES = {
     "DequantizeLinear": QUANTISED,
     "DynamicQuantizeLinear": QUANTISED,
