@@ -45,6 +45,7 @@ def run_node(
     """
     _check_pure(node)
     _check_size(node, inputs)
+    _check_sides(node, inputs)
     feeds = {
         name: value
         for name, value in zip(node.input, inputs, strict=True)
@@ -81,6 +82,16 @@ def _check_size(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> None:
         raise Refused(
             f"its result has {math.prod(factors)} elements or more",
             "Check the model in ONNX Runtime.",
+        )
+
+
+def _check_sides(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> None:
+    """Refuses what numpy takes for -1, "whatever is left", and ONNX does not."""
+    shape = inputs[1] if node.op_type == "Reshape" and len(inputs) > 1 else None
+    if shape is not None and any(side < -1 for side in np.ravel(shape).tolist()):
+        raise Refused(
+            f"its new shape is {np.ravel(shape).tolist()}",
+            "Sides are positive, 0 to keep one, or -1 for what is left.",
         )
 
 

@@ -57,16 +57,17 @@ def gemm(call: Call) -> Results:
     """A linear layer: alpha * x @ w + beta * c, w perhaps transposed."""
     if call.integer("transA", 0):
         raise Refused("it transposes its data (transA)", "Write x @ w with tokens as rows.")
-    weight = call.constant(1, "weight")
-    bias = call.constant(2, "bias")
+    data, weight, bias = call.view(0), call.constant(1, "weight"), call.constant(2, "bias")
     assert weight is not None
+    if data.ids.ndim != 2:
+        raise Refused(f"its data have {data.ids.ndim} axes", "Use MatMul, or two axes.")
     weight = weight.T if call.integer("transB", 0) else weight
     if bias is not None:
         bias = bias * call.number_of("beta", 1.0)
         if bias.ndim == 2 and bias.shape[0] != 1:
             raise Refused("its bias differs between tokens", "Use a bias of one value a channel.")
         bias = np.broadcast_to(bias.reshape(-1), (weight.shape[1],)).copy()
-    return (linear(call, call.view(0), weight * call.number_of("alpha", 1.0), bias),)
+    return (linear(call, data, weight * call.number_of("alpha", 1.0), bias),)
 
 
 def _flat_weight(values: Array) -> Real:
@@ -165,7 +166,7 @@ def softmax(call: Call) -> Results:
         )
     axis = call.integer("axis", -1)
     keys = view.term.shape[2]
-    groups = np.moveaxis(view.ids, axis, -1)
+    groups = np.moveaxis(view.ids, call.axis(-1, view.ids.ndim), -1)
     aligned = groups.shape[-1] == keys and (groups % keys == np.arange(keys)).all()
     if not aligned or (groups // keys != groups[..., :1] // keys).any():
         raise Refused(
@@ -179,7 +180,7 @@ def softmax(call: Call) -> Results:
 def layer_normalization(call: Call) -> Results:
     """LayerNorm as one operator."""
     view = call.view(0)
-    axis = call.integer("axis", -1) % view.ids.ndim
+    axis = call.axis(-1, view.ids.ndim)
     if math.prod(view.ids.shape[axis:]) != view.ids.shape[-1]:
         raise Refused(
             f"it normalises over axes {axis} to {view.ids.ndim - 1}",

@@ -20,6 +20,7 @@ from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
 from .refusal import Refused, follows_from
+from .signature import check_operands
 from .term import Activate, Dense, ImageInput, Norm, Opaque, Patches, Sum, Term, TermPool
 from .view import View, as_matrix, whole
 
@@ -246,7 +247,7 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
             f"operator {full_name} is not supported on activations",
             REMEDIES.get(node.op_type, "Write this part of the model with supported operators."),
         )
-    _check_operands(call)
+    check_operands(call)
     try:
         return handler(call)
     except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
@@ -257,17 +258,33 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
 
 
 QUANTISED = "Export the model in floating point: quantising it is part of compiling it."
+
+
+QUANTISED = "Export the model in floating point: quantising it is part of compiling it."
+
+
 def _check_operands(call: Call) -> None:
-    """Refuses a node that leaves out an operand which its operator needs; the checker does not."""
+    """Refuses operands that are left out or of another type; the checker does not look at them."""
     schema = onnx.defs.get_schema(call.node.op_type, call.opset, "")
     known = len(schema.inputs)
+    data = {
+        schema.inputs[min(position, known - 1)].type_str
+        for position, operand in enumerate(call.inputs)
+        if isinstance(operand, View)
+    }
     for position in range(max(schema.min_input, len(call.inputs))):
         formal = schema.inputs[min(position, known - 1)]
         optional = formal.option is onnx.defs.OpSchema.FormalParameterOption.Optional
-        if call.operand(position) is None and not optional:
+        operand = call.operand(position)
+        if operand is None and not optional:
             raise Refused(
                 f"it leaves out its operand {formal.name!r} (input {position})",
                 "The file is damaged, or its exporter is: export the model again.",
+            )
+        if isinstance(operand, Constant) and not _may_be(operand.values, formal, schema, data):
+            raise Refused(
+                f"its operand {formal.name!r} (input {position}) is of type {operand.values.dtype}",
+                "Give it the type that its operator wants, that of the data for a weight.",
             )
 
 

@@ -418,8 +418,8 @@ def repeated_node(model: onnx.ModelProto, random: np.random.Generator) -> bool:
 # Operators that fit where another one stands, a family a line.
 FAMILIES = """
 Add Sub Mul Div Max Min Pow Mod PRelu
-Relu Sigmoid Tanh Erf Gelu Neg Sqrt Abs Exp Identity Softplus Reciprocal Elu HardSwish Mish Swish Not
-Floor Cast Dropout Identity Relu Sqrt Neg
+Relu Sigmoid Tanh Erf Gelu Neg Sqrt Abs Exp Identity Softplus Reciprocal Elu HardSwish Mish Swish
+Not Floor Cast Dropout Identity Relu Sqrt Neg
 ReduceMean ReduceMax ReduceSum ReduceMin ReduceL2 ReduceProd ArgMax
 Softmax LogSoftmax Hardmax LpNormalization CumSum
 LayerNormalization InstanceNormalization RMSNormalization GroupNormalization BatchNormalization
@@ -688,11 +688,9 @@ def mutant(name: str, seed: int, folder: Path) -> Mutant | None:
     while random.random() < 0.2 and len(chosen) < 3:
         chosen.insert(0, MUTATORS[random.integers(len(MUTATORS))])
     path = folder / "model.onnx"
-    changes = []
+    changes: list[str] = []
     try:
-        for change in chosen:
-            if change in MUTATORS and change(model, random):
-                changes.append(change.__name__)
+        changes += [c.__name__ for c in chosen if c in MUTATORS and c(model, random)]
     except (AttributeError, LookupError, OverflowError, TypeError, ValueError):
         return None  # an earlier change left nothing that this one could change
     path.write_bytes(model.SerializeToString())
