@@ -260,34 +260,6 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
 QUANTISED = "Export the model in floating point: quantising it is part of compiling it."
 
 
-QUANTISED = "Export the model in floating point: quantising it is part of compiling it."
-
-
-def _check_operands(call: Call) -> None:
-    """Refuses operands that are left out or of another type; the checker does not look at them."""
-    schema = onnx.defs.get_schema(call.node.op_type, call.opset, "")
-    known = len(schema.inputs)
-    data = {
-        schema.inputs[min(position, known - 1)].type_str
-        for position, operand in enumerate(call.inputs)
-        if isinstance(operand, View)
-    }
-    for position in range(max(schema.min_input, len(call.inputs))):
-        formal = schema.inputs[min(position, known - 1)]
-        optional = formal.option is onnx.defs.OpSchema.FormalParameterOption.Optional
-        operand = call.operand(position)
-        if operand is None and not optional:
-            raise Refused(
-                f"it leaves out its operand {formal.name!r} (input {position})",
-                "The file is damaged, or its exporter is: export the model again.",
-            )
-        if isinstance(operand, Constant) and not _may_be(operand.values, formal, schema, data):
-            raise Refused(
-                f"its operand {formal.name!r} (input {position}) is of type {operand.values.dtype}",
-                "Give it the type that its operator wants, that of the data for a weight.",
-            )
-
-
 REMEDIES = {
     "DequantizeLinear": QUANTISED,
     "DynamicQuantizeLinear": QUANTISED,
