@@ -11,6 +11,7 @@ from .. import graph as g
 from ..errors import ModelValueError
 from .activations import argument_of, within_activation
 from .load import Source
+from .patterns import NORM_REMEDY, norm_parts
 from .refusal import Refused, follows_from
 from .term import (
     Activate,
@@ -49,7 +50,6 @@ from .term import (
 from .trace import Trace
 from .view import shows_image
 
-NORM_REMEDY = "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels."
 ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale) @ v, without a mask."
 
 # Why a term that no rule took cannot stay.
@@ -113,7 +113,7 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     Those terms get a verdict in `trace.refused`.
     """
     order = topological(roots)
-    for term, refusal in _verdicts(order, source.names):
+    for term, refusal in _verdicts(order, source.names, set(trace.refused)):
         trace.refused.setdefault(term.origin[0], refusal)
     embeddings = [term for term in order if isinstance(term, Embed)]
     if len(embeddings) > 1 and not trace.refused:  # else it may be the consequence
@@ -128,7 +128,9 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     return g.Graph(source.image, nodes, tuple(outputs))
 
 
-def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term, Refused]]:
+def _verdicts(
+    order: list[Term], names: tuple[str, ...], already: set[int]
+) -> Iterator[tuple[Term, Refused]]:
     """The terms that the graph cannot hold, and why.
 
     What surrounds an unrecognised activation or attention is refused as its consequence, and so is
@@ -140,6 +142,8 @@ def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term,
             blamed.update((part, term) for part in _attention_parts(term))
         elif isinstance(term, Erf | Tanh | Sigmoid):
             blamed.update((part, term) for part in argument_of(term))
+        elif isinstance(term, Product) and term.origin[0] in already:
+            blamed.update((part, term) for part in norm_parts(term))
         for read in term.inputs:
             refused = read if isinstance(read, Opaque) else blamed.get(read)
             if isinstance(refused, Opaque) and type(read) in (Opaque, *LEFT_OVER):

@@ -135,11 +135,11 @@ def tanh_gelu(cubic: float) -> Step:
 
 
 def norm_with_eps_outside(net: Net, x: str) -> str:
-    mean = net.op("ReduceMean", x, net.ints(-1), name=f"culprit_{len(net.nodes)}")
+    mean = net.op("ReduceMean", x, net.ints(-1))
     centred = net.op("Sub", x, mean)
     variance = net.op("ReduceMean", net.op("Mul", centred, centred), net.ints(-1))
     deviation = net.op("Add", net.op("Sqrt", variance), net.const(1e-5))
-    return net.op("Div", centred, deviation)
+    return net.op("Div", centred, deviation, name=f"culprit_{len(net.nodes)}")
 
 
 def norm_of_other_mean(net: Net, x: str) -> str:
@@ -370,6 +370,61 @@ def microsoft(net: Net, x: str) -> str:
     return net.op("FastGelu", x, name="culprit", domain="com.microsoft")
 
 
+def other_axis(net: Net, x: str) -> str:
+    return net.op(
+        "LayerNormalization", x, net.weight(DIM), axis=5, name=f"culprit_{len(net.nodes)}"
+    )
+
+
+def other_mean(net: Net, x: str) -> str:
+    return net.op("ReduceMean", x, net.ints(3), keepdims=0, name="culprit")
+
+
+def minus_two(net: Net, x: str) -> str:
+    return net.op("Reshape", x, net.ints(1, -2, DIM), name="culprit")
+
+
+def whole_number_bias(net: Net, x: str) -> str:
+    return net.op("Add", x, net.const(np.arange(DIM), np.int32), name="culprit")
+
+
+def eight_bit_shape(net: Net, x: str) -> str:
+    return net.op("Reshape", x, net.const([1, TOKENS, DIM], np.int8), name="culprit")
+
+
+def short_sum(net: Net, x: str) -> str:
+    return net.op("Einsum", x, equation="abc,cd->abd", name="culprit")
+
+
+def part_left_out(net: Net, x: str) -> str:
+    return net.op("Concat", x, "", axis=1, name="culprit")
+
+
+def deep_gemm(net: Net, x: str) -> str:
+    return net.op("Gemm", x, net.weight(DIM, DIM), name="culprit")
+
+
+def single_number(net: Net, x: str) -> str:
+    first = net.op("Slice", x, net.ints(0), net.ints(1), net.ints(1))
+    return net.op("Reshape", first, net.const([], np.int64), name="culprit")
+
+
+def ranks(net: Net, x: str) -> str:
+    flat = net.op("Reshape", net.linear(x, DIM, DIM), net.ints(TOKENS, DIM))
+    joined = net.op("Concat", x, flat, axis=-1, name="culprit")
+    return net.linear(joined, 2 * DIM, DIM)
+
+
+def long_bias(net: Net, x: str) -> str:
+    operands = (net.weight(DIM, 2, 2, 2), net.weight(2 * DIM))
+    return net.op("Conv", x, *operands, name="culprit", strides=[2, 2])
+
+
+def negative_variance(net: Net, x: str) -> str:
+    constants = [net.const(np.ones(DIM)) for _ in range(3)]
+    return net.op("BatchNormalization", x, *constants, net.const(-np.ones(DIM)), name="culprit")
+
+
 def where(net: Net, x: str) -> str:
     mask = net.const(np.tri(TOKENS), np.bool_)
     return net.op("Where", mask, x, net.const(-1e9), name="culprit")
@@ -428,7 +483,7 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "fast gelu": (Recipe(activation=microsoft), "com.microsoft::FastGelu"),
     "norm over two axes": (Recipe(norm=norm_over_two_axes), "over axes 1 to 2"),
     "norm over tokens": (Recipe(norm=norm_over_tokens), "one token in each row"),
-    "eps outside the root": (Recipe(norm=norm_with_eps_outside), "LayerNorm"),
+    "eps outside the root": (Recipe(norm=norm_with_eps_outside), "no standard deviation"),
     "norm around another mean": (Recipe(norm=norm_of_other_mean), "repeats"),
     "residual of flipped tokens": (Recipe(residual=flipped_residual), "several tokens"),
     "class token last": (Recipe(arrange=class_token_last), "constant tokens before"),
@@ -466,6 +521,24 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "weight of another size": (Recipe(after=weights_of_another_size), "takes 9 channels"),
     "channels last forgotten": (Recipe(finish=turned_output, pool=same), "one token in each row"),
     "whole numbers": (Recipe(after=op("Cast", to=TensorProto.INT32)), "to INT32"),
+    "norm of an axis that is not there": (Recipe(norm=other_axis), "its axis 5 is none of the 3"),
+    "mean of an axis that is not there": (Recipe(pool=other_mean), "its axis 3 is none of the 3"),
+    "bias of whole numbers": (Recipe(after=whole_number_bias), "operand 'B' (input 1) is int32"),
+    "shape in eight bits": (Recipe(after=eight_bit_shape), "operand 'shape' (input 1) is int8"),
+    "shape with -2": (Recipe(after=minus_two), "its new shape is [1, -2, 8]"),
+    "einsum without its second operand": (Recipe(after=short_sum), "the two operands"),
+    "join of something left out": (
+        Recipe(after=part_left_out),
+        "leaves out its operand 'inputs' (input 1)",
+    ),
+    "gemm of three axes": (Recipe(after=deep_gemm), "its data have 3 axes"),
+    "a single number": (Recipe(finish=single_number), "its operand is a single number"),
+    "joined with fewer axes": (Recipe(after=ranks), "different numbers of axes"),
+    "patches with too long a bias": (Recipe(patches=long_bias), "its bias has shape [16]"),
+    "batch norm of no variance": (
+        Recipe(arrange=after_patches(negative_variance)),
+        "its variance and epsilon add up to -0.99999",
+    ),
     "random noise": (Recipe(after=random_noise), "random numbers"),
     "training dropout": (Recipe(after=training_dropout), "training mode"),
     "division by zero": (Recipe(after=op("Div", 0.0)), "divides by zero"),
