@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -26,7 +27,7 @@ from .term import (
     Tanh,
     Term,
 )
-from .view import Ids, View, as_matrix, constant_of, shows_image, whole
+from .view import Ids, View, as_matrix, check_count, constant_of, shows_image, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -244,6 +245,7 @@ def _made(call: Call, term: Term, ids: Ids) -> View:
 def _broadcast(view: View, shape: tuple[int, ...]) -> View:
     """The view as numpy would broadcast it against `shape`."""
     shape = np.broadcast_shapes(view.ids.shape, shape)
+    check_count(math.prod(shape))
     return View(view.term, np.broadcast_to(view.ids, shape), view.layout)
 
 

@@ -45,11 +45,16 @@ def whole(term: Term, shape: tuple[int, ...] | None = None) -> View:
         Refused: it has too many elements to number them.
     """
     count = math.prod(term.shape)
+    check_count(count)
+    return View(term, np.arange(count).reshape(shape or term.shape))
+
+
+def check_count(count: int) -> None:
+    """Raises Refused if a tensor of `count` elements is too large to be followed one by one."""
     if count > LARGEST_TENSOR:
         raise Refused(
             f"its result has {count} elements", f"At most {LARGEST_TENSOR}: use a smaller image."
         )
-    return View(term, np.arange(count).reshape(shape or term.shape))
 
 
 def as_matrix(view: View, pool: TermPool, origin: tuple[int, ...]) -> Term:
