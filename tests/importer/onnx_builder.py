@@ -72,6 +72,15 @@ class Net:
         return path
 
 
+def chain(*steps: Step) -> Step:
+    def step(net: Net, x: str) -> str:
+        for each in steps:
+            x = each(net, x)
+        return x
+
+    return step
+
+
 def conv(net: Net, x: str) -> str:
     return net.op(
         "Conv", x, net.weight(DIM, 2, 2, 2), net.weight(DIM), name="patch", strides=[2, 2]

@@ -25,7 +25,8 @@ PATIENCE_SECONDS = 30.0
 class Oracle:
     """ONNX Runtime beside us: it answers, refuses, or dies and is started again."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        self._patience = patience_seconds
         self._process: subprocess.Popen[bytes] | None = None
 
     def __call__(self, path: Path, images: FloatArray) -> Answer:
@@ -37,12 +38,15 @@ class Oracle:
         """
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
-        _write(process.stdin, (path, images))
-        ready, _, _ = select.select([process.stdout], [], [], PATIENCE_SECONDS)
         try:
-            return _read(process.stdout) if ready else self._stopped()
-        except EOFError:
-            return self._stopped()
+            _write(process.stdin, (path, images))
+            ready, _, _ = select.select([process.stdout], [], [], self._patience)
+            if ready:
+                return _read(process.stdout)
+        except (EOFError, BrokenPipeError):
+            pass
+        self.close()
+        return None
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -51,9 +55,6 @@ class Oracle:
                 [sys.executable, __file__], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
             )
         return self._process
-
-    def _stopped(self) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the process, if there is one."""
@@ -74,7 +75,10 @@ def _read(stream: BinaryIO) -> Answer:
     if len(header) < 8:
         raise EOFError
     (length,) = struct.unpack("<q", header)
-    return pickle.loads(stream.read(length))
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return pickle.loads(data)
 
 
 def _answer(path: Path, images: FloatArray) -> Answer:

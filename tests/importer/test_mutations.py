@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -24,11 +25,15 @@ import onnx
 import pytest
 from mutations import MODELS, Mutant, mutant
 from onnx import TensorProto
+from onnx_builder import Calm, Net, Recipe, build, chain, mean_pool
 from oracle import FloatArray, Oracle
 from verdicts import check_program, some_images
 from vitessera.codegen.errors import UnsupportedModelError, VitesseraError
 from vitessera.codegen.graph import Add, Graph, TokenEmbed
-from vitessera.codegen.importer import Status, evaluate, import_model, inspect_model
+from vitessera.codegen.importer import Status, evaluate, import_model, inspect_model, layout
+from vitessera.codegen.importer.call import Call
+from vitessera.codegen.importer.elementwise import scaled
+from vitessera.codegen.importer.trace import HANDLERS, Handler
 from vitessera.codegen.quantexec import predict
 from vitessera.codegen.quantize import quantize
 
@@ -212,3 +217,79 @@ def test_no_mutant_compiles_into_something_else(
             findings.append(f"{name}, seed {seed}, {subject.changes}: {error!r} {place}")
     print(name, chunk, dict(outcomes))
     assert not findings, "\n".join(findings)
+    assert outcomes["compiled"] >= 3 and outcomes["refused"] >= 3, "the chunk shows little"
+    assert outcomes["integers agree"] + outcomes["refused later"] >= 3, "the chunk shows little"
+
+
+# --- Finds what it is there to find --------------------------------------------------------------
+
+
+def written(recipe: Recipe, folder: Path) -> Mutant:
+    net, output = build(recipe, Calm())
+    return Mutant(net.save(folder / "model.onnx", output), ("none",))
+
+
+def negative(net: Net, x: str) -> str:
+    return net.op("Neg", x)
+
+
+def planted(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An importer that does not know what Neg is."""
+    monkeypatch.setitem(HANDLERS, "Neg", handler)
+
+
+def test_models_are_valid(tmp_path: Path, oracle: Oracle) -> None:
+    for name, model in MODELS.items():
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(model, path)
+        outcome = judge(Mutant(path, ()), oracle, twice=True)
+        assert outcome in (["integers agree", "compiled"], ["refused later", "compiled"]), name
+
+
+def test_a_wrong_result_is_found(
+    tmp_path: Path, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = written(Recipe(pool=chain(mean_pool, negative)), tmp_path)
+    assert judge(subject, oracle, twice=True) == ["integers agree", "compiled"]
+    planted(layout.keep, monkeypatch)
+    with pytest.raises(AssertionError, match=r"is .* of .* off"):
+        judge(subject, oracle, twice=True)
+
+
+def test_a_small_error_is_found(
+    tmp_path: Path, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = written(Recipe(pool=chain(mean_pool, negative)), tmp_path)
+    planted(lambda call: (scaled(call, call.view(0), np.array(-1.01)),), monkeypatch)
+    with pytest.raises(AssertionError, match="off"):
+        judge(subject, oracle, twice=True)
+
+
+def test_wrong_integers_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = import_model(written(Recipe(), tmp_path).path)
+    images = some_images(graph, 4, seed=2)
+    assert check_integers(graph, images) == "integers agree"
+    right = quantize
+    monkeypatch.setattr(f"{__name__}.quantize", lambda g, x: right(noisy(g, 0.3), x))
+    with pytest.raises(AssertionError, match="cosine of integers"):
+        check_integers(graph, images)
+
+
+def test_a_traceback_is_found(
+    tmp_path: Path, oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subject = written(Recipe(pool=chain(mean_pool, negative)), tmp_path)
+
+    def broken(_: Call) -> tuple[None]:
+        raise TypeError("of a kind that nobody expected")
+
+    planted(broken, monkeypatch)
+    with pytest.raises(TypeError):
+        judge(subject, oracle, twice=True)
+
+
+def test_a_hang_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.PATIENCE_SECONDS", 1)
+    with pytest.raises(Hang), deadline():
+        while True:
+            time.sleep(0.01)

@@ -28,6 +28,7 @@ from onnx_builder import (
     Step,
     attention,
     build,
+    chain,
     conv,
     feed_forward,
     heads,
@@ -77,15 +78,6 @@ def op(op_type: str, *constants: object, **attrs: object) -> Step:
 def named(net: Net, name: str = "culprit") -> str:
     """A name of its own for each node that is to blame."""
     return f"{name}_{len(net.nodes)}"
-
-
-def chain(*steps: Step) -> Step:
-    def step(net: Net, x: str) -> str:
-        for each in steps:
-            x = each(net, x)
-        return x
-
-    return step
 
 
 def turn(*perm: int) -> Step:
