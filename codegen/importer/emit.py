@@ -131,7 +131,7 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
 def _verdicts(
     order: list[Term], names: tuple[str, ...], already: set[int]
 ) -> Iterator[tuple[Term, Refused]]:
-    """The terms that the graph cannot hold, and why.
+    """The terms that the graph cannot hold, and why; `already` are numbers of refused nodes.
 
     What surrounds an unrecognised activation or attention is refused as its consequence, and so is
     what reads the result of a refused node.
@@ -139,7 +139,9 @@ def _verdicts(
     blamed: dict[Term, Term] = {}
     for term in order:
         if isinstance(term, Mix):
-            blamed.update((part, term) for part in _attention_parts(term))
+            parts = [*_attention_parts(term), term]
+            culprit = next((part for part in parts if part.origin[0] in already), term)
+            blamed.update((part, culprit) for part in parts if part is not culprit)
         elif isinstance(term, Erf | Tanh | Sigmoid):
             blamed.update((part, term) for part in argument_of(term))
         elif isinstance(term, Product) and term.origin[0] in already:

@@ -43,7 +43,13 @@ def _learned_query(call: Call, values: Array, key: View) -> View:
     """A constant [..., heads, tokens, d], which is compared with keys of the same axes."""
     if len(key.term.shape) != 2 or values.ndim < 2:
         call.view(0)  # refuses
-    head_channels(_by_head(key.ids), key.term, "transposed key (second operand)")
+    try:
+        head_channels(_by_head(key.ids), key.term, "transposed key (second operand)")
+    except Refused as refusal:
+        raise Refused(
+            "it multiplies a constant from the left with what are no keys",
+            "Write x @ w for a linear layer; tokens are mixed by attention and plain means only.",
+        ) from refusal
     leading = np.broadcast_shapes(values.shape[:-2], key.ids.shape[:-2])
     by_head = np.broadcast_to(values, (*leading, *values.shape[-2:])).astype(np.float64)
     heads, tokens, depth = by_head.reshape(-1, *values.shape[-2:]).shape

@@ -210,6 +210,7 @@ def test_no_mutant_compiles_into_something_else(
             continue
         try:
             with deadline(), np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
                 warnings.simplefilter("error", RuntimeWarning)
                 outcomes.update(judge(subject, oracle, twice=seed % 4 == 0))
         except (Exception, Hang) as error:

@@ -543,7 +543,7 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "mean with gaps": (Recipe(pool=every_other_token), "with gaps"),
     "mean over both axes": (Recipe(pool=op("ReduceMean", keepdims=1)), "neither all channels"),
     "positions late": (Recipe(after=positions_late), "adds a constant"),
-    "weight on the left": (Recipe(after=weight_on_the_left), "does not hold the tokens"),
+    "weight on the left": (Recipe(after=weight_on_the_left), "constant from the left"),
     "weight on the image": (Recipe(patches=weight_on_the_image), "constant where the image's data"),
     "two learned queries": (Recipe(pool=two_learned_queries), "several constant queries"),
     "query of another depth": (Recipe(pool=deep_query), "query, key and value are"),

@@ -1029,7 +1029,7 @@ POOLING = {
     ),
     "mean over no axis": Variant(Recipe(pool=mean_over_nothing), "over no axis"),
     "mean with the first token twice": Variant(Recipe(pool=mean_with_first_twice), "neither all"),
-    "mean with weights": Variant(Recipe(pool=weighted_mean), "hold the tokens"),
+    "mean with weights": Variant(Recipe(pool=weighted_mean), "constant from the left"),
     "global pool of channels": Variant(Recipe(pool=global_pool), "mean over channels"),
     "sum of the tokens": Variant(Recipe(pool=reduce("ReduceSum", 1)), COMPILED),
     "greatest of the tokens": Variant(Recipe(pool=reduce("ReduceMax", 1)), "ReduceMax is not"),
