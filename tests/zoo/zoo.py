@@ -248,7 +248,7 @@ TIMM = (
         opset=17,
         refused="bias to the attention scores",
     ),
-    _timm("cait", "cait_xxs24_224", refused="the attention scores, not"),
+    _timm("cait", "cait_xxs24_224", refused="scores or probabilities, not"),
     _timm("xcit", "xcit_nano_12_p8_224", "native", refused="is not kernel"),
     _timm("rope", "vit_small_patch16_rope_224", refused="rotary"),
     _timm(
