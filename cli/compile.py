@@ -183,7 +183,7 @@ def summary(build: Build, folder: Path) -> str:
         f"{len(build.program.weights) / 1024:.0f} KiB of weights, on {config.macs} MACs "
         f"({config.tile}x{config.tile}x{config.depth}) at {config.clock_mhz} MHz, "
         f"{config.on_chip_bytes / 1024:.0f} KiB on chip ({config.board}).\n"
-        f"{build.reports['plan.txt']}\n"
+        f"{build.reports['plan.txt']}"
         f"{known}\n"
         f"Written to {folder}. Quantisation error: {folder / 'reports' / 'quantization.txt'}.\n"
         f"{next_steps(build, folder)}"

@@ -15,7 +15,9 @@ from .errors import ConfigError
 
 INSTRUCTION_BITS = 256
 ADDRESS_BITS = 18  # of an on-chip word, in every instruction
-QUEUE_DEPTH = 8  # instructions that a unit's queue holds; a full queue stops dispatch
+# Instructions that the queue of a unit holds. A full queue stops dispatch: with slow DRAM that of
+# LOAD would. 32 words are one LUT RAM deep.
+QUEUE_DEPTH = 32
 SOFTMAX_BLOCKS = 4  # blocks of rows whose maxima, and sums, wait for the units that take them
 # One output channel's requantisation: bias s32, multiplier u16, shift u8, 8 bits unused.
 PARAMETER_BITS = 64

@@ -27,6 +27,7 @@ class Function(Enum):
     GELU_TANH = "gelu_tanh"
     RELU = "relu"
     SILU = "silu"
+    TANH = "tanh"
 
 
 @dataclass(frozen=True)
@@ -94,13 +95,15 @@ class Linear(Node):
 
 @dataclass(frozen=True)
 class Attention(Node):
-    """Multi-head attention of (query, key, value): softmax(scale * q @ k.T) @ v, head by head.
+    """Multi-head attention of (query, key, value): softmax(scale * q @ k.T + bias) @ v.
 
-    Head h owns channels [h * d, (h + 1) * d) of each input and of the output.
+    Head h owns channels [h * d, (h + 1) * d) of each input and of the output, and has a bias of its
+    own.
     """
 
     heads: int
     scale: float
+    bias: FloatArray | None = None  # [heads, queries, keys]; None when nothing is added
 
 
 @dataclass(frozen=True)

@@ -122,11 +122,12 @@ def _constants(config: HardwareConfig) -> Iterator[tuple[str, str, int]]:
     yield from registers.dslx_errors()
     yield "SCORE_MAX", "s16", numerics.SCORE_MAX
     yield "MAXIMUM_MIN", "s8", numerics.MAXIMUM_MIN
+    yield "TANH_ONE", "s24", numerics.TANH_ONE
     yield "SETTLE_FRACTION_BITS", "u32", numerics.SETTLE_FRACTION_BITS
 
 
 def _tables() -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    for function in (Function.GELU_ERF, Function.GELU_TANH):
+    for function in (Function.GELU_ERF, Function.GELU_TANH, Function.SILU, Function.TANH):
         table = numerics.DELTA_TABLES[function]
         yield f"{function.name}_BASE", "u10", table.base
         yield f"{function.name}_FALL", "s9", table.fall

@@ -101,6 +101,8 @@ class ActivationCode(IntEnum):
     GELU_ERF = 1
     GELU_TANH = 2
     RELU = 3
+    SILU = 4
+    TANH = 5
 
 
 FUNCTIONS: dict[ActivationCode, Function | None] = {
@@ -108,6 +110,8 @@ FUNCTIONS: dict[ActivationCode, Function | None] = {
     ActivationCode.GELU_ERF: Function.GELU_ERF,
     ActivationCode.GELU_TANH: Function.GELU_TANH,
     ActivationCode.RELU: Function.RELU,
+    ActivationCode.SILU: Function.SILU,
+    ActivationCode.TANH: Function.TANH,
 }
 
 
@@ -272,7 +276,7 @@ class Epilogue(Instruction):
     Tile (o, i) is written from word address + o * outer_stride + i * inner_stride on: T / V
     operand words (left, right), T * T / E residual words, or T / V probability words. Its output
     channels' parameters are read from parameter + o * parameter_outer + i * parameter_inner on:
-    T / E words.
+    T / E words. What is added to attention scores is read tile after tile, T * T / E words each.
     """
 
     OPCODE = 4
@@ -283,7 +287,9 @@ class Epilogue(Instruction):
     target: int = _bits(2, "where the results go", EpilogueTarget)
     transpose: int = _bits(1, "pack words as [T columns][V rows]")
     accumulate: int = _bits(
-        1, "add the residual word at the address that is written; with target residual only"
+        1,
+        "add a residual word: with target residual the one at the address that is written, with "
+        "target softmax the next one from addend on",
     )
     row_scale: int = _bits(1, "scale each row by the softmax's reciprocal, one block an outer step")
     function: int = _bits(3, "activation function", ActivationCode)
@@ -298,6 +304,9 @@ class Epilogue(Instruction):
     scale_shift: int = _bits(6, "second rounding shift; with row_scale, added to the row's own")
     offset: int = _bits(9, "added before saturation (zero point)", signed=True)
     keys: int = _bits(13, "with target softmax: keys that exist; later columns are masked")
+    addend: int = _bits(
+        ADDRESS_BITS, "with target softmax: first residual word that accumulate adds"
+    )
 
     @property
     def source(self) -> Source:

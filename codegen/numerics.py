@@ -57,26 +57,32 @@ def saturate_bits(x: IntArray, bits: int) -> IntArray:
 # --- Activation functions ----------------------------------------------------------------------
 #
 # f(x) = relu(x) - delta(|x|): GELU's difference from ReLU is even, small and gone beyond |x| = 4,
-# so that one short table with linear interpolation gives the whole function.
+# so that one short table with linear interpolation gives the whole function. For tanh it is what
+# lacks to its limits: f(x) = ±(1 - delta(|x|)).
 
-ACTIVATION_FRACTION_BITS = 12  # x and f(x) are fixed-point with this many fraction bits
+ACTIVATION_FRACTION_BITS = 12  # x is fixed-point with this many fraction bits; f(x), too, but tanh
 DELTA_SEGMENTS = 64
 DELTA_SEGMENT_BITS = 8  # a segment is 2^8 units of 2^-12: 1/16; the table ends at |x| = 4
-
-
 # SiLU's δ fades more slowly: its argument and result are taken times this. At |x| = 4 of the table
 # what is left of δ is then as small as the error of the interpolation.
 SILU_SCALE = 7 / 16
+# What tanh's limit is in its result: δ is all of it at 0, and a table's entries have 10 bits.
+TANH_ONE = 1023
 
 
-def activation_unit(function: Function) -> float:
-    """Real value of one unit of the argument and of the result of `function`."""
+def argument_unit(function: Function) -> float:
+    """Real value of one unit of the argument of `function`."""
     return 2.0**-ACTIVATION_FRACTION_BITS / (SILU_SCALE if function is Function.SILU else 1.0)
+
+
+def result_unit(function: Function) -> float:
+    """Real value of one unit of the result of `function`."""
+    return 1 / TANH_ONE if function is Function.TANH else argument_unit(function)
 
 
 @dataclass(frozen=True)
 class DeltaTable:
-    """delta at the segments' starts, and how much it falls over each; in units of 2^-12."""
+    """delta at the segments' starts, and how much it falls over each; in units of the result."""
 
     base: tuple[int, ...]
     fall: tuple[int, ...]
@@ -98,12 +104,14 @@ def _delta_silu(scaled: float) -> float:
     return scaled / (1.0 + math.exp(scaled / SILU_SCALE))
 
 
-def _delta_table(delta: object) -> DeltaTable:
+def _delta_tanh(x: float) -> float:
+    return 1.0 - math.tanh(x)
+
+
+def _delta_table(delta: object, one: int = 2**ACTIVATION_FRACTION_BITS) -> DeltaTable:
     assert callable(delta)
     step = 2.0 ** (DELTA_SEGMENT_BITS - ACTIVATION_FRACTION_BITS)
-    values = [
-        round(delta(i * step) * 2**ACTIVATION_FRACTION_BITS) for i in range(DELTA_SEGMENTS + 1)
-    ]
+    values = [round(delta(i * step) * one) for i in range(DELTA_SEGMENTS + 1)]
     falls = (start - end for start, end in itertools.pairwise(values))
     return DeltaTable(tuple(values[:-1]), tuple(falls))
 
@@ -113,11 +121,12 @@ DELTA_TABLES: dict[Function, DeltaTable] = {
     Function.GELU_TANH: _delta_table(_delta_gelu_tanh),
     Function.RELU: DeltaTable((0,) * DELTA_SEGMENTS, (0,) * DELTA_SEGMENTS),
     Function.SILU: _delta_table(_delta_silu),
+    Function.TANH: _delta_table(_delta_tanh, TANH_ONE),
 }
 
 
 def activate(x: IntArray, function: Function | None) -> IntArray:
-    """The activation of fixed-point `x` (see activation_unit); None passes x on."""
+    """The activation of fixed-point `x` (see argument_unit, result_unit); None passes x on."""
     if function is None:
         return x
     table = DELTA_TABLES[function]
@@ -128,7 +137,10 @@ def activate(x: IntArray, function: Function | None) -> IntArray:
     rest = magnitude & ((1 << DELTA_SEGMENT_BITS) - 1)
     fall = np.asarray(table.fall, np.int64)[index]
     delta = np.asarray(table.base, np.int64)[index] - round_shift(fall * rest, DELTA_SEGMENT_BITS)
-    return np.maximum(x, 0) - np.where(inside, delta, 0)
+    delta = np.where(inside, delta, 0)
+    if function is Function.TANH:
+        return np.where(x < 0, delta - TANH_ONE, TANH_ONE - delta)
+    return np.maximum(x, 0) - delta
 
 
 # --- Epilogue ----------------------------------------------------------------------------------

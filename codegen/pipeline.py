@@ -75,7 +75,7 @@ def compile_model(
             "quantization.txt": quantreport.to_text(errors),
             "program.json": resources.to_json(),
             "program.txt": resources.to_text(),
-            "plan.txt": plan(quantized, program),
+            "plan.txt": f"{plan(quantized, program)}\n",
             "assembler.txt": print_program(program),
             "registers.json": registers.host_constants(),
         },

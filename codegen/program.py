@@ -25,7 +25,7 @@ from .errors import BuildDirectoryError, HostBufferError, ProgramError, Vitesser
 from .isa import Instruction, decode
 from .packing import Int8Array, Int16Array, pack_operand, round_up, to_dram, unpack_residual
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
 _INSTRUCTIONS = "program.bin"
@@ -104,7 +104,10 @@ class Layer:
 
 @dataclass(frozen=True)
 class Allocation:
-    """A block of words, and the first and last instruction that touch it."""
+    """A block of words, and the first and last instruction that touch it.
+
+    One that is streamed passes through the memory's ring.
+    """
 
     memory: Memory
     name: str
@@ -112,6 +115,7 @@ class Allocation:
     words: int
     first: int
     last: int
+    streamed: bool = False
 
 
 @dataclass(frozen=True)

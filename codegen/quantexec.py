@@ -140,6 +140,8 @@ class _Beat:
 def _attention(node: Attention, operands: list[IntArray], lanes: int) -> IntArray:
     query, key, value = (_heads(operand, node.heads) for operand in operands)
     scores = requantize(_matmul(query, key.swapaxes(-1, -2)), node.scores)
+    if node.bias is not None:
+        scores = scores + node.bias
     scores = numerics.saturate(scores, INT16_MAX)
     probabilities, total = _softmax(scores, lanes)
     mixed = requantize(_join(_matmul(probabilities, value)), node.mix)

@@ -137,8 +137,9 @@ class Attention(QuantNode):
     The key's offset adds the same to all scores of a row, and softmax does not see it. The value's
     stands, divided by the steps' ratio, for the result's: a row's probabilities add up to one.
 
-    Per head, scores = requantize(q @ k.T) in numerics.SCORE_FRACTION_BITS of log2 (scores has one
-    multiplier, shift and a zero bias, arrays of length 1); probabilities by numerics.softmax_beat;
+    Per head, scores = requantize(q @ k.T) + bias in numerics.SCORE_FRACTION_BITS of log2 (scores
+    has one multiplier, shift and a zero bias, arrays of length 1), saturated to int16;
+    probabilities by numerics.softmax_beat;
     then x = requantize(p @ v) with `mix` (one multiplier, shift and bias per channel of v) and
     out = x * reciprocal mantissa / 2^(reciprocal exponent + mix.scale_shift), saturated to int8.
     """
@@ -146,6 +147,7 @@ class Attention(QuantNode):
     heads: int
     scores: Requantization
     mix: Requantization
+    bias: Int16Array | None = None  # [heads, queries, keys]; None when nothing is added
 
 
 @dataclass(frozen=True)

@@ -264,10 +264,11 @@ class Machine:
         target = isa.EpilogueTarget(epilogue.target)
         if target is isa.EpilogueTarget.RESIDUAL:
             self._write_residual(epilogue, tiles)
-        elif epilogue.accumulate:
-            raise _Fault("accumulates, but its target is not residual")
         elif target is isa.EpilogueTarget.SOFTMAX:
+            tiles += self._addends(epilogue)
             self._softmax(epilogue, numerics.saturate(tiles, numerics.INT16_MAX))
+        elif epilogue.accumulate:
+            raise _Fault("accumulates, but its target is not residual or softmax")
         else:
             self._write_operands(Memory[target.name], epilogue, tiles)
 
@@ -339,6 +340,15 @@ class Machine:
         self._operands[memory][:, addresses] = np.swapaxes(words, -3, -2)
 
     # --- Softmax
+
+    def _addends(self, epilogue: isa.Epilogue) -> IntArray | int:
+        """What is added to the scores [images, outer, inner, T rows, T columns]."""
+        if not epilogue.accumulate:
+            return 0
+        outer, inner, tile = epilogue.outer, epilogue.inner, self.config.tile
+        count = outer * inner * self.config.beats_per_tile
+        words = self.residual(loop(epilogue.addend, (count, 1)))
+        return words.reshape(-1, outer, inner, tile, tile).astype(np.int64)
 
     def _softmax(self, epilogue: isa.Epilogue, scores: IntArray) -> None:
         addresses = self._destination(epilogue, self.config.words_per_tile)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from . import isa
@@ -194,11 +194,16 @@ def _memory(program: Program, memory: Memory) -> MemoryReport:
     return MemoryReport(
         memory=memory.value,
         depth=program.config.words(memory),
-        used=max((_alive(entries, entry.first) for entry in entries), default=0),
+        used=most_alive(entries),
         largest=tuple((entry.name, entry.words) for entry in largest),
     )
 
 
-def _alive(entries: list[Allocation], instruction: int) -> int:
+def most_alive(entries: Sequence[Allocation]) -> int:
+    """The most words that are taken at once."""
+    return max((_alive(entries, entry.first) for entry in entries), default=0)
+
+
+def _alive(entries: Sequence[Allocation], instruction: int) -> int:
     """Words of the allocations that are alive at `instruction`."""
     return sum(entry.words for entry in entries if entry.first <= instruction <= entry.last)

@@ -17,11 +17,12 @@ from . import isa
 from .boards import BOARDS, Board, Resources
 from .config import ADDRESS_BITS, HardwareConfig, Memory
 from .errors import CapacityError
-from .program import Program
+from .program import Allocation, Program
 from .quantgraph import QuantGraph
-from .report import report
+from .report import most_alive, report
 from .resources import estimate_resources
 from .schedule import schedule
+from .schedule.lower import CHUNKS_IN_RING
 from .schedule.split import PARTS, split
 from .schedule.timing import estimate
 
@@ -243,10 +244,19 @@ def _used(program: Program) -> dict[str, int]:
         for memory in Memory
         if memory is not Memory.RIGHT
     }
+    depths["residual_words"] = _residual_words(program.allocations)
     beats = program.config.beats_per_tile
     norms = [i.inner * beats for i in program.instructions if isinstance(i, isa.Norm)]
     depths["norm_buffer_words"] = BUFFERED_ROW_TILES * max(norms, default=1)
     return depths
+
+
+def _residual_words(allocations: Sequence[Allocation]) -> int:
+    """What stands there at once, and room for what streams: it gets by with little."""
+    entries = [entry for entry in allocations if entry.memory is Memory.RESIDUAL]
+    standing = [entry for entry in entries if not entry.streamed]
+    chunk = max((entry.words for entry in entries if entry.streamed), default=0)
+    return most_alive(standing) + CHUNKS_IN_RING * chunk
 
 
 def _with_weights(config: HardwareConfig, board: Board) -> HardwareConfig:

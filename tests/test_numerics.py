@@ -113,8 +113,9 @@ EXACT: dict[Function, Callable[[FloatArray], FloatArray]] = {
     Function.GELU_TANH: gelu_tanh,
     Function.RELU: relu,
     Function.SILU: silu,
+    Function.TANH: np.tanh,
 }
-LOWEST = {Function.SILU: -0.2785}  # of the others, -0.17 and more
+LOWEST = {Function.SILU: -0.2785, Function.TANH: -1.0}  # of the others, -0.17 and more
 ONE = 1 << numerics.ACTIVATION_FRACTION_BITS
 
 
@@ -129,8 +130,8 @@ def activation_inputs() -> IntArray:
 @pytest.mark.parametrize("function", EXACT)
 def test_activation_is_exact_to_three_units(function: Function) -> None:
     x = activation_inputs()
-    unit = numerics.activation_unit(function)
-    error = np.abs(numerics.activate(x, function) - EXACT[function](x * unit) / unit)
+    exact = EXACT[function](x * numerics.argument_unit(function)) / numerics.result_unit(function)
+    error = np.abs(numerics.activate(x, function) - exact)
     assert error.max() < 3.0
 
 
@@ -138,7 +139,7 @@ def test_activation_is_exact_to_three_units(function: Function) -> None:
 @pytest.mark.parametrize("top", [0.5, 2.0, 6.2, 20.0, 500.0])
 def test_int8_activation_is_within_one_step(function: Function, top: float) -> None:
     """For int8 results whose range -0.17 ... top is just filled."""
-    x, unit = activation_inputs(), numerics.activation_unit(function)
+    x, unit = activation_inputs(), numerics.result_unit(function)
     low = LOWEST.get(function, -0.17)
     step = (top - low) / 254
     zero_point = round(-127 - low / step)
@@ -146,7 +147,9 @@ def test_int8_activation_is_within_one_step(function: Function, top: float) -> N
     scale = round(2**shift / step * unit)
     scaled = numerics.rescale(numerics.activate(x, function), scale, shift)
     result = numerics.saturate(scaled + zero_point, numerics.INT8_MAX)
-    exact = np.clip(EXACT[function](x * unit) / step + zero_point, -127, 127)
+    exact = np.clip(
+        EXACT[function](x * numerics.argument_unit(function)) / step + zero_point, -127, 127
+    )
     assert np.abs(result - exact).max() < 1.0
     assert np.abs(result - np.rint(exact)).max() <= 1
 

@@ -114,6 +114,12 @@ def test_long_contractions_are_exact() -> None:
         ("outer_stride=4", "outer_stride=0", "Instruction 4 writes a word twice"),
         ("outer=2 inner=1 target", "outer=1 inner=2 target", "takes 1 x 2 tiles, its compute"),
         ("target=residual", "target=left accumulate=1", "accumulates, but its target is not"),
+        ("target=residual", "target=softmax accumulate=1 addend=5", "reads residual word 5, which"),
+        (
+            "target=residual",
+            "target=softmax accumulate=1 addend=9",
+            "reaches residual word 16, the",
+        ),
         ("scale=1", "row_scale=1", "takes 2 softmax blocks, there are 0"),
         ("left_step=1", "left_step=1 left_source=probability", "reads probability word 0"),
         (

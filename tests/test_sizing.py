@@ -12,6 +12,7 @@ import pytest
 sys.path.append(str(Path(__file__).parent / "schedule"))
 from builders import Shape, vision_transformer
 from vitessera.codegen.boards import BOARDS, Board, Resources
+from vitessera.codegen.config import Memory
 from vitessera.codegen.errors import CapacityError
 from vitessera.codegen.quantgraph import QuantGraph
 from vitessera.codegen.report import report
@@ -38,6 +39,24 @@ def test_it_fits_with_headroom(graph: QuantGraph, name: str) -> None:
     again = schedule(split(graph, chosen.program.parts), chosen.config)
     assert replace(again, parts=chosen.program.parts) == chosen.program
     assert estimate(chosen.program).cycles == chosen.cycles
+
+
+def test_a_bias_gets_room_for_a_few_blocks(graph: QuantGraph) -> None:
+    """Not for as many as DRAM could deliver ahead into a memory without end."""
+    shape = Shape(tokens=197, channels=96, heads=3, hidden=192, blocks=1, patch=48, bias=True)
+    biased = vision_transformer(np.random.default_rng(1), shape)
+    board = BOARDS["kv260"]
+    plain, chosen = pick(graph, board), pick(biased, board)
+    streamed = [
+        entry.words
+        for entry in chosen.program.allocations
+        if entry.streamed and entry.memory is Memory.RESIDUAL
+    ]
+    config = chosen.config
+    assert set(streamed) == {-(-197 // config.tile) * config.beats_per_tile}
+    if config.tile == plain.config.tile:
+        added = config.residual_words - plain.config.residual_words
+        assert 0 < added <= 3 * max(streamed) + 512
 
 
 def test_nothing_that_fits_is_much_faster(graph: QuantGraph) -> None:

@@ -38,10 +38,8 @@ ROUNDINGS = 4
 DEPTH = 8
 MAX_MONOMIALS = 16
 
-GELU_REMEDY = (
-    "Use nn.GELU(), or nn.GELU(approximate='tanh'); leave what follows the last layer (a pooler's "
-    "tanh) to the host, with --results."
-)
+GELU_REMEDY = "Use nn.GELU(), or nn.GELU(approximate='tanh')."
+TANH_IS_NOT_GELUS = "tanh's argument is not √(2/π)·(x + 0.044715·x³)"
 
 ROOT_TWO_OVER_PI = math.sqrt(2.0 / math.pi)
 # x/√2 inside erf; √(2/π)·(x + 0.044715·x³) inside tanh (Hendrycks and Gimpel, 2016).
@@ -99,8 +97,21 @@ def silu_rule(term: Term, pool: TermPool) -> Term | None:
     return None
 
 
+def tanh_rule(term: Term, pool: TermPool) -> Term | None:
+    """tanh(x) → Activate(x), a pooler's; one that would be GELU's is left to be refused."""
+    if not isinstance(term, Tanh) or _argument(term, pool) is not None:
+        return None
+    if any(isinstance(inside, Product) for inside in argument_of(term)):
+        return None
+    return pool.intern(Activate(term.inputs, term.shape, term.origin, Function.TANH))
+
+
 def not_gelu_rule(term: Term, pool: TermPool) -> Term | None:
     """Refuses what no activation was made of, while its constants are still there."""
+    if isinstance(term, Product):
+        gate = next((t for t in _descendants(term) if _is_tanh(t)), None)
+        if gate is not None:
+            raise Refused(TANH_IS_NOT_GELUS, GELU_REMEDY, origin=gate.origin)
     if isinstance(term, Sigmoid):
         raise Refused(
             "sigmoid(...) is not part of x·sigmoid(a·x)",
@@ -133,7 +144,11 @@ def _explain(term: Erf | Tanh, pool: TermPool) -> str:
             factor *= float(core.factor.item())
             (core,) = core.inputs
         return f"erf's argument is {factor:.7g}·x, not x/√2 = {math.sqrt(0.5):.7g}·x"
-    return "tanh's argument is not √(2/π)·(x + 0.044715·x³)"
+    return TANH_IS_NOT_GELUS
+
+
+def _is_tanh(term: Term) -> bool:
+    return isinstance(term, Activate) and term.function is Function.TANH
 
 
 def _argument(bent: Erf | Tanh, pool: TermPool) -> tuple[Term, Function] | None:

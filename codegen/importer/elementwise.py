@@ -21,6 +21,7 @@ from .term import (
     Root,
     Scale,
     Scores,
+    Shift,
     Sigmoid,
     Softmax,
     Sum,
@@ -31,8 +32,8 @@ from .view import Ids, View, as_matrix, check_count, constant_of, shows_image, w
 
 Results = tuple[Tensor | None, ...]
 
-# What is added to scores is a mask if it leaves nothing of a probability.
-LEAST_BIAS = -1e3
+# In place of minus infinity, which hides a key: e to this power is as much zero.
+HIDDEN = -1e30
 Unary = TypeVar("Unary", Erf, Tanh, Sigmoid, Root, Reciprocal)
 
 
@@ -188,7 +189,7 @@ def where(call: Call) -> Results:
     if len(choices) != 1:
         raise Refused(
             f"it replaces {int(np.sum(condition.values == 0))} of {condition.values.size} values",
-            "Attention masks are not supported; export the model without mask.",
+            "A mask of attention scores must be a constant that is added to them.",
         )
     chosen = sides[0] if choices[0] else sides[1]
     shapes = [_shape_of(operand) for operand in (condition, *sides) if operand is not None]
@@ -257,44 +258,31 @@ def scaled(call: Call, view: View, values: Array) -> View:
 
 
 def _shifted(call: Call, view: View, values: Array) -> View:
-    if _is_scores(view.term):
-        _check_empty_mask(values, view.term)
-        return _broadcast(view, values.shape)
     view = _broadcast(view, values.shape)
+    if _is_scores(view.term):
+        values = bias_of_scores(values)
     offset = constant_of(values, view, fill=0.0)
     return View(call.pool.shift(view.term, offset, call.origin), view.ids)
 
 
 def _is_scores(term: Term) -> bool:
-    while isinstance(term, Scale | Softmax):
+    while isinstance(term, Scale | Shift):
         (term,) = term.inputs
     return isinstance(term, Scores)
 
 
-def _is_before_softmax(term: Term) -> bool:
-    while isinstance(term, Scale):
-        (term,) = term.inputs
-    return isinstance(term, Scores)
+def bias_of_scores(values: Array) -> Real:
+    """What is added to attention scores, where minus infinity hides a key, in finite numbers.
 
-
-def _check_empty_mask(values: Array, term: Term) -> None:
-    if not np.any(values):
-        return
-    if not _is_before_softmax(term):
+    Raises:
+        Refused: it holds NaN or infinity.
+    """
+    bias = _real(values)
+    if np.isnan(bias).any() or np.any(bias == np.inf):
         raise Refused(
-            "it adds a constant to the attention probabilities",
-            "Multiply the values by the softmax as it is.",
+            "it adds NaN or infinity to the attention scores", "Only minus infinity hides a key."
         )
-    if np.min(_real(values)) < LEAST_BIAS:
-        raise Refused(
-            "it adds a mask to the attention scores",
-            "Export the model without attention mask; only a mask of zeros can be dropped.",
-        )
-    raise Refused(
-        "it adds a bias to the attention scores (relative positions)",
-        "Softmax takes the scores as the product gives them; train with position embeddings that "
-        "are added to the patches.",
-    )
+    return np.maximum(bias, HIDDEN)
 
 
 def _product(call: Call, left: View, right: View) -> View:

@@ -50,7 +50,7 @@ from .term import (
 from .trace import Trace
 from .view import shows_image
 
-ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale) @ v, without a mask."
+ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale + constant) @ v."
 
 # Why a term that no rule took cannot stay.
 LEFT_OVER: dict[type[Term], tuple[str, str]] = {
@@ -264,7 +264,8 @@ def _node(term: Term, names: dict[Term, str], onnx_names: tuple[str, ...]) -> g.
         case Dense():
             return g.Linear(name, inputs, origin, _single(term.weight), _single(term.bias))
         case Attend():
-            return g.Attention(name, inputs, origin, term.heads, term.scale)
+            bias = None if term.bias is None else _single(term.bias)
+            return g.Attention(name, inputs, origin, term.heads, term.scale, bias)
         case Activate():
             return g.Activation(name, inputs, origin, term.function)
         case Sum():

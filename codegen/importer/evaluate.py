@@ -126,6 +126,8 @@ def _attention(
 ) -> FloatArray:
     q, k, v = (_split_heads(operand, node.heads) for operand in (query, key, value))
     scores = (q @ k.swapaxes(-2, -1)) * np.float32(node.scale)
+    if node.bias is not None:
+        scores = scores + node.bias
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
     mixed = (weights / weights.sum(axis=-1, keepdims=True)) @ v
     batch, heads, tokens, depth = mixed.shape
@@ -216,4 +218,5 @@ FUNCTIONS: dict[Function, Callable[[FloatArray], FloatArray]] = {
     Function.GELU_TANH: _gelu_tanh,
     Function.RELU: _relu,
     Function.SILU: _silu,
+    Function.TANH: np.tanh,
 }

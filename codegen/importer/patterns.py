@@ -15,6 +15,7 @@ from .term import (
     Mix,
     Norm,
     Product,
+    Real,
     Reciprocal,
     Root,
     Scale,
@@ -28,6 +29,7 @@ from .term import (
 
 NORM_REMEDY = "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels."
 NORM_PARTS = (ChannelMean, Difference, Product, Reciprocal, Root, Scale, Shift)
+LARGEST_BIAS = 1e3  # of a row; beside it float32 keeps four digits of a score
 
 
 def norm_rule(term: Term, pool: TermPool) -> Term | None:
@@ -136,11 +138,11 @@ def _covered(term: Term, stop: Term) -> tuple[int, ...]:
 
 
 def attention_rule(term: Term, pool: TermPool) -> Term | None:
-    """softmax(s · q @ k.T) @ v → Attend(q, k, v); s gathers the scalars on q, k and the scores.
+    """softmax(s · q @ k.T + B) @ v → Attend(q, k, v); s gathers the scalars on q, k and the scores.
 
     q ── ·a ──┐
-    k ── ·b ──┴ Scores ── ·c ── Softmax ──┐
-    v ────────────────────────────────────┴ Mix ──
+    k ── ·b ──┴ Scores ── ·c ── +B ── Softmax ──┐
+    v ──────────────────────────────────────────┴ Mix ──
     """
     if not isinstance(term, Mix):
         return None
@@ -151,11 +153,11 @@ def attention_rule(term: Term, pool: TermPool) -> Term | None:
             "Compute softmax(q @ k.transpose(-2, -1) * scale) @ v.",
             origin=probabilities.origin,
         )
-    scores, scale, origin = _peeled(probabilities.inputs[0], pool)
+    scores, scale, bias, origin = _unbiased(probabilities.inputs[0])
     if not isinstance(scores, Scores):
         raise Refused(
             "what it does to the attention scores is not a product with one constant",
-            "Multiply the scores by one number only, before the softmax.",
+            "Multiply the scores by one number, and add constants, before the softmax; no more.",
             origin=scores.origin,
         )
     query, query_scale, query_origin = _peeled(scores.inputs[0], pool)
@@ -169,7 +171,41 @@ def attention_rule(term: Term, pool: TermPool) -> Term | None:
         query = pool.scale(query, np.full((1, 1), np.sign(total)), scores.origin)
         total = abs(total) or 1.0
     inputs = (query, key, value)
-    return pool.intern(Attend(inputs, term.shape, origins, scores.heads, total))
+    if bias is not None:
+        bias = np.broadcast_to(bias, scores.shape)
+    return pool.intern(Attend(inputs, term.shape, origins, scores.heads, total, bias))
+
+
+def _unbiased(term: Term) -> tuple[Term, float, Real | None, tuple[int, ...]]:
+    """What `term` is factor * x + bias of: x, factor, bias, and the origins of what was taken off.
+
+    A bias that is the same for all keys vanishes: softmax does not see it.
+    """
+    factor, bias, origin = 1.0, np.zeros((1, 1, 1)), tuple[int, ...]()
+    while True:
+        match term:
+            case Scale(inputs=(inner,), factor=value) if value.size == 1:
+                factor *= float(value.item())
+            case Shift(inputs=(inner,), offset=value):
+                bias = bias + factor * value
+                _check_visible(bias, term.origin)
+            case _:
+                return term, factor, bias if np.ptp(bias, axis=2).any() else None, origin
+        origin = union(origin, term.origin)
+        term = inner
+
+
+def _check_visible(bias: Real, origin: tuple[int, ...]) -> None:
+    """Refused unless each query sees a key by its score: beside large numbers, float32 loses it."""
+    greatest = bias.max(axis=2)
+    worst = np.unravel_index(np.argmax(np.abs(greatest)), greatest.shape)
+    if abs(greatest[worst]) > LARGEST_BIAS:
+        raise Refused(
+            f"the greatest number that it adds to the scores of token {worst[1]} is "
+            f"{greatest[worst]:.3g}, beside which the scores are lost",
+            "A mask must leave each token a key that it does not hide.",
+            origin=origin,
+        )
 
 
 def _peeled(term: Term, pool: TermPool) -> tuple[Term, float, tuple[int, ...]]:

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from .call import Call, Constant, Tensor
+from .elementwise import bias_of_scores
 from .load import Array
 from .patches import patches_by_matmul
 from .patterns import checked_epsilon
@@ -21,7 +22,7 @@ from .term import (
     Softmax,
     Term,
 )
-from .view import Ids, View, as_matrix, head_channels, shows_image, whole
+from .view import Ids, View, as_matrix, constant_of, head_channels, shows_image, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -246,7 +247,8 @@ def attention(call: Call) -> Results:
     scale = call.number_of("scale", query.ids.shape[-1] ** -0.5)
     factor = np.full((1, 1, 1), scale)
     scaled = call.pool.scale(scores.term, factor, call.origin)
-    probabilities = call.pool.intern(Softmax((scaled,), scaled.shape, call.origin))
+    masked = _masked(call, View(scaled, scores.ids))
+    probabilities = call.pool.intern(Softmax((masked,), scaled.shape, call.origin))
     mixed = product(call, View(probabilities, scores.ids), value)
     if call.view(2).ids.ndim == 4:
         return (mixed,)
@@ -266,10 +268,6 @@ def _attention_query(call: Call, key: View) -> View:
 
 
 def _check_attention(call: Call) -> None:
-    call.constant(3, "mask")  # refuses one that depends on the image
-    mask = call.operand(3)
-    if isinstance(mask, Constant) and _hides_keys(mask.values):
-        raise Refused("it has an attention mask", "Export the model without attention mask.")
     if call.integer("is_causal", 0):
         raise Refused("it is causal", "Vision Transformers attend to all tokens: is_causal=False.")
     if call.number_of("softcap", 0.0):
@@ -278,9 +276,17 @@ def _check_attention(call: Call) -> None:
         raise Refused("it keeps a key/value cache or shows its scores", "Use its first output.")
 
 
-def _hides_keys(mask: Array) -> bool:
-    """A boolean mask says which keys count; any other is added to the scores."""
-    return not mask.all() if mask.dtype == np.bool_ else bool(np.any(mask))
+def _masked(call: Call, scores: View) -> Term:
+    """The scores and the mask: a boolean one says which keys count, any other is added."""
+    call.constant(3, "mask")  # refuses one that depends on the image
+    mask = call.operand(3)
+    if not isinstance(mask, Constant):
+        return scores.term
+    values = mask.values
+    if values.dtype == np.bool_:
+        values = np.where(values, 0.0, -np.inf)
+    offset = constant_of(bias_of_scores(values), scores, fill=0.0)
+    return call.pool.shift(scores.term, offset, call.origin)
 
 
 def _heads_first(call: Call, position: int) -> View:

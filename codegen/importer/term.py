@@ -192,6 +192,7 @@ class Attend(Term):
 
     heads: int
     scale: float
+    bias: Real | None = None  # what is added to the scores [heads, queries, keys]
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,7 +285,8 @@ def _key(value: object) -> object:
         if not np.isfinite(value).all():
             raise Refused(
                 "a constant it uses holds NaN or infinity",
-                "Check the constants that the exporter computed; masks are not supported.",
+                "Check the constants that the exporter computed; only masks of attention scores "
+                "may hold minus infinity.",
             )
         return value.shape, hashlib.blake2b(np.ascontiguousarray(value).data).digest()
     if isinstance(value, tuple) and value and isinstance(value[0], Term):

@@ -17,9 +17,11 @@ from ..numerics import (
     INVERSE_BITS,
     NORMALIZED_FRACTION_BITS,
     SCALED_BITS,
+    SCORE_FRACTION_BITS,
     VARIANCE_BITS,
     NormConstants,
-    activation_unit,
+    argument_unit,
+    result_unit,
 )
 from ..quantgraph import Requantization
 from .calibrate import FloatArray
@@ -34,6 +36,10 @@ INT32_MAX = 2**31 - 1
 BIAS_MAX = 2 ** (BIASED_BITS - 2)
 # Output channels whose weights stay this far below the largest are as good as zero.
 SMALLEST_WEIGHTS = 2.0**-20
+LOWEST_SCORE = -INT16_MAX / 2**SCORE_FRACTION_BITS  # in units of log2
+# A score that is saturated there weighs nothing, as it should, if the greatest of its row lies
+# above minus this: 28 shifts leave nothing of the softmax's sum, still less of a probability.
+HARMLESS_SCORE = 100.0
 # Of a row of weights, the share of its range that int8 covers; clipping rarely pays with 8 bits.
 WEIGHT_CLIPPING = (1.0, 0.96, 0.92, 0.88, 0.84, 0.8)
 
@@ -165,9 +171,8 @@ def epilogue(
     if function is None:
         first = fixed_point(real / result.step, culprit)
         return Requantization(bias, first.multiplier, first.shift, shift)
-    one = activation_unit(function)
-    first = fixed_point(real / one, culprit)
-    second = fixed_point(one / result.step[:1], culprit)
+    first = fixed_point(real / argument_unit(function), culprit)
+    second = fixed_point(result_unit(function) / result.step[:1], culprit)
     return Requantization(
         bias,
         first.multiplier,
@@ -188,6 +193,17 @@ def score_epilogue(ratio: float, bound: int, culprit: str) -> Requantization:
     shift = pre_shift(bound, culprit)
     first = fixed_point(np.array([ratio * 2.0**shift]), culprit)
     return Requantization(np.zeros(1, np.int32), first.multiplier, first.shift, shift)
+
+
+def score_bias(bias: FloatArray) -> npt.NDArray[np.int16]:
+    """What is added to scores, in their unit; [heads, queries, keys], the greatest of a row zero.
+
+    Softmax does not see what is taken from a whole row. What lies below the format stands at its
+    end; see HARMLESS_SCORE.
+    """
+    lowered = bias - bias.max(axis=-1, keepdims=True)
+    units = np.rint(lowered * math.log2(math.e) * 2**SCORE_FRACTION_BITS)
+    return np.maximum(units, -INT16_MAX).astype(np.int16)
 
 
 def mix_epilogue(value: Scale, result: Scale, bound: int, culprit: str) -> Requantization:

@@ -63,12 +63,19 @@ def _rewritten(graph: Graph, move: _Move) -> Iterator[Node]:
         if node is move.select:
             continue
         if node is move.operator:
-            yield replace(node, inputs=(*(selected[value] for value in by_row), *whole))
+            yield _of_one_row(node, (*(selected[value] for value in by_row), *whole), index)
         else:
             yield _reading(node, move.select.name, move.operator.name)
         # Right behind its producer a selection precedes every reader it may get later.
         if node.name in selected and selected[node.name] not in present:
             yield SelectToken(selected[node.name], (node.name,), origin, index)
+
+
+def _of_one_row(node: Node, inputs: tuple[str, ...], index: int) -> Node:
+    """`node` reading the selected rows; what it holds for each row is selected, too."""
+    if isinstance(node, Attention) and node.bias is not None:
+        node = replace(node, bias=node.bias[:, index : index + 1])
+    return replace(node, inputs=inputs)
 
 
 def _reading(node: Node, old: str, new: str) -> Node:

@@ -23,10 +23,11 @@ from ..graph import (
     SelectToken,
     TokenEmbed,
 )
-from ..isa import FUNCTIONS
 from ..numerics import INT8_MAX, INT16_MAX, SCORE_FRACTION_BITS
 from .calibrate import FloatArray
 from .constants import (
+    HARMLESS_SCORE,
+    LOWEST_SCORE,
     IntegerNorm,
     IntegerWeights,
     Scale,
@@ -38,10 +39,11 @@ from .constants import (
     mix_epilogue,
     plain_norm,
     pre_shift,
+    score_bias,
     score_epilogue,
 )
 from .forms import Form, branch, unsupported
-from .scales import Evidence, copy_name, int8_readers, patches_name
+from .scales import HEADROOM, Evidence, copy_name, int8_readers, patches_name
 
 ACTIVATION_MAX = 2047.0  # what the activation's fixed-point format holds
 
@@ -172,13 +174,6 @@ class Lowering:
             return node, None
         linear = self.evidence.graph[node.inputs[0]]
         assert isinstance(linear, Linear)
-        if node.function not in FUNCTIONS.values():
-            known = ", ".join(function.value for function in FUNCTIONS.values() if function)
-            raise unsupported(
-                node,
-                f"the epilogue has no table for {node.function.value}",
-                f"Use one of {known}, and train the model with it.",
-            )
         reached = self.evidence.statistics[linear.name].range
         if reached > ACTIVATION_MAX:
             raise unsupported(
@@ -211,7 +206,36 @@ class Lowering:
             node.heads,
             score_epilogue(ratio * 2**SCORE_FRACTION_BITS, contracted * limit, node.name),
             mix_epilogue(value, self.scales[node.name], keys * limit, node.name),
+            self._score_bias(node),
         )
+
+    def _score_bias(self, node: Attention) -> q.Int16Array | None:
+        """What is added to the scores; refused where saturation could change a probability."""
+        if node.bias is None:
+            return None
+        bias = score_bias(node.bias.astype(np.float64))
+        if not bias.any():
+            return None
+        lowest, reached = float(bias.min()) / 2**SCORE_FRACTION_BITS, self._reached_scores(node)
+        if reached > lowest - LOWEST_SCORE and reached > HARMLESS_SCORE:
+            raise unsupported(
+                node,
+                f"its scores reach {reached:.0f} (in units of log2) before a bias or mask of "
+                f"{lowest:.0f} is added; their format ends at {LOWEST_SCORE:.0f}, and what is cut "
+                f"off there is nothing only up to {HARMLESS_SCORE:.0f}",
+                "Check that the calibration images are normalised as in training; else train with "
+                "smaller scores.",
+            )
+        return bias
+
+    def _reached_scores(self, node: Attention) -> float:
+        """The greatest magnitude of q · k that may be expected, in units of log2."""
+        query, key = (
+            np.stack(np.split(self.evidence.statistics[name].sample, node.heads, axis=1))
+            for name in node.inputs[:2]
+        )
+        products = np.abs(query @ key.swapaxes(-2, -1)).max()
+        return float(HEADROOM * abs(node.scale) * math.log2(math.e) * products)
 
     def _norm(self, node: LayerNorm) -> q.Norm:
         gamma, beta = node.gamma.astype(np.float64), node.beta.astype(np.float64)

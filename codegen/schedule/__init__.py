@@ -107,7 +107,13 @@ def _output(graph: QuantGraph, name: str, where: Placement, start: int) -> Outpu
 def _allocation(life: Lifetime, places: Places) -> Allocation:
     tensor = life.tensor
     return Allocation(
-        tensor.memory, tensor.name, places[tensor], tensor.words, life.first, life.last
+        tensor.memory,
+        tensor.name,
+        places[tensor],
+        tensor.words,
+        life.first,
+        life.last,
+        tensor.streamed,
     )
 
 

@@ -96,7 +96,10 @@ def _epilogue(epilogue: isa.Epilogue, config: HardwareConfig) -> Iterator[Access
         (epilogue.inner, epilogue.inner_stride),
         (words, 1),
     )
-    if epilogue.accumulate:
+    if epilogue.accumulate and memory is Memory.PROBABILITY:
+        tiles = epilogue.outer * epilogue.inner
+        yield _read(Memory.RESIDUAL, epilogue.addend, (tiles * config.beats_per_tile, 1))
+    elif epilogue.accumulate:
         yield _read(Memory.RESIDUAL, epilogue.address, *levels)
     yield _write(memory, epilogue.address, *levels)
 

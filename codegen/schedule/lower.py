@@ -12,8 +12,9 @@ of whole column tiles. Each chunk meets all row groups before the next one.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -612,12 +613,13 @@ class _Lowering:
             target=target,
             score_parameters=scores,
             mix_parameters=mix,
+            biases=tuple(self._bias_loads(node, query)),
         )
         heads.check(self._graph)
-        body = list(heads.operations(self._epilogue(node.mix, target, range(1), range(1))))
+        steps = heads.steps(self._epilogue(node.mix, target, range(1), range(1)))
         loads = [self._load_all(tensor, node.name, offset) for tensor, offset in parameters]
-        self._stages.append(Stage([], body, loads))
-        self._define(node, place, target, body[-1])
+        self._stages += _joined(Stage(streams=loads), steps)
+        self._define(node, place, target, self._stages[-1].body[-1])
 
     def _attention_parameters(
         self, node: Attention, name: str, step: Requantization, channels: Channels
@@ -626,6 +628,22 @@ class _Lowering:
         offset = self._parameters(f"{node.name}/{name}", step, channels)
         words = channels.padded // self._config.lanes
         return self._streamed(f"{node.name}/{name}", Memory.PARAMETER, words), offset
+
+    def _bias_loads(self, node: Attention, query: Placement) -> Iterator[Operation]:
+        """A LOAD for each block: what is added to its scores, if the attention has a bias."""
+        rows = query.grid.row_tiles * self._config.tile
+        stride = self._config.dram_bytes_per_word(Memory.RESIDUAL)
+        for head in () if node.bias is None else node.bias:
+            padded = np.zeros((rows, head.shape[1]), np.int16)
+            padded[query.row : query.row + len(head)] = head
+            packed = pack_residual(padded, self._config)
+            # Layers that share a bias, and heads that do, find it at one place.
+            digest = hashlib.blake2b(packed.tobytes()).hexdigest()
+            offset = self._image.add(f"bias/{digest}", packed, Memory.RESIDUAL)
+            words = len(packed) // query.grid.row_tiles
+            for block in range(query.grid.row_tiles):
+                tensor = self._streamed(f"{node.name}/bias", Memory.RESIDUAL, words)
+                yield self._load_all(tensor, node.name, offset + block * words * stride)
 
     # --- Outputs
 
@@ -652,12 +670,26 @@ class _Lowering:
         return tuple(sorted(self._outputs, key=lambda output: order.index(output[0])))
 
 
+def _joined(first: Stage, steps: Iterable[Stage]) -> Iterator[Stage]:
+    """`first` and the steps after it; those that stream nothing join the stage before them."""
+    stage = first
+    for step in steps:
+        if step.streams and stage.body:
+            yield stage
+            stage = Stage()
+        stage.streams += step.streams
+        stage.body += step.body
+    yield stage
+
+
 @dataclass(frozen=True)
 class _Heads:
     """The operations of one attention.
 
     A block is T queries of one head. Scores of block b + 1 are computed before values are mixed
-    by block b: that hides the latency of softmax. Probabilities have two slots, in turn.
+    by block b: that hides the latency of softmax. Probabilities have two slots, in turn. What is
+    added to the scores of a block is loaded for it alone: `biases` holds a LOAD for each block, or
+    none.
     """
 
     node: Attention
@@ -668,6 +700,7 @@ class _Heads:
     target: Placement
     score_parameters: Tensor
     mix_parameters: Tensor
+    biases: tuple[Operation, ...]
 
     def check(self, graph: QuantGraph) -> None:
         """UnsupportedModelError for operands that have no instructions."""
@@ -686,7 +719,7 @@ class _Heads:
                 "of a head.",
             )
 
-    def operations(self, mix: dict[str, int]) -> Iterator[Operation]:
+    def steps(self, mix: dict[str, int]) -> Iterator[Stage]:
         """All blocks in order; `mix` holds the fields of the second product's epilogue."""
         blocks = [(head, rows) for head in range(self.node.heads) for rows in self._row_tiles()]
         words = self.key.grid.row_tiles * self.config.words_per_tile
@@ -694,12 +727,13 @@ class _Heads:
             Tensor(f"{self.node.name}/probabilities{slot}", Memory.PROBABILITY, words)
             for slot in range(min(2, len(blocks)))
         ]
-        yield from self._scores(*blocks[0], slots[0])
         for index, block in enumerate(blocks):
-            following = index + 1
-            if following < len(blocks):
-                yield from self._scores(*blocks[following], slots[following % 2])
-            yield from self._mix(*block, slots[index % 2], mix)
+            bias = self.biases[index : index + 1]
+            step = Stage(body=[*self._scores(*block, slots[index % 2], bias)], streams=[*bias])
+            if index:
+                step.body += self._mix(*blocks[index - 1], slots[(index - 1) % 2], mix)
+            yield step
+        yield Stage(body=[*self._mix(*blocks[-1], slots[(len(blocks) - 1) % 2], mix)])
 
     def _row_tiles(self) -> Sequence[int]:
         return range(self.query.grid.row_tiles)
@@ -708,7 +742,9 @@ class _Heads:
         """Column tiles of one head."""
         return where.grid.column_tiles // self.node.heads
 
-    def _scores(self, head: int, block: int, slot: Tensor) -> Iterator[Operation]:
+    def _scores(
+        self, head: int, block: int, slot: Tensor, bias: Sequence[Operation]
+    ) -> Iterator[Operation]:
         query, key, config = self.query, self.key, self.config
         tiles = self._head_tiles(query)
         compute = isa.Compute(
@@ -730,9 +766,11 @@ class _Heads:
             target=isa.EpilogueTarget.SOFTMAX,
             inner_stride=config.words_per_tile,
             keys=key.tokens,
+            accumulate=len(bias),
             **_rescaling(self.node.scores),
         )
-        operands = (("address", slot), ("parameter", self.score_parameters))
+        added = (("addend", tensor) for load in bias for _, tensor in load.operands)
+        operands = (("address", slot), ("parameter", self.score_parameters), *added)
         yield Operation(epilogue, operands, self.node.name)
 
     def _mix(

@@ -131,13 +131,15 @@ def _heads(
         parts.append(_outputs(source, channels))
     yield from parts
     size = node.value.channels // node.heads
+    first, count = channels.start // size, (channels.stop - channels.start) // size
     heads = replace(
         node,
         name=f"{node.name}.{channels.start}",
         inputs=tuple(part.name for part in parts),
         value=_part(node.value, channels),
-        heads=(channels.stop - channels.start) // size,
+        heads=count,
         mix=_requantization(node.mix, channels),
+        bias=None if node.bias is None else node.bias[first : first + count],
     )
     yield heads
     yield _inputs(last, heads.name, node.value, cuts, channels)

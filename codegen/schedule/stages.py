@@ -15,6 +15,10 @@ from ..config import HardwareConfig, Memory
 from ..errors import CapacityError, missing_case
 from ..isa import Compute, Epilogue, Instruction, Load, LoadTarget, Norm, Store
 
+# A ring holds so many of its largest tensor at most. In an endless one, where no load waits for
+# words to be free, loads could outrun what semaphores count.
+TENSORS_IN_RING = 64
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -76,6 +80,19 @@ class Pipeline:
 
     operations: tuple[Operation, ...]
     places: Mapping[Tensor, int]
+
+
+def _last_uses(stages: Sequence[Stage]) -> list[list[Tensor]]:
+    """For each stage, the streamed tensors that no later one uses, in the order of their loads."""
+    last: dict[Tensor, int] = {}
+    for index, stage in enumerate(stages):
+        last |= dict.fromkeys(stage.streamed, index)
+        used = {tensor for operation in stage.body for _, tensor in operation.operands}
+        last |= dict.fromkeys(used & last.keys(), index)
+    done: list[list[Tensor]] = [[] for _ in stages]
+    for tensor, index in last.items():
+        done[index].append(tensor)
+    return done
 
 
 class Ring:
@@ -180,7 +197,14 @@ class _Streams:
     ) -> None:
         self.places: dict[Tensor, int] = {}
         self._stages = stages
-        self._rings = {memory: Ring(words) for memory, words in rings.items()}
+        self._done = _last_uses(stages)
+        largest = dict.fromkeys(rings, 0)
+        for tensor in (tensor for stage in stages for tensor in stage.streamed):
+            largest[tensor.memory] = max(largest[tensor.memory], tensor.words)
+        self._rings = {
+            memory: Ring(min(words, TENSORS_IN_RING * largest[memory]))
+            for memory, words in rings.items()
+        }
         self._config = config
         self._loaded = 0  # stages whose operands have their place
         self._bus_free = 0  # estimated cycle at which all loads so far are done
@@ -189,7 +213,7 @@ class _Streams:
     def due(self, index: int) -> list[Operation]:
         """Loads that must stand before stage `index`; earlier stages are consumed."""
         if index:
-            for tensor in self._stages[index - 1].streamed:
+            for tensor in self._done[index - 1]:
                 self._rings[tensor.memory].pop()
         if self._loaded > index:
             return []

@@ -18,6 +18,7 @@ from ..program import Program
 ISSUE_CYCLES = 4  # from semaphores taken to the first word
 LANDING_CYCLES = 24  # pipeline behind the last word, and the semaphore's way
 DRAM_CYCLES = 60  # from a request to the first beat of its answer, in the memory and our pipeline
+OUTSTANDING_BEATS = 256  # 16 bursts of 16
 START_CYCLES = 75  # from start to the first instruction
 
 
@@ -94,11 +95,12 @@ class _Clock:
         return self._config.beats_per_word(memory)
 
     def _load(self, load: isa.Load, start: int, beats: int) -> None:
-        """Requests run ahead; answers come in order, a beat a cycle, fetched instructions among
-        them.
+        """Requests run ahead, as many as the bus has outstanding; answers come in order, a beat a
+        cycle, fetched instructions among them.
         """
         self._bus = max(self._bus, start + DRAM_CYCLES) + beats
-        self._finish(load, start + ISSUE_CYCLES, self._bus - start)
+        free = max(start + ISSUE_CYCLES, self._bus - OUTSTANDING_BEATS)
+        self._finish(load, free, self._bus - free)
 
     def _start(self, instruction: isa.Instruction) -> int:
         taken = [

@@ -39,6 +39,7 @@ MACS_1024 = replace(BOARDS["zcu104"].config, board="custom")
 SMALL = Configuration("256 MACs, 64 bit", MACS_256)
 LARGE = Configuration("1024 MACs, 128 bit", MACS_1024)
 PIPE_WIDTH = 160
+LAST = ("DRAM MB", "compile", "simulate")
 PREDICTION_ERROR = 0.05  # at most; sizing relies on it
 
 Plan = tuple[str, Configuration]  # model, and what it is measured on
@@ -70,6 +71,7 @@ def main() -> int:
         console.print(f"vitessera: error: {error}", markup=False, highlight=False)
         return 2
     console.print(table(rows))
+    console.print(busy(rows))
     console.print(waiting(rows))
     console.print(f"Written to {OUTPUT}.")
     close = all(row.prediction_error <= PREDICTION_ERROR for row in rows)
@@ -108,12 +110,7 @@ def save(rows: list[Row]) -> None:
 
 def table(rows: list[Row]) -> Table:
     """The measurements for people."""
-    shown = Table(title="RTL cycles", title_justify="left")
-    headings = ("ideal", "RTL", "predicted", "of peak", "exact", *(unit.lower() for unit in UNITS))
-    for heading in ("", "on"):
-        shown.add_column(heading, no_wrap=True)
-    for heading in (*headings, "DRAM MB", "compile", "simulate"):
-        shown.add_column(heading, justify="right")
+    shown = _table("RTL cycles", "ideal", "RTL", "predicted", "of peak", "exact", *LAST)
     for row in rows:
         megabytes = (row.dram_read_bytes + row.dram_written_bytes) / 1e6
         shown.add_row(
@@ -124,7 +121,6 @@ def table(rows: list[Row]) -> Table:
             f"{row.predicted_cycles:,}" if row.predicted_cycles else "",
             f"{row.mac_peak_share:.1%}",
             "yes" if row.bit_exact else "NO",
-            *(f"{row.busy_cycles[unit.lower()] / row.rtl_cycles:.0%}" for unit in UNITS),
             f"{megabytes:.2f}",
             f"{row.compile_seconds:.0f} s" if row.compile_seconds else "",
             f"{row.sim_seconds:.0f} s",
@@ -132,18 +128,35 @@ def table(rows: list[Row]) -> Table:
     return shown
 
 
+def busy(rows: list[Row]) -> Table:
+    """Of the networks' cycles, those in which each unit was busy."""
+    shown = _table("Busy", *(unit.lower() for unit in UNITS))
+    for row in _networks(rows):
+        shares = (row.busy_cycles[unit.lower()] / row.rtl_cycles for unit in UNITS)
+        shown.add_row(row.model, row.configuration, *(f"{share:.0%}" for share in shares))
+    return shown
+
+
 def waiting(rows: list[Row]) -> Table:
     """What the engine waited for, in cycles."""
-    shown = Table(title="Cycles in which the engine waited", title_justify="left")
-    measured = [row for row in rows if row.waiting_cycles]
-    causes = list(dict.fromkeys(cause for row in measured for cause in row.waiting_cycles))
-    for heading in ("", "on"):
-        shown.add_column(heading, no_wrap=True)
-    for cause in causes:
-        shown.add_column(cause, justify="right")
-    for row in measured:
+    causes = list(dict.fromkeys(cause for row in rows for cause in row.waiting_cycles))
+    shown = _table("Cycles in which the engine waited", *causes)
+    for row in _networks(rows):
         counts = (f"{row.waiting_cycles.get(cause, 0):,}" for cause in causes)
         shown.add_row(row.model, row.configuration, *counts)
+    return shown
+
+
+def _networks(rows: list[Row]) -> Iterator[Row]:
+    return (row for row in rows if row.waiting_cycles)
+
+
+def _table(title: str, *numbers: str) -> Table:
+    shown = Table(title=title, title_justify="left")
+    for heading in ("", "on"):
+        shown.add_column(heading, no_wrap=True)
+    for heading in numbers:
+        shown.add_column(heading, justify="right")
     return shown
 
 

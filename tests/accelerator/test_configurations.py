@@ -6,13 +6,16 @@ counts leave one row in the last tile; class token, mean pooling, several output
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import Shape, vision_transformer
-from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.config import HardwareConfig, Memory
 from vitessera.codegen.quantgraph import Attention
 from vitessera.codegen.schedule.split import split
 from vitessera.codegen.sizing import SHAPES as ENGINES
+from vitessera.sim.accelerator import DramTiming
 from whole import DEFAULT, SMALL, check, network, transformer
 
 pytestmark = pytest.mark.accelerator
@@ -54,6 +57,27 @@ SHAPES = {
 def test_outputs_equal_the_reference(config: HardwareConfig, shape: Shape, seed: int) -> None:
     simulation = check(transformer(shape, config, seed))
     print([run.counters["CYCLES"] for run in simulation.runs], "cycles")
+
+
+def test_what_is_added_to_scores() -> None:
+    """Of all tokens and of the class token alone; with whole networks, and with heads in parts."""
+    shape = replace(SHAPES["class-token"], bias=True, pool="early")
+    graph = vision_transformer(np.random.default_rng(3), shape)
+    check(network(graph, SMALL, seed=4))
+    check(network(split(graph, 2), SMALL, seed=5))
+
+
+def test_residual_memory_that_two_blocks_of_a_bias_share() -> None:
+    """Each is loaded over the one before the last, as soon as its scores are done and no sooner."""
+    shape = replace(SHAPES["class-token"], bias=True)
+    standing, block = 5 * 5 * 4, 5 * 4  # words of 20 x 20 and of 4 x 20 elements
+    config = replace(SMALL, residual_words=standing + 2 * block)
+    work = transformer(shape, config, seed=6)
+    streamed = [entry for entry in work.program.allocations if entry.streamed]
+    loads = [entry.address for entry in streamed if entry.memory is Memory.RESIDUAL]
+    assert loads == [0, block] * (len(loads) // 2)
+    for timing in (DramTiming(read_latency=1), DramTiming(read_latency=200, beats_per_16=8)):
+        check(work, timing)
 
 
 def test_hidden_layers_in_parts() -> None:

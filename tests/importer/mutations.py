@@ -134,6 +134,11 @@ def class_token(net: Net, x: str) -> str:
     return net.op("Add", x, net.weight(1, TOKENS + 1, DIM))
 
 
+def biased(net: Net, x: str) -> str:
+    relative = net.weight(1, HEADS, TOKENS + 1, TOKENS + 1)
+    return net.op("Add", net.op("Mul", x, net.const(0.5)), relative)
+
+
 def last_token(net: Net, x: str) -> str:
     x = net.op("Gather", net.norm(x), net.const(-1, np.int64), axis=1)
     return net.op("Squeeze", net.op("Unsqueeze", x, net.ints(0)), net.ints(0))
@@ -157,6 +162,7 @@ MODELS: dict[str, onnx.ModelProto] = {
     "token": whole(
         Recipe(
             embedded=class_token,
+            scores=biased,
             norm=spelled_norm,
             activation=lambda net, x: net.op("Relu", x),
             pool=last_token,

@@ -17,6 +17,7 @@ from onnx_builder import (
     TOKENS,
     Net,
     Recipe,
+    Step,
     build,
     conv,
     heads,
@@ -198,6 +199,141 @@ def test_attention_rule_gathers_every_factor(tmp_path: Path) -> None:
     node = only(imported(Recipe(key_turned=turned, scores=scores), tmp_path), Attention)
     assert isinstance(node, Attention)
     assert node.scale == pytest.approx(1.5)
+    assert node.bias is None
+
+
+RANDOM = np.random.default_rng(5)
+HIDES_LATER = np.triu(np.ones((TOKENS, TOKENS), bool), 1)
+
+
+def biased(scores: Step, folder: Path, opset: int = 20) -> Attention:
+    """The attention whose scores went through `scores`; nothing else is left of it."""
+    graph = imported(Recipe(scores=scores), folder, Net(opset=opset))
+    assert kinds(graph) == kinds(imported(Recipe(), folder))
+    node = only(graph, Attention)
+    assert isinstance(node, Attention)
+    return node
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, HEADS, TOKENS, TOKENS),
+        (HEADS, TOKENS, TOKENS),
+        (1, 1, TOKENS, TOKENS),
+        (TOKENS, TOKENS),
+        (HEADS, 1, TOKENS),
+        (1, 1, 1, TOKENS),
+        (TOKENS,),
+    ],
+)
+def test_attention_rule_takes_a_bias_of_any_shape(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    added = RANDOM.standard_normal(shape)
+
+    def scores(net: Net, x: str) -> str:
+        return net.op("Add", net.const(added), net.op("Mul", x, net.const(0.5)))
+
+    node = biased(scores, tmp_path)
+    wanted = np.broadcast_to(added, (1, HEADS, TOKENS, TOKENS))[0]
+    np.testing.assert_array_equal(node.bias, wanted.astype(np.float32))
+    assert node.scale == pytest.approx(0.5)
+
+
+def test_attention_rule_gathers_every_bias(tmp_path: Path) -> None:
+    """((s + a) · c - b) / d; the row of queries is not a bias, the sign of c goes into them."""
+    shared, own, row = (RANDOM.standard_normal(s) for s in ((4, 4), (HEADS, 4, 4), (4, 1)))
+
+    def scores(net: Net, x: str) -> str:
+        x = net.op("Mul", net.op("Add", x, net.const(shared)), net.const(-3.0))
+        x = net.op("Div", net.op("Sub", x, net.const(own)), net.const(2.0))
+        return net.op("Add", x, net.const(row))
+
+    node = biased(scores, tmp_path)
+    assert node.scale == pytest.approx(1.5)
+    np.testing.assert_allclose(node.bias, -1.5 * shared - own / 2 + row, rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(TOKENS, 1), (HEADS, 1, 1), (1,), (1, HEADS, TOKENS, 1)])
+def test_what_is_added_to_all_keys_vanishes(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    def scores(net: Net, x: str) -> str:
+        return net.op("Add", x, net.weight(*shape))
+
+    assert biased(scores, tmp_path).bias is None
+
+
+def test_a_bias_gathered_from_a_resized_table(tmp_path: Path) -> None:
+    """As BEiT has it: bicubic, three more entries for the class token, one row for each pair."""
+    table = RANDOM.standard_normal((1, HEADS, 5, 5))
+
+    def scores(net: Net, x: str) -> str:
+        sizes = net.ints(1, HEADS, 3, 3)
+        small = net.op("Resize", net.const(table), "", "", sizes, mode="cubic")
+        flat = net.op("Transpose", net.op("Reshape", small, net.ints(HEADS, -1)), perm=[1, 0])
+        whole = net.op("Concat", flat, net.weight(3, HEADS), axis=0)
+        index = net.const(RANDOM.integers(0, 12, TOKENS * TOKENS), np.int64)
+        pairs = net.op("Reshape", net.op("Gather", whole, index), net.ints(TOKENS, TOKENS, -1))
+        return net.op(
+            "Add", x, net.op("Unsqueeze", net.op("Transpose", pairs, perm=[2, 0, 1]), net.ints(0))
+        )
+
+    node = biased(scores, tmp_path)
+    assert node.bias is not None
+    assert node.bias.shape == (HEADS, TOKENS, TOKENS)
+    assert np.ptp(node.bias) > 1.0
+
+
+@pytest.mark.parametrize("hidden", [-np.inf, -3.4028235e38, -65504.0, -1e9])
+def test_a_mask_hides_keys(tmp_path: Path, hidden: float) -> None:
+    def scores(net: Net, x: str) -> str:
+        return net.op("Add", x, net.const(np.where(HIDES_LATER, hidden, 0.0)))
+
+    node = biased(scores, tmp_path)
+    assert node.bias is not None
+    assert (node.bias[:, HIDES_LATER] < -6e4).all()
+    assert not node.bias[:, ~HIDES_LATER].any()
+    assert np.isfinite(node.bias).all()
+
+
+def test_a_mask_beside_a_bias(tmp_path: Path) -> None:
+    added = RANDOM.standard_normal((HEADS, TOKENS, TOKENS))
+
+    def scores(net: Net, x: str) -> str:
+        x = net.op("Add", x, net.const(np.where(HIDES_LATER, -np.inf, 0.0)))
+        return net.op("Add", x, net.const(added))
+
+    node = biased(scores, tmp_path)
+    assert node.bias is not None
+    np.testing.assert_allclose(node.bias[:, ~HIDES_LATER], added[:, ~HIDES_LATER], rtol=1e-6)
+    assert (node.bias[:, HIDES_LATER] < -1e9).all()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        RANDOM.standard_normal((1, HEADS, TOKENS, TOKENS)).astype(np.float32),
+        RANDOM.standard_normal((TOKENS, TOKENS)).astype(np.float32),
+        np.where(HIDES_LATER, -np.inf, 0.0).astype(np.float32),
+        ~HIDES_LATER,
+    ],
+    ids=["bias of each head", "bias", "mask", "mask of bits"],
+)
+def test_the_attention_operator_takes_a_mask(tmp_path: Path, mask: np.ndarray) -> None:
+    def pool(net: Net, x: str) -> str:
+        q, k, v = (heads(net, net.linear(net.norm(x), DIM, DIM)) for _ in range(3))
+        mixed = net.op("Attention", q, k, v, net.const(mask, mask.dtype.type), scale=0.5)
+        joined = net.op("Transpose", mixed, perm=[0, 2, 1, 3])
+        return net.op(
+            "ReduceMean",
+            net.op("Reshape", joined, net.ints(1, TOKENS, DIM)),
+            net.ints(1),
+            keepdims=0,
+        )
+
+    graph = imported(Recipe(pool=pool), tmp_path, Net(opset=23))
+    node = [node for node in graph if isinstance(node, Attention)][-1]
+    assert node.bias is not None
+    assert node.bias.shape == (HEADS, TOKENS, TOKENS)
+    assert node.scale == pytest.approx(0.5)
 
 
 def test_nodes_that_change_nothing(plain: Graph, tmp_path: Path) -> None:
@@ -520,11 +656,25 @@ def test_activations_cast_to_half_precision(plain: Graph, tmp_path: Path) -> Non
     assert kinds(import_model(net.save(tmp_path / "model.onnx", output))) == kinds(plain)
 
 
+def test_a_pooler_with_tanh(tmp_path: Path) -> None:
+    """tanh(a·x + b): the arithmetic goes into the Linear before it."""
+
+    def finish(net: Net, x: str) -> str:
+        moved = net.op("Add", net.op("Mul", x, net.const(0.5)), net.const(0.25))
+        return net.op("Tanh", moved)
+
+    graph = imported(Recipe(finish=finish), tmp_path)
+    last = graph[graph.outputs[0][1]]
+    assert isinstance(last, Activation)
+    assert last.function is Function.TANH
+    assert isinstance(graph[last.inputs[0]], Linear)
+
+
 # --- Chosen results ------------------------------------------------------------------------------
 
 
 def test_what_follows_the_results_is_left_out(plain: Graph, tmp_path: Path) -> None:
-    """A softmax of the logits is the host's; so is the pooler of a ViTModel."""
+    """A softmax of the logits is the host's."""
 
     def finish(net: Net, x: str) -> str:
         return net.op("Softmax", net.op("Identity", x, name="logits"), axis=-1)

@@ -88,13 +88,37 @@ def reversed_tokens(net: Net, x: str) -> str:
     return heads(net, back)
 
 
-def causal(net: Net, x: str) -> str:
-    mask = np.triu(np.full((TOKENS, TOKENS), -np.inf), 1)
-    return net.op("Add", x, net.const(mask), name="culprit")
+def added_to_scores(values: object) -> Step:
+    return lambda net, x: net.op("Add", x, net.const(values), name="culprit")
 
 
-def relative(net: Net, x: str) -> str:
-    return net.op("Add", x, net.weight(1, HEADS, TOKENS, TOKENS), name="culprit")
+def inverses_added_to_scores(*values: float) -> Step:
+    def step(net: Net, x: str) -> str:
+        inverses = net.op("Div", net.const(np.zeros(TOKENS) + 1e-30), net.const(values))
+        return net.op("Add", x, net.op("Mul", inverses, net.const(1e30)), name="culprit")
+
+    return step
+
+
+def blind_token(value: float) -> Step:
+    """A mask that hides all keys from token 2."""
+    mask = np.triu(np.full((TOKENS, TOKENS), value), 1)
+    mask[2] = value
+    return added_to_scores(mask)
+
+
+def bias_of_the_image(net: Net, x: str) -> str:
+    pooled = net.op("ReduceMean", "image", keepdims=1, name="culprit")
+    return net.op("Add", x, pooled)
+
+
+def bias_of_probabilities(net: Net, x: str) -> str:
+    return net.op("Add", net.op("Softmax", x, axis=-1), net.weight(TOKENS, TOKENS), name="culprit")
+
+
+def bias_of_scaled_heads(net: Net, x: str) -> str:
+    each = net.op("Mul", x, net.weight(HEADS, 1, 1), name="culprit")
+    return net.op("Add", each, net.weight(TOKENS, TOKENS))
 
 
 def data_dependent_scale(net: Net, x: str) -> str:
@@ -132,6 +156,10 @@ def tanh_gelu(cubic: float) -> Step:
         return net.op("Mul", product, net.const(0.5))
 
     return step
+
+
+def tanh_gate(net: Net, x: str) -> str:
+    return net.op("Mul", x, net.op("Tanh", x, name="culprit"))
 
 
 def norm_with_eps_outside(net: Net, x: str) -> str:
@@ -514,15 +542,23 @@ CASES: dict[str, tuple[Recipe, str]] = {
         "does not hold the tokens",
     ),
     "values first": (Recipe(mixed=swapped), "second operand"),
-    "causal mask": (Recipe(scores=causal), "adds a mask to"),
-    "relative positions": (Recipe(scores=relative), "adds a bias to the attention scores"),
+    "mask that hides all keys": (
+        Recipe(scores=blind_token(-np.inf)),
+        "to the scores of token 2 is -1e+30",
+    ),
+    "large mask that hides all keys": (Recipe(scores=blind_token(-1e9)), "token 2 is -1e+09"),
+    "mask that lifts keys": (Recipe(scores=added_to_scores([1e5, 0, 0, 0])), "token 0 is 1e+05"),
+    "infinite bias": (Recipe(scores=inverses_added_to_scores(1, 2, 0, 4)), "NaN or infinity to"),
+    "bias that depends on the image": (Recipe(scores=bias_of_the_image), "averages something"),
+    "bias of probabilities": (Recipe(probabilities=bias_of_probabilities), "not the plain softmax"),
+    "bias of heads with factors": (Recipe(scores=bias_of_scaled_heads), "with one constant"),
     "where mask": (Recipe(scores=where), "replaces 6 of 16 values"),
     "data-dependent scale": (Recipe(scores=data_dependent_scale), "averages something other"),
     "scale by query": (Recipe(scores=scale_by_token), "not a product with one constant"),
     "erf with another factor": (Recipe(activation=erf_gelu(0.7, 0.5)), "erf's argument is 0.7"),
     "gelu with another half": (Recipe(activation=erf_gelu(np.sqrt(0.5), 0.51)), "surrounds it"),
     "tanh with another cubic": (Recipe(activation=tanh_gelu(0.0447)), "tanh's argument is not"),
-    "tanh alone": (Recipe(activation=op("Tanh")), "tanh's argument is not"),
+    "tanh times its argument": (Recipe(activation=tanh_gate), "tanh's argument is not"),
     "erf alone": (Recipe(activation=op("Erf")), "erf's argument is 1"),
     "sigmoid": (Recipe(activation=op("Sigmoid")), "not part of x·sigmoid(a·x)"),
     "shifted sigmoid": (Recipe(activation=shifted_silu), "not part of x·sigmoid(a·x)"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -180,7 +181,7 @@ def random_beats(run: Run, count: int) -> Beats:
         scale_shift=scale_shift,
         offset=rng.integers(-256, 256, count),
         memory=memory,
-        accumulate=rng.integers(0, 2, count) * (memory == RESIDUAL),
+        accumulate=rng.integers(0, 2, count) * np.isin(memory, (SOFTMAX, RESIDUAL)),
         row_scale=row_scale,
         block_start=block_start,
         row=rng.integers(0, config.tile, count),
@@ -230,31 +231,48 @@ def test_every_path_with_extreme_constants(run: Run) -> None:
     check(run, "epilogue", extreme_beats(run, 800).traffic())
 
 
-# --- GELU ------------------------------------------------------------------------------------
+# --- Activation functions --------------------------------------------------------------------
 
-FUNCTION_RANGE = 6.0  # beyond, GELU is 0 or x
+Exact = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
 def exact_gelu(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.array([0.5 * v * math.erfc(-v / math.sqrt(2.0)) for v in x.tolist()])
 
 
+def exact_silu(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return np.asarray(x / (1.0 + np.exp(-x)))
+
+
+# How far from 0 the function bends, and its least value.
+BENT: dict[isa.ActivationCode, tuple[Exact, float, float]] = {
+    isa.ActivationCode.GELU_ERF: (exact_gelu, 6.0, -0.17),
+    isa.ActivationCode.SILU: (exact_silu, 12.0, -0.28),
+    isa.ActivationCode.TANH: (np.tanh, 6.0, -1.0),
+}
+
+
 @full_speed
-def test_gelu_at_every_fixed_point_number(run: Run) -> None:
-    """x at full resolution from -6 to 6; int8 results within one step of the exact function."""
-    fraction = 1 << numerics.ACTIVATION_FRACTION_BITS
-    limit = int(FUNCTION_RANGE * fraction)
-    x = np.arange(-limit, limit).reshape(-1, run.config.lanes)
-    # The step with which -0.17 ... 6 fills the int8 range.
-    zero_point, step = -119, 6.2 / 254
-    shift = 20
+@pytest.mark.parametrize("code", BENT, ids=lambda code: code.name)
+def test_activation_at_every_fixed_point_number(run: Run, code: isa.ActivationCode) -> None:
+    """x at full resolution; int8 results within one step of the exact function."""
+    exact, reach, low = BENT[code]
+    function = isa.FUNCTIONS[code]
+    assert function is not None
+    argument, one = numerics.argument_unit(function), numerics.result_unit(function)
+    lanes = run.config.lanes
+    limit = round(reach / argument / lanes) * lanes
+    x = np.arange(-limit, limit).reshape(-1, lanes)
+    high = float(exact(np.array([reach]))[0])
+    step = (high - low) / 254  # fills the int8 range
+    zero_point, shift = round(-127 - low / step), math.floor(math.log2(65535 * step / one))
     beats = replace(
         plain_beats(run.config, x),
-        function=np.full(len(x), isa.ActivationCode.GELU_ERF),
-        scale=np.full(len(x), round(2**shift / (step * fraction))),
+        function=np.full(len(x), code),
+        scale=np.full(len(x), round(2**shift / step * one)),
         scale_shift=np.full(len(x), shift),
         offset=np.full(len(x), zero_point),
     )
-    exact = np.clip(exact_gelu(x.ravel() / fraction) / step + zero_point, -127, 127)
-    assert np.abs(beats.results().ravel() - exact).max() < 1
+    wanted = np.clip(exact(x.ravel() * argument) / step + zero_point, -127, 127)
+    assert np.abs(beats.results().ravel() - wanted).max() < 1
     check(run, "epilogue", beats.traffic())

@@ -9,6 +9,7 @@ from words import random_instruction, words
 
 pytestmark = pytest.mark.kernel
 KEYS_MAX = next(field.highest for field in isa.fields(isa.Epilogue) if field.name == "keys")
+ACCUMULATES = (isa.EpilogueTarget.RESIDUAL, isa.EpilogueTarget.SOFTMAX)
 
 
 def walk(config: HardwareConfig, commands: list[isa.Epilogue]) -> Traffic:
@@ -33,7 +34,9 @@ def _expect_beat(
 ) -> None:
     pack = words(config)
     address = c.address + o * c.outer_stride + i * c.inner_stride
-    residual = address + row * config.beats_per_row + beat
+    beat_of_tile = row * config.beats_per_row + beat
+    residual = address + beat_of_tile
+    addend = c.addend + (o * c.inner + i) * config.beats_per_tile + beat_of_tile
     to_residual = c.target == isa.EpilogueTarget.RESIDUAL
     columns = i * config.tile + beat * config.lanes + np.arange(config.lanes)
     at = (o, i, row, beat)
@@ -51,7 +54,7 @@ def _expect_beat(
     )
     parameter = c.parameter + o * c.parameter_outer + i * c.parameter_inner + beat
     traffic.expect("parameter_s", parameter)
-    traffic.expect("residual_s", *([residual] if c.accumulate else []))
+    traffic.expect("residual_s", *([residual if to_residual else addend] if c.accumulate else []))
     traffic.expect(
         "beat_s",
         pack.epilogue_tag(
@@ -76,7 +79,7 @@ def random_command(rng: np.random.Generator, config: HardwareConfig, target: int
         outer=outer,
         inner=inner,
         target=target,
-        accumulate=target == isa.EpilogueTarget.RESIDUAL and rng.integers(2),
+        accumulate=target in ACCUMULATES and rng.integers(2),
         scale=rng.integers(2**16),
         keys=rng.integers(0, inner * config.tile + 1),
     )
@@ -93,6 +96,32 @@ def test_walks_tiles_back_to_back(run: Run) -> None:
     targets = [*isa.EpilogueTarget] * 3
     commands = [random_command(rng, config, target) for target in targets]
     check(run, "epilogue_walk", walk(config, [single, single, *masks, *commands, single]))
+
+
+@every_run
+def test_walks_what_is_added_to_scores(run: Run) -> None:
+    """Word after word across tiles, whatever the tiles' own addresses do, and afresh each time."""
+    commands = [
+        isa.Epilogue(
+            outer=outer,
+            inner=inner,
+            target=isa.EpilogueTarget.SOFTMAX,
+            accumulate=accumulate,
+            address=3,
+            outer_stride=50,
+            inner_stride=2,
+            keys=inner * run.config.tile - 1,
+            addend=addend,
+        )
+        for outer, inner, accumulate, addend in [
+            (1, 3, 1, 100),
+            (1, 3, 1, 100),
+            (2, 2, 1, 7),
+            (1, 1, 0, 7),
+            (3, 1, 1, 2**16),
+        ]
+    ]
+    check(run, "epilogue_walk", walk(run.config, commands))
 
 
 def test_counts_up_to_the_field_width() -> None:

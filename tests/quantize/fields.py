@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from vitessera.codegen.isa import Epilogue, fields
 from vitessera.codegen.isa import Norm as NormInstruction
-from vitessera.codegen.numerics import BIASED_BITS, INT8_MAX, SCALED_BITS
+from vitessera.codegen.numerics import BIASED_BITS, INT8_MAX, INT16_MAX, SCALED_BITS
 from vitessera.codegen.quantgraph import (
     Attention,
     Norm,
@@ -51,6 +51,11 @@ def _check(quantgraph: QuantGraph, node: QuantNode) -> None:
             _check_requantization(node.scores, np.array([width * INT8_MAX**2]))
             worst = key.tokens * INT8_MAX**2
             _check_requantization(node.mix, np.array([worst]))
+            if node.bias is not None:
+                assert node.bias.dtype == np.int16
+                assert node.bias.shape == (node.heads, query.tokens, key.tokens)
+                assert node.bias.min() >= -INT16_MAX
+                assert not node.bias.max(axis=-1).any(), "each row keeps one score as it is"
             ratio = node.mix.multiplier / 2.0 ** (node.mix.shift + float(node.mix.pre_shift))
             assert (worst * ratio).max() < 2 ** (SCALED_BITS - 1), "the mix would saturate"
             assert 0 <= node.mix.scale_shift <= 63 - 27, "the reciprocal adds up to 27"

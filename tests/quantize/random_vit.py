@@ -39,8 +39,11 @@ class Shape:
     blocks: int = 2
     classes: int = 7
     prefix: int = 1
-    pool: str = "token"  # token, mean (of normalised rows) or mean_first (norm behind the mean)
+    # token, mean (of normalised rows), mean_first (norm behind the mean) or none (all tokens)
+    pool: str = "token"
     function: Function = Function.GELU_ERF
+    bias: float = 0.0  # spread of what is added to attention scores
+    causal: bool = False  # a mask hides later tokens
 
 
 @dataclass
@@ -76,13 +79,24 @@ class Builder:
         positions = self.make("pos_embed", (tokens, shape.channels))
         return self.add(TokenEmbed("embed", (patches,), (), prefix, positions))
 
+    def bias(self, name: str) -> FloatArray | None:
+        shape = self.shape
+        if not shape.bias and not shape.causal:
+            return None
+        tokens = (shape.image[1] // shape.patch) * (shape.image[2] // shape.patch) + shape.prefix
+        drawn = self.make(f"{name}.bias", (shape.heads, tokens, tokens))
+        bias = drawn / np.float32(drawn.std()) * np.float32(shape.bias)
+        later = np.triu(np.ones((tokens, tokens), np.bool_), 1)
+        return np.where(later, np.float32(-1e30), bias) if shape.causal else bias
+
     def block(self, name: str, x: str) -> str:
         shape = self.shape
         width = shape.channels
         normed = self.norm(f"{name}.norm1", x)
         qkv = tuple(self.linear(f"{name}.attn.{p}", normed, width, width) for p in "qkv")
         scale = (width // shape.heads) ** -0.5
-        mixed = self.add(Attention(f"{name}.attn", qkv, (), shape.heads, scale))
+        bias = self.bias(f"{name}.attn")
+        mixed = self.add(Attention(f"{name}.attn", qkv, (), shape.heads, scale, bias))
         projected = self.linear(f"{name}.attn.proj", mixed, width, width)
         x = self.add(Add(f"{name}.add1", (x, projected), ()))
         hidden = self.linear(f"{name}.mlp.0", self.norm(f"{name}.norm2", x), shape.hidden, width)

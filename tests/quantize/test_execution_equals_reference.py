@@ -22,8 +22,10 @@ from vitessera.codegen.schedule import schedule
         Shape(blocks=1),
         Shape(blocks=1, pool="mean", prefix=0, function=Function.GELU_TANH),
         Shape(blocks=1, pool="mean_first", prefix=5, function=Function.RELU),
+        Shape(blocks=2, bias=4.0),
+        Shape(blocks=1, pool="none", prefix=5, bias=1.0, causal=True),
     ],
-    ids=["token", "mean", "mean_first"],
+    ids=["token", "mean", "mean_first", "bias", "causal"],
 )
 def test_values_are_equal(shape: Shape, tile: int, depth: int, lanes: int) -> None:
     graph = random_vit(0, shape)

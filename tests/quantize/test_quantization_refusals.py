@@ -134,12 +134,6 @@ def test_value_wanted_in_two_formats() -> None:
     assert "Node fc (Linear): its value is read by Activation and Linear" in message
 
 
-def test_function_without_a_table() -> None:
-    message = refusal(replaced("blocks.0.gelu", function=Function.SILU))
-    assert "Node blocks.0.gelu (Activation): the epilogue has no table for silu" in message
-    assert "Use one of gelu, gelu_tanh, relu" in message
-
-
 def test_result_that_nothing_reads() -> None:
     message = refusal(Graph(GRAPH.image, (*GRAPH.nodes, linear("idle", "norm", 3)), GRAPH.outputs))
     assert "Node idle (Linear): its value is read by nothing" in message

@@ -128,13 +128,15 @@ def exact(function: Function, x: np.ndarray) -> np.ndarray:
             return 0.5 * x * (1.0 + np.tanh(inner))
         case Function.SILU:
             return 0.5 * x * (1.0 + np.tanh(0.5 * x))
+        case Function.TANH:
+            return np.tanh(x)
 
 
 @pytest.mark.parametrize("function", list(Function))
 @pytest.mark.parametrize("high", [0.5, 4.0, 20.0])
 def test_fused_activation_is_within_one_unit_everywhere(function: Function, high: float) -> None:
     """Every fixed-point number up to |x| = 8, and a sample beyond, where GELU is ReLU."""
-    low = {Function.RELU: 0.0, Function.SILU: -0.28}.get(function, -0.18)
+    low = {Function.RELU: 0.0, Function.SILU: -0.28, Function.TANH: -1.0}.get(function, -0.18)
     step = (high - low) / 254
     result = Scale(np.array([step]), round(-INT8_MAX - low / step))
     weights = integer_weights(

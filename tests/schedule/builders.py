@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.graph import Function, Image
-from vitessera.codegen.numerics import INVERSE_BITS, NormConstants
+from vitessera.codegen.numerics import INT16_MAX, INVERSE_BITS, NormConstants
 from vitessera.codegen.quantgraph import (
     Attention,
     Constant,
@@ -27,6 +27,8 @@ from vitessera.codegen.quantgraph import (
 INT8_SPREAD = 40.0  # standard deviation that int8 values are given
 WEIGHT_SPREAD = 73.0  # of uniform integers -127 ... 127
 RESIDUAL_SPREAD = 1500.0
+BIAS_SPREAD = 500.0  # of what is added to attention scores
+HIDDEN = 0.1  # share of keys that a mask hides
 
 ROOMY = {
     "left_words": 1 << 15,
@@ -61,6 +63,7 @@ class Shape:
     # token, mean, residual (selects before the last norm) or early (in the last block, as soon as
     # attention is done: what the quantiser makes of class-token networks)
     pool: str = "token"
+    bias: bool = False  # on attention scores
 
 
 @dataclass
@@ -139,7 +142,15 @@ class Builder:
             )
         )
 
-    def attention(self, name: str, query: str, key: str, values: str, heads: int) -> str:
+    def bias(self, heads: int, queries: int, keys: int) -> npt.NDArray[np.int16]:
+        """Relative positions, and a mask that hides some keys."""
+        drawn = -np.abs(self.rng.normal(0, BIAS_SPREAD, (heads, queries, keys)))
+        hidden = self.rng.random(drawn.shape) < HIDDEN
+        return np.where(hidden, -INT16_MAX, drawn).astype(np.int16)
+
+    def attention(
+        self, name: str, query: str, key: str, values: str, heads: int, *, biased: bool = False
+    ) -> str:
         tokens, width = self.size(query)[0], self.size(values)[1]
         head = self.size(query)[1] // heads
         scores = self.requantization(1, 700 / (INT8_SPREAD**2 * math.sqrt(head)), 0.0)
@@ -152,7 +163,9 @@ class Builder:
             offset=3,
         )
         inputs = (query, key, values)
-        return self.add(Attention(name, inputs, (), value(tokens, width, 8), heads, scores, mix))
+        bias = self.bias(heads, tokens, self.size(key)[0]) if biased else None
+        result = value(tokens, width, 8)
+        return self.add(Attention(name, inputs, (), result, heads, scores, mix, bias))
 
     def pool(self, name: str, source: str, start: int, bits: int = 8) -> str:
         tokens, width = self.size(source)
@@ -210,7 +223,8 @@ def _block(build: Builder, shape: Shape, x: str, suffix: str, early: bool) -> st
     query, key, values = (
         build.product(f"{name}{suffix}", normed, shape.channels) for name in ("q", "k", "v")
     )
-    mixed = build.attention(f"attention{suffix}", query, key, values, shape.heads)
+    name = f"attention{suffix}"
+    mixed = build.attention(name, query, key, values, shape.heads, biased=shape.bias)
     if early:
         mixed = build.select("mixed.token", mixed, 0, 8)
         x = build.select("x.token", x, 0, 16)

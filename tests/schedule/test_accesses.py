@@ -49,8 +49,9 @@ def observed(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[Touched]
 
 
 @pytest.mark.parametrize("size", [(4, 4, 4), (8, 4, 4), (16, 4, 16)])
-def test_accesses(size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    shape = Shape(blocks=1, pool="mean", channels=24)
+@pytest.mark.parametrize("bias", [False, True], ids=["plain", "biased"])
+def test_accesses(size: tuple[int, int, int], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = Shape(blocks=1, pool="mean", channels=24, bias=bias)
     program = schedule(vision_transformer(np.random.default_rng(40), shape), config(*size))
     for instruction, touched in zip(
         program.instructions, observed(program, monkeypatch), strict=True

@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from builders import ROOMY, Builder, Shape, config, images, value, vision_transformer
-from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen import isa
+from vitessera.codegen.config import HardwareConfig, Memory
 from vitessera.codegen.errors import CapacityError, UnsupportedModelError
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.program import load_program, parse_program, print_program, save_program
 from vitessera.codegen.quantexec import execute
-from vitessera.codegen.quantgraph import PatchInput, Product, QuantGraph
+from vitessera.codegen.quantgraph import Attention, PatchInput, Product, QuantGraph
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.schedule import Tuning, schedule
 
@@ -105,6 +106,121 @@ def test_selected_query_and_residual() -> None:
     logits = build.product("logits", plain, 5, bits=16)
     for size in SIZES:
         check(build.graph((logits, added)), config(*size))
+
+
+# --- What is added to attention scores
+
+
+@pytest.mark.parametrize("size", [*SIZES, (8, 2, 2), (16, 2, 4)])
+@pytest.mark.parametrize("pool", ["token", "early"])
+@pytest.mark.parametrize("tokens", [5, 17, 50])
+def test_biased_transformers(size: tuple[int, int, int], pool: str, tokens: int) -> None:
+    shape = Shape(tokens=tokens, bias=True, pool=pool, prefix=2)
+    check(vision_transformer(np.random.default_rng(tokens), shape), config(*size), seed=tokens)
+
+
+def one_query(row: int, *, biased: bool = True) -> QuantGraph:
+    """Attention of one token, whose row is not the first of its tile."""
+    build = Builder(np.random.default_rng(10))
+    source = build.patches(17, 8, 0)
+    x = build.product("embed", source, 24, residual=build.constant("c", 17, 24), bits=16)
+    normed = build.norm("norm", x)
+    query = build.product("q", build.select("token", normed, row, 8), 24)
+    key, values = build.product("k", normed, 24), build.product("v", normed, 24)
+    mixed = build.attention("attention", query, key, values, 2, biased=biased)
+    return build.graph((build.product("logits", mixed, 5, bits=16),))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("row", [0, 11, 16])
+def test_bias_of_one_query(size: tuple[int, int, int], row: int) -> None:
+    check(one_query(row), config(*size))
+
+
+def bias_loads(graph: QuantGraph, hardware: HardwareConfig) -> list[isa.Load]:
+    program = schedule(graph, hardware)
+    return [
+        entry
+        for entry, label in zip(program.instructions, program.labels, strict=True)
+        if isinstance(entry, isa.Load)
+        and entry.target == isa.LoadTarget.RESIDUAL
+        and label.startswith("attention")
+    ]
+
+
+def test_only_the_rows_that_are_needed_are_loaded() -> None:
+    hardware = config(8, 4, 8)
+    # One row tile of 17 keys for each of two heads.
+    loads = bias_loads(one_query(11), hardware)
+    assert [load.words for load in loads] == [3 * hardware.beats_per_tile] * 2
+    assert not bias_loads(one_query(11, biased=False), hardware)
+
+
+def test_layers_that_share_a_bias_share_its_bytes() -> None:
+    graph = vision_transformer(np.random.default_rng(12), Shape(bias=True))
+    first, second = (node for node in graph if isinstance(node, Attention))
+    shared = dataclasses.replace(second, bias=first.bias)
+    nodes = tuple(shared if node is second else node for node in graph)
+    own, common = (schedule(g, config()) for g in (graph, dataclasses.replace(graph, nodes=nodes)))
+    assert first.bias is not None
+    words = shared.heads * 3 * 3 * config().beats_per_tile
+    size = words * config().dram_bytes_per_word(Memory.RESIDUAL)
+    assert len(own.weights) - len(common.weights) == size
+    check(dataclasses.replace(graph, nodes=nodes), config())
+
+
+# The stream takes 3 x 3 tiles of 8 words; the bias of a block 3 tiles.
+STANDING, BLOCK = 72, 24
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3, 5])
+def test_a_bias_passes_through_what_residual_memory_is_left(blocks: int) -> None:
+    graph = vision_transformer(np.random.default_rng(13), Shape(bias=True))
+    hardware = config(residual_words=STANDING + blocks * BLOCK)
+    check(graph, hardware)
+    loads = bias_loads(graph, hardware)
+    assert {load.words for load in loads} == {BLOCK}
+    assert {load.address for load in loads} == {block * BLOCK for block in range(blocks)}
+
+
+def test_loads_of_a_bias_run_ahead() -> None:
+    """Each is issued before the scores of the block in front of its own."""
+    graph = vision_transformer(np.random.default_rng(13), Shape(bias=True, blocks=1))
+    program = schedule(graph, config(residual_words=STANDING + 3 * BLOCK))
+    seen, ahead = 0, []
+    for entry, label in zip(program.instructions, program.labels, strict=True):
+        if isinstance(entry, isa.Load) and label == "attention0":
+            seen += entry.target == isa.LoadTarget.RESIDUAL
+        if isinstance(entry, isa.Epilogue) and entry.target == isa.EpilogueTarget.SOFTMAX:
+            ahead.append(seen - len(ahead) - 1)
+    assert len(ahead) == 6
+    assert all(ahead[:-1])
+
+
+def test_loads_of_a_bias_do_not_outrun_their_semaphores() -> None:
+    """Long rows of small blocks, and room for all of them: no counter may overflow."""
+    build = Builder(np.random.default_rng(14))
+    source = build.patches(1025, 4, 0)
+    x = build.product("embed", source, 8, residual=build.constant("c", 1025, 8), bits=16)
+    normed = build.norm("norm", x)
+    parts = [build.product(name, normed, 128) for name in "qkv"]
+    build.attention("attention", *parts, 1, biased=True)
+    mixed = build.select("token", "attention", 0, 8)
+    graph = build.graph((build.product("logits", mixed, 3, bits=16),))
+    roomy = config(4, 4, 4, left_words=1 << 16, right_words=1 << 17, residual_words=1 << 18)
+    assert len(bias_loads(graph, roomy)) == 257
+
+
+def test_no_room_for_a_bias_is_named() -> None:
+    graph = vision_transformer(np.random.default_rng(13), Shape(bias=True))
+    short = STANDING + BLOCK - 1
+    with pytest.raises(
+        CapacityError, match=r"attention0/bias\[\d+\] does not fit the residual"
+    ) as e:
+        schedule(graph, config(residual_words=short))
+    assert f"it has {short} words, of which {BLOCK - 1} are left" in str(e.value)
+    assert f"and {BLOCK} are needed at once" in str(e.value)
+    assert "residual_words by at least 1" in e.value.remedy
 
 
 def test_one_value_in_several_places() -> None:

@@ -55,6 +55,23 @@ def test_parts_add_up(graph: QuantGraph, parts: int) -> None:
 
 
 @pytest.mark.parametrize("parts", [2, 3])
+def test_each_part_has_the_bias_of_its_heads(parts: int) -> None:
+    graph = vision_transformer(np.random.default_rng(7), replace(SHAPE, bias=True))
+    cut, hardware = split(graph, parts), config()
+    for name in ("attention0", "attention1"):
+        whole = graph[name]
+        assert isinstance(whole, Attention)
+        pieces = [n for n in cut if isinstance(n, Attention) and n.name.startswith(name)]
+        assert [len(n.bias) for n in pieces if n.bias is not None] == [n.heads for n in pieces]
+        assert np.array_equal(np.concatenate([n.bias for n in pieces]), whole.bias)
+    batch = images(np.random.default_rng(9), graph, 1)
+    values = execute(cut, batch, hardware.lanes)
+    results = Reference(schedule(cut, hardware)).run(patches(cut.source, batch[0]))
+    for name, value in cut.outputs:
+        assert np.array_equal(results[name], values[value][0])
+
+
+@pytest.mark.parametrize("parts", [2, 3])
 def test_the_program_computes_the_parts(graph: QuantGraph, parts: int) -> None:
     cut, hardware = split(graph, parts), config()
     program = schedule(cut, hardware)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import Shape, config, vision_transformer
 from vitessera.codegen import isa
-from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.config import QUEUE_DEPTH, HardwareConfig
 from vitessera.codegen.errors import ProgramError
 from vitessera.codegen.program import Program, parse_program
 from vitessera.codegen.schedule import schedule, verify
@@ -17,12 +17,18 @@ from vitessera.codegen.schedule import schedule, verify
 Instructions = list[isa.Instruction]
 
 
-@pytest.fixture(scope="module")
-def program() -> Program:
-    shape = Shape(tokens=17, channels=32, heads=2, hidden=64, blocks=1, patch=4)
-    # Small memories: words are used again and again.
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "biased"])
+def program(request: pytest.FixtureRequest) -> Program:
+    shape = Shape(tokens=17, channels=32, heads=2, hidden=64, blocks=1, patch=4, bias=request.param)
+    # Small memories: words are used again and again. Two blocks of a bias have room.
     hardware = HardwareConfig(
-        tile=8, depth=4, lanes=8, right_words=200, parameter_words=20, left_words=100
+        tile=8,
+        depth=4,
+        lanes=8,
+        right_words=200,
+        parameter_words=20,
+        left_words=100,
+        residual_words=144,
     )
     return schedule(vision_transformer(np.random.default_rng(20), shape), hardware)
 
@@ -86,6 +92,23 @@ def test_every_dropped_semaphore_is_found(program: Program) -> None:
     assert count > 75
 
 
+def test_a_bias_of_another_block_is_found(program: Program) -> None:
+    """The next one is still being loaded."""
+    scores = [
+        index
+        for index, entry in enumerate(program.instructions)
+        if isinstance(entry, isa.Epilogue) and entry.target == isa.EpilogueTarget.SOFTMAX
+    ]
+    first = program.instructions[scores[0]]
+    assert isinstance(first, isa.Epilogue)
+    if first.accumulate:
+        with pytest.raises(ProgramError, match=f"Instruction {scores[0]} races with load"):
+            verify(changed(program, scores[0], addend=first.addend + 24), program.config)
+    else:
+        with pytest.raises(ProgramError, match=f"Instruction {scores[0]} races with"):
+            verify(changed(program, scores[0], accumulate=1, addend=60), program.config)
+
+
 def test_moved_operands_are_found(program: Program) -> None:
     compute = next(
         index
@@ -103,6 +126,8 @@ PROBABILITIES = f"{COMPUTE} left_source=probability"
 SCORES = f"{COMPUTE}\n{EPILOGUE} target=softmax"
 MIX = f"{PROBABILITIES}\n{EPILOGUE} row_scale=1"
 FIVE_BLOCKS = (SCORES.replace("outer=1", "outer=5"), MIX)
+# One more than the queue of compute holds before epilogue gets any.
+TOO_MANY = [*[COMPUTE] * (QUEUE_DEPTH + 1), *[EPILOGUE] * (QUEUE_DEPTH + 1), "end"]
 UNSCALED = f"{PROBABILITIES}\n{EPILOGUE}"
 
 
@@ -122,7 +147,7 @@ UNSCALED = f"{PROBABILITIES}\n{EPILOGUE}"
         ),
         (["load words=1", "load words=1", f"{COMPUTE}", f"{EPILOGUE}", "end"], "races with load"),
         (["store words=1 region=output", "end"], "does not wait for the last store"),
-        ([*[COMPUTE] * 9, *[EPILOGUE] * 9, "end"], "Instruction 0 can never finish"),
+        (TOO_MANY, "Instruction 0 can never finish"),
         ([*[SCORES] * 5, *[MIX] * 5, "end"], "Instruction 9 can leave more than 4"),
         ([*FIVE_BLOCKS, "end"], "Instruction 1 can leave more than 4"),
         ([MIX, SCORES, "end"], "Instruction 0 takes 1 softmax blocks, there are 0"),

@@ -38,7 +38,11 @@ CONFIG = HardwareConfig(
     norm_buffer_words=2048,
 )
 # Blocks, and weights in millions.
-SIZES = {"vit_large_patch16_224": (24, 304), "vit_huge_patch14_224": (32, 632)}
+SIZES = {
+    "beit_base_patch16_224": (12, 87),
+    "vit_large_patch16_224": (24, 304),
+    "vit_huge_patch14_224": (32, 632),
+}
 
 
 @pytest.mark.skipif(

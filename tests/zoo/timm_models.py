@@ -40,3 +40,11 @@ class Half(nn.Module):
 def half(name: str, **changes: object) -> nn.Module:
     """`name` in float16."""
     return Half(vit(name, **changes).half())
+
+
+def unfused(name: str, **changes: object) -> nn.Module:
+    """`name` with attention spelled out: dynamo does not export torch's own with a bias."""
+    model = vit(name, **changes)
+    for block in model.blocks:
+        block.attn.fused_attn = False
+    return model

@@ -51,7 +51,10 @@ class PatchStem(nn.Module):
 
 
 class Encoder(nn.Module):
-    """nn.TransformerEncoder behind a patch stem, with one head or several."""
+    """nn.TransformerEncoder behind a patch stem, with one head or several.
+
+    A causal one hides later tokens and reads the last.
+    """
 
     def __init__(
         self,
@@ -63,9 +66,13 @@ class Encoder(nn.Module):
         bias: bool = True,
         heads: tuple[int, ...] = (10,),
         final_norm: bool = False,
+        causal: bool = False,
     ) -> None:
         super().__init__()
         self.stem = PatchStem(channels, 32, 8, 48, stem)
+        self.token = -1 if causal else 0
+        mask = nn.Transformer.generate_square_subsequent_mask(17) if causal else None
+        self.register_buffer("mask", mask)
         layer = nn.TransformerEncoderLayer(
             48,
             4,
@@ -80,7 +87,7 @@ class Encoder(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(48, classes) for classes in heads)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        x = self.encoder(self.stem(image))[:, 0]
+        x = self.encoder(self.stem(image), self.mask, is_causal=False)[:, self.token]
         results = tuple(head(x) for head in self.heads)
         return results if len(results) > 1 else results[0]
 

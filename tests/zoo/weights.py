@@ -33,6 +33,8 @@ def trained_like(model: nn.Module, seed: int = 0) -> nn.Module:
                 normal(parameter, 1.0 / math.sqrt(math.prod(parameter.shape[1:])))
             elif parameter.ndim == 1 and "bias" not in name:
                 normal(parameter, 0.2, 1.0)  # LayerNorm's gamma, LayerScale
+            elif name.endswith("bias_table"):
+                normal(parameter, 3.0)  # of relative positions
             else:
                 normal(parameter, 0.2)  # biases, tokens, positions
     return model.eval()

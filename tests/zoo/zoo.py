@@ -13,7 +13,6 @@ from typing import Any
 Build = Callable[[], Any]
 
 IMAGE = (3, 32, 32)
-NO_SILU: dict[str, Any] = {"refused": "no table for silu", "inspected": False}
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,9 @@ HUGGING_FACE = (
     _hf("vit-features", "vit_without_pooler", exporter="script", opset=14),
     _hf("vit-hidden-states", "vit_with_hidden_states"),
     _hf("vit-relu", "classifier", "ViT", changes={"hidden_act": "relu"}),
-    _hf("vit-silu", "classifier", "ViT", changes={"hidden_act": "silu"}, **NO_SILU),
+    _hf("vit-silu", "classifier", "ViT", changes={"hidden_act": "silu"}),
     _hf("vit-biasless-qkv", "classifier", "ViT", changes={"qkv_bias": False}, opset=20),
-    _hf("vit-pooler", "features_and_pooled", "ViT", refused="tanh"),
+    _hf("vit-pooler", "features_and_pooled", "ViT"),
     _hf("deit-classifier", "classifier", "DeiT", symbolic=True),
     _hf("deit-with-teacher", "deit_with_teacher", exporter="script", opset=17),
     _hf("dinov2-features", "features_and_pooled", "Dinov2"),
@@ -100,9 +99,9 @@ HUGGING_FACE = (
         changes={"use_swiglu_ffn": True},
         refused="multiplies",
     ),
-    _hf("clip-vision-quickgelu", "clip_quickgelu", **NO_SILU),
+    _hf("clip-vision-quickgelu", "clip_quickgelu"),
     _hf("clip-vision-gelu", "clip_embedding", exporter="script", opset=17),
-    _hf("clip-vision-features", "features_and_pooled", "CLIPVision", "CLIPVisionModel", **NO_SILU),
+    _hf("clip-vision-features", "features_and_pooled", "CLIPVision", "CLIPVisionModel"),
     _hf("siglip-vision", "features_and_pooled", "SiglipVision", "SiglipVisionModel"),
     _hf(
         "siglip-vision-script",
@@ -122,10 +121,32 @@ HUGGING_FACE = (
         "beit-relative",
         "features",
         "Beit",
+        changes={"use_relative_position_bias": True, "attn_implementation": "eager"},
+    ),
+    _hf(
+        "beit-relative-script",
+        "features",
+        "Beit",
         changes={"use_relative_position_bias": True},
         exporter="script",
         opset=17,
-        refused="bias to the attention scores",
+    ),
+    _hf(
+        "beit-shared-script",
+        "classifier",
+        "Beit",
+        changes={"use_shared_relative_position_bias": True},
+        exporter="script",
+        opset=17,
+    ),
+    _hf(
+        "beit-relative-other-size-script",
+        "features",
+        "Beit",
+        changes={"use_relative_position_bias": True},
+        image=(3, 40, 24),
+        exporter="script",
+        opset=17,
     ),
     _hf("dinov3-rope", "features", "DINOv3ViT", refused="rotary"),
     _hf("videomae-two-frames", "video_mae", image=(6, 32, 32)),
@@ -171,13 +192,7 @@ TIMM = (
     _timm("registers-gap", "vit_medium_patch16_reg4_gap_256", exporter="script", opset=18),
     _timm("layer-scale", "vit_base_patch14_dinov2", changes={"num_classes": 0}),
     _timm("clip", "vit_base_patch16_clip_224"),
-    _timm(
-        "clip-quickgelu",
-        "vit_base_patch16_clip_quickgelu_224",
-        exporter="script",
-        opset=17,
-        **NO_SILU,
-    ),
+    _timm("clip-quickgelu", "vit_base_patch16_clip_quickgelu_224", exporter="script", opset=17),
     _timm("siglip-map", "vit_base_patch16_siglip_224"),
     _timm(
         "siglip-map-script",
@@ -241,13 +256,9 @@ TIMM = (
         refused="each head by themselves",
     ),
     _timm("hybrid-stem", "vit_tiny_r_s16_p8_224", "native", refused="is not kernel"),
-    _timm(
-        "relative-bias",
-        "beit_base_patch16_224",
-        exporter="script",
-        opset=17,
-        refused="bias to the attention scores",
-    ),
+    _timm("beit-script", "beit_base_patch16_224", exporter="script", opset=17),
+    _timm("beit", "beit_base_patch16_224", "unfused"),
+    _timm("beitv2-script", "beitv2_base_patch16_224", exporter="script", opset=17, symbolic=True),
     _timm("cait", "cait_xxs24_224", refused="scores or probabilities, not"),
     _timm("xcit", "xcit_nano_12_p8_224", "native", refused="is not kernel"),
     _timm("rope", "vit_small_patch16_rope_224", refused="rotary"),
@@ -279,6 +290,14 @@ TORCH = (
         changes={"norm_first": False, "activation": "relu", "final_norm": True},
     ),
     _torch("encoder-biasless", "Encoder", changes={"norm_first": True, "bias": False}),
+    _torch("encoder-causal", "Encoder", changes={"norm_first": True, "causal": True}),
+    _torch(
+        "encoder-causal-script",
+        "Encoder",
+        changes={"norm_first": True, "causal": True},
+        exporter="script",
+        opset=17,
+    ),
     _torch("patches-by-unfold", "Encoder", changes={"norm_first": True, "stem": "unfold"}),
     _torch(
         "patches-by-einops",
