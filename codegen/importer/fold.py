@@ -51,7 +51,8 @@ def run_node(
         if name and value is not None
     }
     try:
-        results = _evaluator(node, feeds, opset).run(None, feeds)
+        with np.errstate(all="ignore"):  # what is not finite is judged where it is used
+            results = _evaluator(node, feeds, opset).run(None, feeds)
     except Exception as error:  # the reference implementation raises whatever it stumbles over
         raise Refused(
             f"{node.op_type} cannot be evaluated ({type(error).__name__}: {error})",

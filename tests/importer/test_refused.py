@@ -29,7 +29,6 @@ from vitessera.codegen.errors import (
     ModelFileError,
     ModelValueError,
     UnsupportedModelError,
-    VitesseraError,
 )
 from vitessera.codegen.importer import Status, import_model, inspect_model, inspection
 
@@ -502,7 +501,7 @@ def many_classes(net: Net, x: str) -> str:
 
 
 def wide_sum(net: Net, x: str) -> str:
-    return net.op("Add", x, zeros(net, 1 << 26, 1, 1), name="culprit")
+    return net.op("Add", x, zeros(net, 1 << 25, 1), name="culprit")
 
 
 def where(net: Net, x: str) -> str:
@@ -636,7 +635,7 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "range as long as it pleases": (Recipe(after=long_range), "has 1000000000000 elements"),
     "places as many as it pleases": (Recipe(after=many_places), "has 134217728 elements"),
     "classes as many as it pleases": (Recipe(after=many_classes), "has 20000000000 elements"),
-    "sum that broadcasts": (Recipe(after=wide_sum), "its result has 2147483648 elements"),
+    "sum that broadcasts": (Recipe(finish=wide_sum), "its result has 100663296 elements"),
     "random noise": (Recipe(after=random_noise), "random numbers"),
     "training dropout": (Recipe(after=training_dropout), "training mode"),
     "division by zero": (Recipe(after=op("Div", 0.0)), "divides by zero"),
@@ -734,21 +733,6 @@ def test_missing_external_data(tmp_path: Path) -> None:
     (tmp_path / "w.bin").unlink()
     with pytest.raises(ModelFileError, match="beside it"):
         import_model(path)
-
-
-def test_broken_bytes_raise_only_our_errors(tmp_path: Path) -> None:
-    net, output = build(Recipe())
-    whole = net.model(output).SerializeToString()
-    path = tmp_path / "model.onnx"
-    random = np.random.default_rng(0)
-    for position in random.integers(0, len(whole), 120).tolist():
-        flipped = bytes([whole[position] ^ (1 << int(random.integers(8)))])
-        for damaged in (whole[:position], whole[:position] + flipped + whole[position + 1 :]):
-            path.write_bytes(damaged)
-            try:
-                inspect_model(path)
-            except VitesseraError as error:
-                assert error.remedy
 
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity")])
