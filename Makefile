@@ -31,7 +31,8 @@ test: $(VENV)/dev $(PYNQS:%=$(VENV)-%/ready)
 	done
 
 check: lint types $(VENV)/dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "not kernel and not accelerator and not export and not synth" -q
+	$(BIN)/python -m pytest -n $(JOBS) -q \
+	  -m "not kernel and not accelerator and not export and not synth and not fuzz"
 
 zoo: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) tests/zoo

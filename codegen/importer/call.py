@@ -102,6 +102,10 @@ class Call:
         assert isinstance(value, int)
         return value
 
+    def axis(self, default: int, rank: int) -> int:
+        """Attribute `axis`, counted from the front."""
+        return checked_axis(self.integer("axis", default), rank)
+
     def number_of(self, name: str, default: float) -> float:
         """A float attribute."""
         value = self.attribute(name, default)
@@ -117,3 +121,22 @@ class Call:
         """An attribute that is a list of integers."""
         value = self.attribute(name, default)
         return None if value is None else tuple(value)  # type: ignore[arg-type]
+
+
+def rank_of(operand: Constant | View) -> int:
+    """The number of axes of the tensor."""
+    return operand.ids.ndim if isinstance(operand, View) else operand.values.ndim
+
+
+def checked_axis(axis: int, rank: int) -> int:
+    """An axis of a tensor of `rank` axes, counted from the front.
+
+    Raises:
+        Refused: there is no such axis.
+    """
+    if not -rank <= axis < rank:
+        raise Refused(
+            f"its axis {axis} is none of the {rank} of its operand",
+            "Check the model in ONNX Runtime.",
+        )
+    return axis % rank

@@ -58,7 +58,8 @@ def einsum(call: Call) -> Results:
     """A linear layer, or one of the two products of attention."""
     equation = _parsed(call)
     left, right = call.operand(0), call.operand(1)
-    assert left is not None and right is not None
+    if len(call.inputs) != 2 or left is None or right is None:
+        raise Refused("it does not have the two operands of its equation", REMEDY)
     if isinstance(left, Constant) and isinstance(right, View):
         left, right, equation = right, left, equation.turned
     assert isinstance(left, View)

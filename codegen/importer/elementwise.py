@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from .term import (
     Tanh,
     Term,
 )
-from .view import Ids, View, as_matrix, constant_of, whole
+from .view import Ids, View, as_matrix, check_count, constant_of, shows_image, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -41,7 +42,7 @@ def add(call: Call) -> Results:
     data, other = _ordered(call)
     if isinstance(other, Constant):
         return (_shifted(call, data, other.values),)
-    if any(_differs_by_token(view.term) for view in (data, other)):
+    if all(_differs_by_token(view.term) for view in (data, other)):
         raise Refused(
             "it adds results that were scaled token by token (a rotary position embedding)",
             "Constant factors must not differ between tokens; use positions that are added.",
@@ -212,7 +213,13 @@ def batch_normalization(call: Call) -> Results:
     names = ("scale", "bias", "mean", "variance")
     gamma, beta, mean, variance = (call.constant(n, name) for n, name in enumerate(names, 1))
     assert gamma is not None and beta is not None and mean is not None and variance is not None
-    factor = gamma / np.sqrt(variance + call.number_of("epsilon", 1e-5))
+    inside = variance + call.number_of("epsilon", 1e-5)
+    if not (inside > 0.0).all():
+        raise Refused(
+            f"its variance and epsilon add up to {inside.min():g}",
+            "Check the running variance of the checkpoint: it must be positive.",
+        )
+    factor = gamma / np.sqrt(inside)
     shape = (-1, *(1 for _ in view.ids.shape[2:]))
     narrowed = scaled(call, view, factor.reshape(shape))
     return (_shifted(call, narrowed, (beta - mean * factor).reshape(shape)),)
@@ -239,6 +246,7 @@ def _made(call: Call, term: Term, ids: Ids) -> View:
 def _broadcast(view: View, shape: tuple[int, ...]) -> View:
     """The view as numpy would broadcast it against `shape`."""
     shape = np.broadcast_shapes(view.ids.shape, shape)
+    check_count(math.prod(shape))
     return View(view.term, np.broadcast_to(view.ids, shape), view.layout)
 
 
@@ -289,14 +297,26 @@ def _reciprocal(call: Call, view: View) -> View:
 def _unary(call: Call, kind: type[Unary], view: View) -> View:
     """A function of every element; √(1/x) is written 1/√x, so that rules see one form."""
     term: Term = view.term
+    _check_tokens(view)
     if kind is Root and isinstance(term, Reciprocal):
         root = call.pool.intern(Root(term.inputs, term.shape, call.origin))
         return _made(call, Reciprocal((root,), term.shape, call.origin), view.ids)
     return _made(call, kind((term,), term.shape, call.origin), view.ids)
 
 
+def _check_tokens(*views: View) -> None:
+    """What the importer follows through element by element is no image any more."""
+    if any(shows_image(view.term) for view in views):
+        raise Refused(
+            "it computes on the image itself",
+            "Embed the image into patches first; before that, each channel of it can be "
+            "multiplied by a constant and moved by one.",
+        )
+
+
 def _activated(call: Call, function: Function) -> View:
     view = call.view(0)
+    _check_tokens(view)
     return _made(call, Activate((view.term,), view.term.shape, call.origin, function), view.ids)
 
 
@@ -310,6 +330,7 @@ def _aligned(call: Call, left: View, right: View) -> tuple[Term, Term, Ids]:
     Either both show the same elements at the same places, or one holds one number a token, or
     both are matrices of tokens after their own selection of tokens and channels.
     """
+    _check_tokens(left, right)
     left, right = _broadcast(left, right.ids.shape), _broadcast(right, left.ids.shape)
     if left.term.shape == right.term.shape and np.array_equal(left.ids, right.ids):
         return left.term, right.term, left.ids

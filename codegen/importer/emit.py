@@ -11,6 +11,7 @@ from .. import graph as g
 from ..errors import ModelValueError
 from .activations import argument_of, within_activation
 from .load import Source
+from .patterns import NORM_REMEDY, norm_parts
 from .refusal import Refused, follows_from
 from .term import (
     Activate,
@@ -47,8 +48,8 @@ from .term import (
     topological,
 )
 from .trace import Trace
+from .view import shows_image
 
-NORM_REMEDY = "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels."
 ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale + constant) @ v."
 
 # Why a term that no rule took cannot stay.
@@ -99,6 +100,12 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     Softmax: ("its result is not multiplied by values", ATTENTION_REMEDY),
 }
 
+EMBEDDED_TWICE = Refused(
+    "the image is embedded in two ways: not every reader sees the same patches, positions, factors "
+    "and class tokens",
+    "Let everything read one embedding, with all that is done to it before the first block.",
+)
+
 
 def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | None:
     """The graph, or None if a term is left that the graph cannot hold.
@@ -106,8 +113,11 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     Those terms get a verdict in `trace.refused`.
     """
     order = topological(roots)
-    for term, refusal in _verdicts(order, source.names):
+    for term, refusal in _verdicts(order, source.names, set(trace.refused)):
         trace.refused.setdefault(term.origin[0], refusal)
+    embeddings = [term for term in order if isinstance(term, Embed)]
+    if len(embeddings) > 1 and not trace.refused:  # else it may be the consequence
+        trace.refused[embeddings[1].origin[0]] = EMBEDDED_TWICE
     if trace.refused or trace.bad_outputs:
         return None
     names = _names(order, roots, source.image.name)
@@ -118,8 +128,10 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     return g.Graph(source.image, nodes, tuple(outputs))
 
 
-def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term, Refused]]:
-    """The terms that the graph cannot hold, and why.
+def _verdicts(
+    order: list[Term], names: tuple[str, ...], already: set[int]
+) -> Iterator[tuple[Term, Refused]]:
+    """The terms that the graph cannot hold, and why; `already` are numbers of refused nodes.
 
     What surrounds an unrecognised activation or attention is refused as its consequence, and so is
     what reads the result of a refused node.
@@ -127,9 +139,13 @@ def _verdicts(order: list[Term], names: tuple[str, ...]) -> Iterator[tuple[Term,
     blamed: dict[Term, Term] = {}
     for term in order:
         if isinstance(term, Mix):
-            blamed.update((part, term) for part in _attention_parts(term))
+            parts = [*_attention_parts(term), term]
+            culprit = next((part for part in parts if part.origin[0] in already), term)
+            blamed.update((part, culprit) for part in parts if part is not culprit)
         elif isinstance(term, Erf | Tanh | Sigmoid):
             blamed.update((part, term) for part in argument_of(term))
+        elif isinstance(term, Product) and term.origin[0] in already:
+            blamed.update((part, term) for part in norm_parts(term))
         for read in term.inputs:
             refused = read if isinstance(read, Opaque) else blamed.get(read)
             if isinstance(refused, Opaque) and type(read) in (Opaque, *LEFT_OVER):
@@ -157,6 +173,15 @@ def _verdict(term: Term) -> Refused | None:
             return None
         case TokenMean(rows=rows) if rows != tuple(range(rows[0], rows[-1] + 1)):
             return Refused("it averages tokens with gaps", "Average a contiguous range of tokens.")
+        case Scale() | Shift() if shows_image(term):
+            return Refused(
+                "its constant differs between pixels of the image",
+                "Normalise the image with one mean and one deviation a channel.",
+            )
+        case Scale(factor=factor) if len(term.shape) == 2 and factor.shape[0] > 1:
+            return Refused(
+                "its factor differs between tokens", "Use one factor for each channel at most."
+            )
     if type(term) not in LEFT_OVER:
         return None
     return Refused(*LEFT_OVER[type(term)])

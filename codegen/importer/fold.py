@@ -8,19 +8,18 @@ meaning is ONNX's own and needs no second implementation here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
-from .load import Array
+from .load import Array, claims_more
 from .refusal import Refused
 
-# Their last input is a shape, or the numbers of repeats.
-SIZED_BY_INPUT = frozenset({"ConstantOfShape", "Expand", "Tile"})
-LARGEST_RESULT = 1 << 27
+# What a few numbers in a file could otherwise make as large as they please.
+LARGEST_RESULT = 1 << 26
 
 # Without dynamic inputs, and yet not constants.
 RANDOM = frozenset(
@@ -45,13 +44,15 @@ def run_node(
     """
     _check_pure(node)
     _check_size(node, inputs)
+    _check_sides(node, inputs)
     feeds = {
         name: value
         for name, value in zip(node.input, inputs, strict=True)
         if name and value is not None
     }
     try:
-        results = _evaluator(node, feeds, opset).run(None, feeds)
+        with np.errstate(all="ignore"):  # what is not finite is judged where it is used
+            results = _evaluator(node, feeds, opset).run(None, feeds)
     except Exception as error:  # the reference implementation raises whatever it stumbles over
         raise Refused(
             f"{node.op_type} cannot be evaluated ({type(error).__name__}: {error})",
@@ -73,14 +74,59 @@ def _check_pure(node: onnx.NodeProto) -> None:
 
 
 def _check_size(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> None:
-    """Refuses results that a few numbers in the file could make as large as they please."""
-    if node.op_type not in SIZED_BY_INPUT or any(array is None for array in inputs):
-        return
-    factors = [int(side) for side in np.ravel(np.asarray(inputs[-1])) if side > 1]
-    if math.prod(factors) > LARGEST_RESULT:
+    """Refuses what a few numbers in the file make as large as they please."""
+    if claims_more(node):
         raise Refused(
-            f"its result has {math.prod(factors)} elements or more",
+            f"it has {len(node.output)} outputs, and its num_outputs is another number",
             "Check the model in ONNX Runtime.",
+        )
+    given = [np.asarray(array) for array in inputs if array is not None]
+    if len(given) < len(inputs) or not given:
+        return
+    size = RESULT_SIZE.get(node.op_type, _broadcast)
+    try:
+        count = size(*given)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return  # contradicts itself, which running it will show
+    if count > LARGEST_RESULT:
+        raise Refused(
+            f"its result has {count} elements or more", "Check the model in ONNX Runtime."
+        )
+
+
+def _broadcast(*operands: Array) -> int:
+    """Of operands that are combined element by element."""
+    return math.prod(np.broadcast_shapes(*(operand.shape for operand in operands)))
+
+
+def _product(sides: Array) -> int:
+    return math.prod(max(int(side), 1) for side in np.ravel(sides))
+
+
+def _steps(start: Array, limit: Array, delta: Array) -> int:
+    return max(0, math.ceil((float(limit.item()) - float(start.item())) / float(delta.item())))
+
+
+# How many elements come out, at least, by operands.
+RESULT_SIZE: dict[str, Callable[..., int]] = {
+    "ConstantOfShape": _product,
+    "Expand": lambda x, shape: math.prod(np.broadcast_shapes(x.shape, np.ravel(shape).tolist())),
+    "Gather": lambda x, places: places.size * x.size // max(x.shape),
+    "MatMul": lambda left, right: left.size // left.shape[-1] * (right.size // right.shape[-2]),
+    "OneHot": lambda places, depth, _: places.size * int(depth.item()),
+    "Pad": lambda x, pads, *_: _product(np.asarray(pads)) if x.size else 0,
+    "Range": _steps,
+    "Tile": lambda x, repeats: x.size * _product(repeats),
+}
+
+
+def _check_sides(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> None:
+    """Refuses what numpy takes for -1, "whatever is left", and ONNX does not."""
+    shape = inputs[1] if node.op_type == "Reshape" and len(inputs) > 1 else None
+    if shape is not None and any(side < -1 for side in np.ravel(shape).tolist()):
+        raise Refused(
+            f"its new shape is {np.ravel(shape).tolist()}",
+            "Sides are positive, 0 to keep one, or -1 for what is left.",
         )
 
 

@@ -89,8 +89,19 @@ def inspect_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> 
     """
     path = Path(path)
     source = load_source(path, outputs)
-    traced = trace(source)
-    graph = emit(source, traced, rewrite(traced))
+    try:
+        traced = trace(source)
+        graph = emit(source, traced, rewrite(traced))
+    except MemoryError as error:
+        raise UnsupportedModelError(
+            f"{path} takes more memory to import than there is ({error}).",
+            "Export the model for a smaller image, or import it on a larger machine.",
+        ) from error
+    except RecursionError as error:
+        raise UnsupportedModelError(
+            f"{path} holds a chain of sums or activations that is too long to follow.",
+            "Stack what is summed, and sum over the stack.",
+        ) from error
     rows = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
     rows += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
     return Inspection(path, tuple(rows), graph, source.images)

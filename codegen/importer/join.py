@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .call import Call, Constant, Tensor
+from .call import Call, Constant, Tensor, rank_of
 from .fold import run_node
 from .refusal import Refused
 from .term import Beside, Prefix, Stacked, Term
@@ -19,7 +19,11 @@ def joined(call: Call) -> Tensor:
     """The concatenation of constants and of results of several operators."""
     views = [operand for operand in call.inputs if isinstance(operand, View)]
     rank = views[0].ids.ndim
-    axis = call.integer("axis", 0) % rank
+    axis = call.axis(0, rank)
+    if any(operand is not None and rank_of(operand) != rank for operand in call.inputs):
+        raise Refused(
+            "its operands have different numbers of axes", "Check the model in ONNX Runtime."
+        )
     if len(views) < len(call.inputs):
         return _with_constants(call, axis)
     if axis == rank - 1 and (beside := _beside(call, views)) is not None:

@@ -26,6 +26,9 @@ OLDEST_OPSET = 13
 # below this machine's memory.
 LARGEST_IMAGE = 1 << 24
 
+# A hundred times the largest Vision Transformer.
+LARGEST_GRAPH = 1_000_000
+
 # The relative error that rounding to a type leaves. Arithmetic in these types is taken as real:
 # int8 is coarser than any of them.
 ROUNDING = {
@@ -122,6 +125,12 @@ def _first_line(error: Exception) -> str:
 def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     if not model.functions:
         return model
+    count = _inlined_nodes(model)
+    if count > LARGEST_GRAPH:
+        raise ModelFileError(
+            f"{path} comes to {count} nodes once its local functions are inlined.",
+            "Export the model without functions that call each other so often.",
+        )
     try:
         inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
@@ -130,6 +139,29 @@ def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             "Export the model again with torch.onnx.export.",
         ) from error
     return inlined
+
+
+def _inlined_nodes(model: onnx.ModelProto) -> int:
+    """The number of nodes with every call of a local function counted as what it holds.
+
+    The checker has made sure that no function calls itself.
+    """
+    bodies = {(f.domain, f.name): [_callee(node) for node in f.node] for f in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+    pending = list(bodies)
+    while pending:
+        function = pending[-1]
+        missing = [called for called in bodies[function] if called in bodies.keys() - counts.keys()]
+        if missing:
+            pending.extend(missing)
+            continue
+        counts[function] = sum(counts.get(called, 1) for called in bodies[function])
+        pending.pop()
+    return sum(counts.get(_callee(node), 1) for node in model.graph.node)
+
+
+def _callee(node: onnx.NodeProto) -> tuple[str, str]:
+    return node.domain, node.op_type
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
@@ -295,6 +327,8 @@ def _unique_names(nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
 
 def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[str, tuple[int, ...]]:
     """With the batch bound. They only serve to go on after a refused node, so gaps are fine."""
+    if any(claims_more(node) for node in model.graph.node):
+        return {}
     bound = onnx.ModelProto()
     bound.CopyFrom(model)
     for value in bound.graph.input:
@@ -303,7 +337,7 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
     del bound.graph.value_info[:]
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
-    except (RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+    except (MemoryError, RuntimeError, ValueError, onnx.shape_inference.InferenceError):
         return {}
     shapes = {}
     for value in bound.graph.value_info:
@@ -311,3 +345,9 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
         if dims and all(dim.dim_value > 0 for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
+
+
+def claims_more(node: onnx.NodeProto) -> bool:
+    """Whether a Split says that it has another number of outputs than it has."""
+    claimed = [a.i for a in node.attribute if a.name == "num_outputs"]
+    return node.op_type == "Split" and claimed not in ([], [len(node.output)])

@@ -9,8 +9,8 @@ import numpy as np
 from ..preprocess import patch_rows
 from .call import Call, Tensor
 from .refusal import Refused
-from .term import ImageInput, Patches, Real, Scale, Shift
-from .view import Ids, View, whole
+from .term import Patches, Real
+from .view import Ids, View, shows_image, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -20,7 +20,7 @@ def conv(call: Call) -> Results:
     view = call.view(0)
     weight = call.constant(1, "weight")
     assert weight is not None
-    if not shows_image(view):
+    if not shows_image(view.term):
         raise Refused(
             "it does not read the image",
             "Only the patch embedding may be a Conv; write other ones as Linear.",
@@ -33,14 +33,6 @@ def conv(call: Call) -> Results:
     patches = _embedding(call, view, rows, weight.reshape(out, -1), call.constant(2, "bias"))
     ids = whole(patches, (batch, math.prod(grid), out)).ids
     return (View(patches, ids.swapaxes(1, 2).reshape(batch, out, *grid)),)
-
-
-def shows_image(view: View) -> bool:
-    """Whether the view shows the image, perhaps normalised, in whatever arrangement."""
-    core = view.term
-    while isinstance(core, Scale | Shift):
-        (core,) = core.inputs
-    return isinstance(core, ImageInput)
 
 
 def _check_patches(call: Call, view: View, weight: Real) -> None:
@@ -95,6 +87,11 @@ def _embedding(call: Call, view: View, rows: Ids, weight: Real, bias: Real | Non
     places = (slice(None), *np.unravel_index(rows[0], image.shape))
     kernel[places] = weight
     bias = np.zeros(len(weight)) if bias is None else bias
+    if bias.shape != (len(weight),):
+        raise Refused(
+            f"its bias has shape {list(bias.shape)}, its weight makes {len(weight)} channels",
+            "Use a bias of one value a channel.",
+        )
     shape = (len(rows), len(weight))
     return call.pool.intern(Patches((image,), shape, call.origin, kernel, bias))
 

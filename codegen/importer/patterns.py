@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from .refusal import Refused
@@ -25,6 +27,8 @@ from .term import (
     union,
 )
 
+NORM_REMEDY = "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels."
+NORM_PARTS = (ChannelMean, Difference, Product, Reciprocal, Root, Scale, Shift)
 LARGEST_BIAS = 1e3  # of a row; beside it float32 keeps four digits of a score
 
 
@@ -43,8 +47,20 @@ def norm_rule(term: Term, pool: TermPool) -> Term | None:
             if isinstance(mean, ChannelMean) and mean.inputs[0] is x:
                 origin = _covered(term, x)
                 ones, zeros = np.ones(x.shape[1]), np.zeros(x.shape[1])
+                eps = checked_epsilon(eps)
                 return pool.intern(Norm((x,), x.shape, origin, ones, zeros, eps))
     return None
+
+
+def checked_epsilon(eps: float) -> float:
+    """`eps`, if a LayerNorm can have it.
+
+    Raises:
+        Refused: it is negative or no number: tokens of little variance would have no root.
+    """
+    if eps >= 0.0 and np.isfinite(eps):
+        return eps
+    raise Refused(f"its epsilon is {eps:g}", "Use a small positive epsilon, such as 1e-5.")
 
 
 def _epsilon(inverse: Term, centred: Term) -> float | None:
@@ -59,6 +75,54 @@ def _epsilon(inverse: Term, centred: Term) -> float | None:
             same = left is centred and right is centred and eps.size == 1
             return float(eps.item()) if same else None
     return None
+
+
+def not_norm_rule(term: Term, pool: TermPool) -> Term | None:
+    """Refuses what divides by statistics of the channels and is no LayerNorm, and says why."""
+    if not isinstance(term, Product):
+        return None
+    for upper, inverse in (term.inputs, term.inputs[::-1]):
+        if isinstance(inverse, Reciprocal) and any(
+            isinstance(part, ChannelMean) for part in norm_parts(inverse)
+        ):
+            raise Refused(_why_not_norm(upper, inverse.inputs[0], pool), NORM_REMEDY)
+    return None
+
+
+def norm_parts(term: Term) -> Iterator[Term]:
+    """The arithmetic that a spelled-out LayerNorm may consist of, from `term` down."""
+    seen, stack = {term}, [term]
+    while stack:
+        current = stack.pop()
+        if isinstance(current, NORM_PARTS):
+            yield current
+            stack.extend(read for read in current.inputs if read not in seen)
+            seen.update(current.inputs)
+
+
+def _why_not_norm(upper: Term, deviation: Term, pool: TermPool) -> str:
+    """What is wrong with `upper` / `deviation`."""
+    match deviation:
+        case Root(inputs=(Shift(inputs=(variance,), offset=eps),)) if eps.size == 1:
+            pass
+        case Root(inputs=(ChannelMean(),)):
+            return "a LayerNorm without epsilon under its root"
+        case _:
+            return "it divides by statistics of the channels that are no standard deviation"
+    variance, factor, _ = _peeled(variance, pool)
+    match variance:
+        case ChannelMean(inputs=(Product(inputs=(left, right)),)) if left is right:
+            squared = left
+        case _:
+            return "what is under its root is not the mean of squares"
+    if factor != 1.0:
+        return f"its variance is {factor:.6g} times the mean of squares (divided by N - 1?)"
+    match upper:
+        case Difference(inputs=(x, ChannelMean(inputs=(averaged,)))) if averaged is x:
+            return "it divides by the deviation of something else"
+        case _ if upper is squared and not isinstance(upper, Difference):
+            return "it does not take the mean of the channels off before it divides (RMSNorm)"
+    return "what it divides is not x less the mean of its channels"
 
 
 def _covered(term: Term, stop: Term) -> tuple[int, ...]:
@@ -103,6 +167,9 @@ def attention_rule(term: Term, pool: TermPool) -> Term | None:
         term.origin, probabilities.origin, scores.origin, origin, query_origin, key_origin
     )
     total = scale * query_scale * key_scale
+    if total <= 0.0:  # the query takes what no scale of scores can be
+        query = pool.scale(query, np.full((1, 1), np.sign(total)), scores.origin)
+        total = abs(total) or 1.0
     inputs = (query, key, value)
     if bias is not None:
         bias = np.broadcast_to(bias, scores.shape)

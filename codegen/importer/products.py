@@ -9,12 +9,12 @@ import numpy as np
 from .call import Call, Constant, Tensor
 from .elementwise import bias_of_scores
 from .load import Array
-from .patches import patches_by_matmul, shows_image
+from .patches import patches_by_matmul
+from .patterns import checked_epsilon
 from .refusal import Refused
 from .term import (
     Dense,
     Fixed,
-    ImageInput,
     Mix,
     Norm,
     Real,
@@ -22,7 +22,7 @@ from .term import (
     Softmax,
     Term,
 )
-from .view import Ids, View, as_matrix, constant_of, head_channels, whole
+from .view import Ids, View, as_matrix, constant_of, head_channels, shows_image, whole
 
 Results = tuple[Tensor | None, ...]
 
@@ -44,7 +44,13 @@ def _learned_query(call: Call, values: Array, key: View) -> View:
     """A constant [..., heads, tokens, d], which is compared with keys of the same axes."""
     if len(key.term.shape) != 2 or values.ndim < 2:
         call.view(0)  # refuses
-    head_channels(_by_head(key.ids), key.term, "transposed key (second operand)")
+    try:
+        head_channels(_by_head(key.ids), key.term, "transposed key (second operand)")
+    except Refused as refusal:
+        raise Refused(
+            "it multiplies a constant from the left with what are no keys",
+            "Write x @ w for a linear layer; tokens are mixed by attention and plain means only.",
+        ) from refusal
     leading = np.broadcast_shapes(values.shape[:-2], key.ids.shape[:-2])
     by_head = np.broadcast_to(values, (*leading, *values.shape[-2:])).astype(np.float64)
     heads, tokens, depth = by_head.reshape(-1, *values.shape[-2:]).shape
@@ -58,16 +64,17 @@ def gemm(call: Call) -> Results:
     """A linear layer: alpha * x @ w + beta * c, w perhaps transposed."""
     if call.integer("transA", 0):
         raise Refused("it transposes its data (transA)", "Write x @ w with tokens as rows.")
-    weight = call.constant(1, "weight")
-    bias = call.constant(2, "bias")
+    data, weight, bias = call.view(0), call.constant(1, "weight"), call.constant(2, "bias")
     assert weight is not None
+    if data.ids.ndim != 2:
+        raise Refused(f"its data have {data.ids.ndim} axes", "Use MatMul, or two axes.")
     weight = weight.T if call.integer("transB", 0) else weight
     if bias is not None:
         bias = bias * call.number_of("beta", 1.0)
         if bias.ndim == 2 and bias.shape[0] != 1:
             raise Refused("its bias differs between tokens", "Use a bias of one value a channel.")
         bias = np.broadcast_to(bias.reshape(-1), (weight.shape[1],)).copy()
-    return (linear(call, call.view(0), weight * call.number_of("alpha", 1.0), bias),)
+    return (linear(call, data, weight * call.number_of("alpha", 1.0), bias),)
 
 
 def _flat_weight(values: Array) -> Real:
@@ -80,7 +87,7 @@ def _flat_weight(values: Array) -> Real:
 
 def linear(call: Call, data: View, weight: Real, bias: Real | None) -> View:
     """data @ weight + bias, for data [..., channels] and weight [channels, out]."""
-    if shows_image(data):
+    if shows_image(data.term):
         return patches_by_matmul(call, data, weight, bias)
     matrix = as_matrix(data, call.pool, call.origin)
     if weight.shape[0] != matrix.shape[1]:
@@ -158,7 +165,7 @@ def _mixed(call: Call, probabilities: View, value: View) -> View:
 def softmax(call: Call) -> Results:
     """Softmax of attention scores over the keys."""
     view = call.view(0)
-    if len(view.term.shape) != 3 or isinstance(view.term, ImageInput):
+    if len(view.term.shape) != 3 or shows_image(view.term):
         raise Refused(
             "it is not applied to attention scores",
             "Leave a softmax after the head to the host, with --results: it does not change the "
@@ -166,7 +173,7 @@ def softmax(call: Call) -> Results:
         )
     axis = call.integer("axis", -1)
     keys = view.term.shape[2]
-    groups = np.moveaxis(view.ids, axis, -1)
+    groups = np.moveaxis(view.ids, call.axis(-1, view.ids.ndim), -1)
     aligned = groups.shape[-1] == keys and (groups % keys == np.arange(keys)).all()
     if not aligned or (groups // keys != groups[..., :1] // keys).any():
         raise Refused(
@@ -180,7 +187,7 @@ def softmax(call: Call) -> Results:
 def layer_normalization(call: Call) -> Results:
     """LayerNorm as one operator."""
     view = call.view(0)
-    axis = call.integer("axis", -1) % view.ids.ndim
+    axis = call.axis(-1, view.ids.ndim)
     if math.prod(view.ids.shape[axis:]) != view.ids.shape[-1]:
         raise Refused(
             f"it normalises over axes {axis} to {view.ids.ndim - 1}",
@@ -201,11 +208,21 @@ def layer_normalization(call: Call) -> Results:
         (matrix,),
         matrix.shape,
         call.origin_with((view, matrix)),
-        np.broadcast_to(gamma.ravel(), (channels,)).copy(),
-        np.zeros(channels) if beta is None else np.broadcast_to(beta.ravel(), (channels,)).copy(),
-        call.number_of("epsilon", 1e-5),
+        _by_channel(gamma, channels, "scale"),
+        np.zeros(channels) if beta is None else _by_channel(beta, channels, "bias"),
+        checked_epsilon(call.number_of("epsilon", 1e-5)),
     )
     return (whole(call.pool.intern(norm), view.ids.shape),)
+
+
+def _by_channel(values: Real, channels: int, what: str) -> Real:
+    """A constant that broadcasts to [tokens, channels] without differing between tokens."""
+    if values.size == 1 or values.shape[-1:] == (channels,) == (values.size,):
+        return np.broadcast_to(values.ravel(), (channels,)).copy()
+    raise Refused(
+        f"its {what} has shape {list(values.shape)}, its data have {channels} channels",
+        f"Use a {what} of one value a channel.",
+    )
 
 
 def _in_heads(view: View) -> bool:

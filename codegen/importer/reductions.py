@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .call import Call, Tensor
+from .call import Call, Tensor, checked_axis
 from .elementwise import scaled
 from .refusal import Refused
 from .term import ChannelMean, Stacked, Sum, Term, TokenMean, union
@@ -66,7 +66,7 @@ def reduced_axes(call: Call, rank: int) -> tuple[int, ...]:
         if call.integer("noop_with_empty_axes", 0):
             raise Refused("it reduces over no axis", "Remove the node.")
         return tuple(range(rank))
-    return tuple(sorted(axis % rank for axis in axes))
+    return tuple(sorted({checked_axis(axis, rank) for axis in axes}))
 
 
 def _sum_of_stack(call: Call, stack: Stacked, groups: Ids) -> tuple[Term, Ids] | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from . import absorb
 from .activations import gelu_rule, not_gelu_rule, silu_rule, tanh_rule
-from .patterns import attention_rule, norm_rule
+from .patterns import attention_rule, norm_rule, not_norm_rule
 from .refusal import Refused
 from .term import Term, TermPool, topological
 from .trace import Trace
@@ -16,7 +16,7 @@ Rule = Callable[[Term, TermPool], Term | None]
 # Recognition comes first: absorbing constants would take the spelled-out patterns apart.
 PASSES: tuple[tuple[Rule, ...], ...] = (
     (gelu_rule, silu_rule, norm_rule, attention_rule),
-    (tanh_rule, not_gelu_rule),
+    (tanh_rule, not_gelu_rule, not_norm_rule),
     (
         absorb.scale_rule,
         absorb.shift_rule,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 import onnx
@@ -19,7 +20,8 @@ from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
 from .refusal import Refused, follows_from
-from .term import ImageInput, Opaque, Term, TermPool
+from .signature import check_operands
+from .term import Activate, Dense, ImageInput, Norm, Opaque, Patches, Sum, Term, TermPool
 from .view import View, as_matrix
 
 Handler = Callable[[Call], tuple[Tensor | None, ...]]
@@ -167,6 +169,7 @@ def _outcome(
     try:
         call = Call(node, number, source.opset, tuple(known), result.pool)
         outputs = _handled(call, source.images)
+        _check_complete(source, node, outputs)
     except Refused as refusal:
         raise _first_cause(refusal, known, source) from refusal
     if all(isinstance(output, Constant) for output in outputs):
@@ -179,9 +182,43 @@ def _first_cause(
 ) -> Refused:
     """The refusal, unless a refused operand is behind it."""
     for operand in operands:
-        if isinstance(operand, View) and isinstance(operand.term, Opaque):
-            return follows_from(source.names[operand.term.origin[0]])
+        opaque = _opaque_behind(operand.term) if isinstance(operand, View) else None
+        if opaque is not None:
+            return follows_from(source.names[opaque.origin[0]])
     return refusal
+
+
+def _opaque_behind(term: Term) -> Opaque | None:
+    """The result of a refused node that only unfinished arithmetic separates from `term`."""
+    seen, stack = {term}, [term]
+    while stack:
+        current = stack.pop()
+        if isinstance(current, Opaque):
+            return current
+        if not isinstance(current, WHOLE):
+            stack.extend(read for read in current.inputs if read not in seen)
+            seen.update(current.inputs)
+    return None
+
+
+# Operators by themselves: what is wrong behind them is not the fault of what is wrong before.
+WHOLE = (Activate, Dense, Norm, Patches, Sum)
+
+
+def _check_complete(
+    source: Source, node: onnx.NodeProto, outputs: tuple[Tensor | None, ...]
+) -> None:
+    """Refuses a node of which something reads a result that its handler does not give."""
+    given = [output is not None for output in outputs]
+    for name, known in zip_longest(node.output, given, fillvalue=False):
+        if name and not known and _is_read(source, str(name)):
+            raise Refused(
+                f"its output {name!r} is used", "Use its first output only; export for inference."
+            )
+
+
+def _is_read(source: Source, name: str) -> bool:
+    return name in source.outputs or any(name in _reads(node) for node in source.nodes)
 
 
 def _shown(operand: Constant | View | None) -> Constant | None:
@@ -210,6 +247,7 @@ def _handled(call: Call, images: int) -> tuple[Tensor | None, ...]:
             f"operator {full_name} is not supported on activations",
             REMEDIES.get(node.op_type, "Write this part of the model with supported operators."),
         )
+    check_operands(call)
     try:
         if images > 1 and not layout.only_arranges(call):
             return batch.by_image(call, images, handler)
@@ -221,7 +259,13 @@ def _handled(call: Call, images: int) -> tuple[Tensor | None, ...]:
         ) from error
 
 
+QUANTISED = "Export the model in floating point: quantising it is part of compiling it."
+
+
 REMEDIES = {
+    "DequantizeLinear": QUANTISED,
+    "DynamicQuantizeLinear": QUANTISED,
+    "QuantizeLinear": QUANTISED,
     "If": "Export with dynamo=True, or write the model without data-dependent branches.",
     "Loop": "Export with dynamo=True, or write the model without data-dependent loops.",
     "MaxPool": "Use a patch embedding (strided Conv2d) and mean or class-token pooling.",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from .load import Array
 from .refusal import Refused
-from .term import Real, Term, TermPool
+from .term import ChannelMean, ImageInput, Real, Term, TermPool
 
 # Half a gigabyte of element numbers. ViT-L at 384 pixels has scores of 5 million elements.
 LARGEST_TENSOR = 1 << 26
@@ -45,11 +45,16 @@ def whole(term: Term, shape: tuple[int, ...] | None = None) -> View:
         Refused: it has too many elements to number them.
     """
     count = math.prod(term.shape)
+    check_count(count)
+    return View(term, np.arange(count).reshape(shape or term.shape))
+
+
+def check_count(count: int) -> None:
+    """Raises Refused if a tensor of `count` elements is too large to be followed one by one."""
     if count > LARGEST_TENSOR:
         raise Refused(
             f"its result has {count} elements", f"At most {LARGEST_TENSOR}: use a smaller image."
         )
-    return View(term, np.arange(count).reshape(shape or term.shape))
 
 
 def as_matrix(view: View, pool: TermPool, origin: tuple[int, ...]) -> Term:
@@ -63,24 +68,48 @@ def as_matrix(view: View, pool: TermPool, origin: tuple[int, ...]) -> Term:
     """
     origin = view.layout or origin
     if len(view.term.shape) != 2 or view.ids.ndim == 0:
-        raise Refused(
-            f"its operand is {_describe(view.term.shape)}, not [tokens, channels]",
-            "Embed the image into patches with a Conv2d before anything else.",
-        )
+        raise _not_a_matrix(view)
     ids = view.ids.reshape(-1, view.ids.shape[-1])
     tokens, channels = np.divmod(ids, view.term.shape[1])
     if (tokens != tokens[:, :1]).any() or (channels != channels[:1]).any():
-        raise Refused(
-            "its operand does not hold one token in each row of the last axis "
-            f"(tensor shape {list(view.ids.shape)})",
-            "Transpose it so that channels come last, as in [batch, tokens, channels].",
-        )
+        raise _not_by_token(view)
     rows = pool.rows(view.term, tuple(tokens[:, 0].tolist()), origin)
     return pool.channels(rows, tuple(channels[0].tolist()), origin)
 
 
-def _describe(shape: tuple[int, ...]) -> str:
-    return "the image or the attention scores" if len(shape) > 2 else f"of shape {list(shape)}"
+def shows_image(term: Term) -> bool:
+    """Whether the term is the image, perhaps normalised, and not attention scores."""
+    while len(term.shape) > 2 and term.inputs:
+        term = term.inputs[0]
+    return isinstance(term, ImageInput)
+
+
+def _not_a_matrix(view: View) -> Refused:
+    if view.ids.ndim == 0:
+        return Refused("its operand is a single number", "Give it tokens of channels.")
+    if shows_image(view.term):
+        return Refused(
+            "its operand is the image, not [tokens, channels]",
+            "Embed the image into patches with a Conv2d before anything else.",
+        )
+    return Refused(
+        "its operand is the attention scores or probabilities, not [tokens, channels]",
+        "Compute softmax(q @ k.transpose(-2, -1) * scale) @ v, with a constant scale.",
+    )
+
+
+def _not_by_token(view: View) -> Refused:
+    if isinstance(view.term, ChannelMean):
+        return Refused(
+            "its operand is a mean over channels, one number a token",
+            "For pooling, average over the tokens: axis 1 of [batch, tokens, channels].",
+        )
+    return Refused(
+        "its operand does not hold one token in each row of the last axis "
+        f"(tensor shape {list(view.ids.shape)})",
+        "Channels must come last, and those of one token only, as in [batch, tokens, channels]: "
+        "transpose it; select one token or average them, where a row holds several.",
+    )
 
 
 def head_channels(ids: Ids, term: Term, role: str) -> tuple[int, ...]:

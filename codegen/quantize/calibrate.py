@@ -11,6 +11,7 @@ import numpy.typing as npt
 from ...host.images import Float32Array
 from ..graph import Graph, TokenEmbed
 from ..importer.evaluate import evaluate
+from .forms import unsupported
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -86,7 +87,11 @@ class _Batch:
 
 
 def measure(graph: Graph, images: Float32Array, seed: int = 0) -> dict[str, Statistics]:
-    """Runs `images` in float and gathers the statistics of every value."""
+    """Runs `images` in float and gathers the statistics of every value.
+
+    Raises:
+        UnsupportedModelError: a value overflows float32.
+    """
     generator = np.random.default_rng(seed)
     tokens = {name: rows for name, (rows, _) in graph.shapes().items()}
     prefix = max((len(node.prefix) for node in graph if isinstance(node, TokenEmbed)), default=0)
@@ -94,10 +99,23 @@ def measure(graph: Graph, images: Float32Array, seed: int = 0) -> dict[str, Stat
     rows_per_image = -(-SAMPLE_ROWS // len(images))
     gathered: dict[str, list[_Batch]] = {node.name: [] for node in graph}
     for start in range(0, len(images), batch):
-        values = evaluate(graph, images[start : start + batch])
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = evaluate(graph, images[start : start + batch])
+        _check_finite(graph, values)
         for name, parts in gathered.items():
             parts.append(_of_batch(values[name], rows_per_image, prefix, generator))
     return {name: _merged(parts, tokens[name]) for name, parts in gathered.items()}
+
+
+def _check_finite(graph: Graph, values: dict[str, Float32Array]) -> None:
+    """Names the first operator whose result is no number."""
+    for node in graph:
+        if not np.isfinite(values[node.name]).all():
+            raise unsupported(
+                node,
+                "its result overflows float32 on the calibration images",
+                "Check its weights, and that the images are normalised as in training.",
+            )
 
 
 def _of_batch(

@@ -72,10 +72,30 @@ class Net:
         return path
 
 
+def chain(*steps: Step) -> Step:
+    def step(net: Net, x: str) -> str:
+        for each in steps:
+            x = each(net, x)
+        return x
+
+    return step
+
+
 def conv(net: Net, x: str) -> str:
     return net.op(
         "Conv", x, net.weight(DIM, 2, 2, 2), net.weight(DIM), name="patch", strides=[2, 2]
     )
+
+
+@dataclass
+class Calm(Net):
+    """With weights of the size that training leaves, so that eight bits are enough."""
+
+    def weight(self, *shape: int) -> str:
+        values = self.random.standard_normal(shape)
+        if len(shape) == 1:
+            return self.const(1.0 + 0.3 * values)
+        return self.const(values / np.sqrt(np.prod(shape[1:]) if len(shape) == 4 else shape[-2]))
 
 
 def tokens_last(net: Net, x: str) -> str:
@@ -84,7 +104,7 @@ def tokens_last(net: Net, x: str) -> str:
 
 
 def heads(net: Net, x: str) -> str:
-    split = net.op("Reshape", x, net.ints(1, TOKENS, HEADS, DEPTH))
+    split = net.op("Reshape", x, net.ints(1, -1, HEADS, DEPTH))
     return net.op("Transpose", split, perm=[0, 2, 1, 3])
 
 
@@ -101,7 +121,7 @@ def softmax(net: Net, x: str) -> str:
 
 
 def joined(net: Net, x: str) -> str:
-    return net.op("Reshape", net.op("Transpose", x, perm=[0, 2, 1, 3]), net.ints(1, TOKENS, DIM))
+    return net.op("Reshape", net.op("Transpose", x, perm=[0, 2, 1, 3]), net.ints(1, -1, DIM))
 
 
 def same(_: Net, x: str) -> str:
@@ -135,6 +155,7 @@ class Recipe:
     residual: Callable[[Net, str, str], str] = lambda net, x, y: net.op("Add", x, y)
     norm: Step = Net.norm
     activation: Step = gelu
+    block: Callable[[Net, str, Recipe], str] = lambda net, x, recipe: pre_norm(net, x, recipe)
     after: Step = same
     pool: Step = mean_pool
     finish: Step = same
@@ -149,11 +170,20 @@ def attention(net: Net, x: str, recipe: Recipe) -> str:
     return net.linear(recipe.join(net, mixed), DIM, DIM, name="projection")
 
 
+def feed_forward(net: Net, x: str, recipe: Recipe) -> str:
+    hidden = recipe.activation(net, net.linear(x, DIM, HIDDEN))
+    return net.linear(hidden, HIDDEN, DIM)
+
+
+def pre_norm(net: Net, x: str, recipe: Recipe) -> str:
+    """The block of a Vision Transformer: x + attention(norm(x)), then x + mlp(norm(x))."""
+    x = recipe.residual(net, x, attention(net, recipe.norm(net, x), recipe))
+    return net.op("Add", x, feed_forward(net, recipe.norm(net, x), recipe))
+
+
 def build(recipe: Recipe, net: Net | None = None) -> tuple[Net, str]:
     """The model, and the name of its output."""
     net = net or Net()
     x = recipe.embedded(net, recipe.arrange(net, recipe.patches(net, "image")))
-    x = recipe.residual(net, x, attention(net, recipe.norm(net, x), recipe))
-    hidden = recipe.activation(net, net.linear(recipe.norm(net, x), DIM, HIDDEN))
-    x = recipe.after(net, net.op("Add", x, net.linear(hidden, HIDDEN, DIM)))
+    x = recipe.after(net, recipe.block(net, x, recipe))
     return net, recipe.finish(net, net.linear(recipe.pool(net, x), DIM, 3, name="head"))

@@ -240,7 +240,7 @@ def test_attention_rule_takes_a_bias_of_any_shape(tmp_path: Path, shape: tuple[i
 
 
 def test_attention_rule_gathers_every_bias(tmp_path: Path) -> None:
-    """((s + a) · c - b) / d; the row of queries is not a bias."""
+    """((s + a) · c - b) / d; the row of queries is not a bias, the sign of c goes into them."""
     shared, own, row = (RANDOM.standard_normal(s) for s in ((4, 4), (HEADS, 4, 4), (4, 1)))
 
     def scores(net: Net, x: str) -> str:
@@ -249,7 +249,7 @@ def test_attention_rule_gathers_every_bias(tmp_path: Path) -> None:
         return net.op("Add", x, net.const(row))
 
     node = biased(scores, tmp_path)
-    assert node.scale == pytest.approx(-1.5)
+    assert node.scale == pytest.approx(1.5)
     np.testing.assert_allclose(node.bias, -1.5 * shared - own / 2 + row, rtol=1e-5)
 
 

@@ -157,6 +157,14 @@ def test_activation_beyond_fixed_point() -> None:
     assert "Node blocks.0.gelu (Activation): its input reaches" in message
 
 
+def test_weights_whose_products_overflow_float32() -> None:
+    query = next(node for node in GRAPH if node.name == "blocks.0.attn.q")
+    assert isinstance(query, Linear)
+    message = refusal(replaced("blocks.0.attn.q", weight=np.full_like(query.weight, 3e38)))
+    assert "Node blocks.0.attn.q (Linear): its result overflows float32" in message
+    assert "normalised as in training" in message
+
+
 def test_ratio_beyond_the_multipliers() -> None:
     query = next(node for node in GRAPH if node.name == "blocks.0.attn.q")
     assert isinstance(query, Linear)
