@@ -247,8 +247,8 @@ def _handled(call: Call) -> tuple[Tensor | None, ...]:
             f"operator {full_name} is not supported on activations",
             REMEDIES.get(node.op_type, "Write this part of the model with supported operators."),
         )
-    check_operands(call)
     try:
+        check_operands(call)
         return handler(call)
     except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
         # How numpy and Python say that shapes contradict each other; onnx.checker does not look.
