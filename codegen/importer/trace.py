@@ -247,8 +247,8 @@ def _handled(call: Call, images: int) -> tuple[Tensor | None, ...]:
             f"operator {full_name} is not supported on activations",
             REMEDIES.get(node.op_type, "Write this part of the model with supported operators."),
         )
-    check_operands(call)
     try:
+        check_operands(call)
         if images > 1 and not layout.only_arranges(call):
             return batch.by_image(call, images, handler)
         return handler(call)
