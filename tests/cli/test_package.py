@@ -46,7 +46,9 @@ BITSTREAM = {"vivado/bitstream/vitessera.bit", "vivado/bitstream/vitessera.hwh"}
 def unpack(archive: Path, target: Path) -> Path:
     """Unpacks a package; the folder that came out."""
     with tarfile.open(archive) as content:
-        content.extractall(target, filter="data")
+        # Releases of Python 3.10 and 3.11 before the summer of 2023, as in Debian 12, have none.
+        filtered = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
+        content.extractall(target, **filtered)
     (folder,) = target.iterdir()
     return folder
 
