@@ -32,7 +32,7 @@ test: $(VENV)/dev $(PYNQS:%=$(VENV)-%/ready)
 
 check: lint types $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) -q \
-	  -m "not kernel and not accelerator and not export and not synth and not fuzz"
+	  -m "not kernel and not accelerator and not export and not synth and not slow"
 
 zoo: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) tests/zoo

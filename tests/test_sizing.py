@@ -59,6 +59,7 @@ def test_a_bias_gets_room_for_a_few_blocks(graph: QuantGraph) -> None:
         assert 0 < added <= 3 * max(streamed) + 512
 
 
+@pytest.mark.slow
 def test_nothing_that_fits_is_much_faster(graph: QuantGraph) -> None:
     """The one that is picked against each shape alone."""
     from vitessera.codegen import sizing
@@ -90,6 +91,7 @@ def test_a_part_that_is_too_small(graph: QuantGraph) -> None:
     assert "words" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_network_that_no_instruction_could_address() -> None:
     """16 frames of 224 x 224 in tubelets of 2 x 16 x 16, as VideoMAE has them."""
     shape = Shape(tokens=1568, channels=384, heads=6, hidden=1536, blocks=1, patch=1536, prefix=0)

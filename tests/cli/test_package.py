@@ -175,6 +175,7 @@ def test_every_package_of_the_distribution_is_in_the_wheel() -> None:
     assert {name.split(".")[1] for name in names} == set(package.MODULES)
 
 
+@pytest.mark.slow
 def test_the_wheel_makes_itself_again(unpacked: Path, digits_build: Path, archive: Path) -> None:
     """From an installation that is not editable, the same package comes."""
     site = unpacked.parent / "site"
@@ -225,11 +226,13 @@ def board(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> SimpleName
     return SimpleNamespace(call=call, script=site / "bin" / "vitessera", files=found)
 
 
+@pytest.mark.slow
 def test_on_a_board_there_is_numpy_only(board: SimpleNamespace) -> None:
     for name in ("rich", "onnx", "jinja2", "wheel", "pip", "pynq"):
         assert "ModuleNotFoundError" in board.call("-c", f"import {name}").errors
 
 
+@pytest.mark.slow
 def test_the_commands_on_a_board(board: SimpleNamespace) -> None:
     assert board.call("-c", "import vitessera.cli.main").code == 0
     helped = board.call(board.script, "--help")
@@ -243,6 +246,7 @@ def test_the_commands_on_a_board(board: SimpleNamespace) -> None:
     assert version.output == f"vitessera {metadata.version('vitessera')}\n"
 
 
+@pytest.mark.slow
 def test_the_compiler_is_not_on_a_board(board: SimpleNamespace) -> None:
     for name in ("inspect", "compile", "simulate", "report", "boards"):
         outcome = board.call(board.script, name, "--whatever", "-h", "x")
@@ -252,6 +256,7 @@ def test_the_compiler_is_not_on_a_board(board: SimpleNamespace) -> None:
     assert_refused(outcome, "is not installed", "vitessera[compile]")
 
 
+@pytest.mark.slow
 def test_a_run_on_a_board_gets_as_far_as_pynq(board: SimpleNamespace) -> None:
     script = (
         "import sys, vitessera.cli.run as r; r.has_board = lambda: True;"

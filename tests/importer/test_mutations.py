@@ -2,7 +2,7 @@
 
 `VITESSERA_MUTANTS=20000 pytest tests/importer/test_mutations.py` tries as many; a failure names
 the model, the seed and what was changed, and `mutations.mutant(model, seed, folder)` writes the
-file again. All but the first of each model are marked `fuzz`.
+file again. All but the first of each model are marked `slow`.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def oracle() -> Iterator[Oracle]:
 def chunks() -> list[object]:
     each = -(-MUTANTS // (CHUNK * len(MODELS)))
     return [
-        pytest.param(name, number, marks=[pytest.mark.fuzz] if number else [])
+        pytest.param(name, number, marks=[pytest.mark.slow] if number else [])
         for number in range(each)
         for name in MODELS
     ]

@@ -81,6 +81,7 @@ def test_outlier_channels(seed: int) -> None:
     assert found > ENOUGH > other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [TOKENS_197, TOKENS_577], ids=["197", "577"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_spikes_over_a_long_flat_tail(
@@ -98,6 +99,7 @@ def test_spikes_over_a_long_flat_tail(
     assert found > ENOUGH > alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_spikes_and_outliers_together(seed: int) -> None:
     graph = with_sinks(with_outliers(random_vit(seed, TOKENS_197), 30), 0.3)
