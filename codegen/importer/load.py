@@ -272,12 +272,12 @@ def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> tuple[Image, int
         )
     batch, *sides = shape.dim
     for axis, side in zip(AXES[len(sides)], sides, strict=True):
-        if side.dim_value <= 0:
+        if _size(side) <= 0:
             label = f"{side.dim_param!r}" if side.dim_param else "unnamed"
             raise UnsupportedModelError(
                 f"Input {name!r}: the {axis} axis is dynamic ({label}).", remedy
             )
-    image = Image(name, tuple(side.dim_value for side in sides))
+    image = Image(name, tuple(_size(side) for side in sides))
     images = batch.dim_value if batch.HasField("dim_value") else 1
     if images < 1:
         raise UnsupportedModelError(
@@ -295,6 +295,15 @@ def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> tuple[Image, int
             f"Export for a smaller image, at most {LARGEST_IMAGE} values.",
         )
     return image, images
+
+
+def _size(side: onnx.TensorShapeProto.Dimension) -> int:
+    """What the side measures, 0 if that is open.
+
+    An exporter that found an axis fixed which it was asked to leave open names it by its number.
+    """
+    symbol = side.dim_param
+    return int(symbol) if symbol.isascii() and symbol.isdigit() else side.dim_value
 
 
 def _outputs(graph: onnx.GraphProto, path: Path, chosen: Sequence[str]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto
@@ -668,6 +669,16 @@ def test_a_pooler_with_tanh(tmp_path: Path) -> None:
     assert isinstance(last, Activation)
     assert last.function is Function.TANH
     assert isinstance(graph[last.inputs[0]], Linear)
+
+
+def test_an_axis_named_by_its_number_is_fixed(plain: Graph, tmp_path: Path) -> None:
+    """As exporters write that were asked for open axes where the model allows none."""
+    net, output = build(Recipe())
+    model = net.model(output)
+    for side in model.graph.input[0].type.tensor_type.shape.dim[1:]:
+        side.dim_param = str(side.dim_value)
+    onnx.save(model, tmp_path / "model.onnx")
+    assert import_model(tmp_path / "model.onnx").image == plain.image
 
 
 # --- Chosen results ------------------------------------------------------------------------------

@@ -51,6 +51,43 @@ def script(model: nn.Module, image: torch.Tensor, path: Path, opset: int, symbol
     path.write_bytes(file.getvalue())
 
 
+def by_timm(model: nn.Module, image: torch.Tensor, path: Path, opset: int, symbolic: bool) -> None:
+    """timm.utils.onnx, with TorchScript; the batch axis is always symbolic."""
+    from timm.utils.onnx import onnx_export
+
+    assert symbolic
+    with _quiet():
+        onnx_export(model, str(path), image, opset=opset, use_dynamo=False)
+
+
+def by_timm_dynamo(
+    model: nn.Module, image: torch.Tensor, path: Path, opset: int, symbolic: bool
+) -> None:
+    """timm.utils.onnx, with dynamo; the batch axis is always symbolic."""
+    from timm.utils.onnx import onnx_export
+
+    assert symbolic
+    with _quiet():
+        onnx_export(model, str(path), image, opset=opset, use_dynamo=True)
+
+
+def by_transformers(
+    model: nn.Module, image: torch.Tensor, path: Path, opset: int, symbolic: bool
+) -> None:
+    """The exporter of transformers: all results of the model, weights in a file beside it.
+
+    Args:
+        model: a hugging_face.Picked; what it wraps is exported.
+        symbolic: whether every axis is asked to be, as by dynamic=True.
+    """
+    from transformers.exporters.exporter_onnx import OnnxConfig, OnnxExporter
+
+    config = OnnxConfig(opset_version=opset, dynamic=symbolic)
+    with _quiet():
+        written = OnnxExporter().export(model.model, {"pixel_values": image}, config=config)
+        OnnxExporter.save_program(written.program, path)
+
+
 class _quiet(warnings.catch_warnings):  # noqa: N801 (a context manager)
     """Without the exporters' remarks."""
 
@@ -63,6 +100,9 @@ class _quiet(warnings.catch_warnings):  # noqa: N801 (a context manager)
 EXPORTERS: dict[str, Callable[[nn.Module, torch.Tensor, Path, int, bool], None]] = {
     "dynamo": dynamo,
     "script": script,
+    "timm": by_timm,
+    "timm-dynamo": by_timm_dynamo,
+    "transformers": by_transformers,
 }
 
 

@@ -59,7 +59,7 @@ class Export:
         build: makes the torch module.
         needs: modules that have to be installed.
         image: channels, height, width; or VIDEO.
-        exporter: dynamo or script.
+        exporter: by name in `exporters.EXPORTERS`.
         opset: operator set that the exporter is asked for.
         after: what is done to the file; see `exporters.AFTERWARDS`.
         symbolic: whether the batch axis is.
@@ -120,6 +120,23 @@ HUGGING_FACE = (
     _hf("vit-classifier", "classifier", "ViT"),
     _hf("vit-classifier-script", "classifier", "ViT", exporter="script", opset=17),
     _hf("vit-classifier-batch", "classifier", "ViT", batch=4),
+    _hf("vit-by-transformers", "classifier", "ViT", exporter="transformers", opset=20),
+    _hf(
+        "vit-by-transformers-dynamic",
+        "classifier",
+        "ViT",
+        exporter="transformers",
+        symbolic=True,
+        opset=18,
+    ),
+    _hf("dinov2-by-transformers", "features_and_pooled", "Dinov2", exporter="transformers"),
+    _hf(
+        "clip-by-transformers",
+        "features_and_pooled",
+        "CLIPVision",
+        "CLIPVisionModel",
+        exporter="transformers",
+    ),
     _hf("vit-features", "vit_without_pooler", exporter="script", opset=14),
     _hf("vit-hidden-states", "vit_with_hidden_states"),
     _hf("vit-relu", "classifier", "ViT", changes={"hidden_act": "relu"}),
@@ -317,6 +334,8 @@ TIMM = (
     ),
     _timm("uneven-heads", "vit_tiny_patch16_224", changes={"embed_dim": 50, "num_heads": 5}),
     _timm("one-head", "vit_tiny_patch16_224", changes={"num_heads": 1}),
+    _timm("by-timm", "vit_tiny_patch16_224", exporter="timm", opset=17, symbolic=True),
+    _timm("by-timm-dynamo", "vit_tiny_patch16_224", exporter="timm-dynamo", symbolic=True),
     _timm("five-tokens", "vit_tiny_patch16_224", "native", changes={"depth": 1}),
     _timm(
         "1025-tokens",
