@@ -103,7 +103,10 @@ module dram #(
 
   task automatic report(input string rule, input logic [63:0] address);
     violations = violations + 1;
-    if (violations <= MESSAGES) $display("dram: %s at address 0x%h, cycle %0d", rule, address, cycle);
+    if (violations <= MESSAGES) begin
+      $display("dram: %s at address 0x%h, cycle %0d", rule, address, cycle);
+      $fflush;  // the simulated board reads the log while the simulation goes on
+    end
   endtask
 
   task automatic check_burst(
