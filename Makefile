@@ -24,10 +24,10 @@ demo: $(VENV)/sim
 	$(BIN)/python examples/digits/demo.py
 
 test: $(VENV)/dev $(PYNQS:%=$(VENV)-%/ready)
-	$(BIN)/python -m pytest -n $(JOBS) --durations 15
+	$(BIN)/python -m pytest -n $(JOBS) -rs --durations 15
 	@for pynq in $(PYNQS); do \
 	  echo "The host runtime on $$pynq:"; \
-	  $(VENV)-$$pynq/bin/python -m pytest -n $(JOBS) --durations 5 $(PYNQ_TESTS) || exit; \
+	  $(VENV)-$$pynq/bin/python -m pytest -n $(JOBS) -rs --durations 5 $(PYNQ_TESTS) || exit; \
 	done
 
 check: lint types $(VENV)/dev
@@ -35,7 +35,7 @@ check: lint types $(VENV)/dev
 	  -m "not kernel and not accelerator and not export and not synth and not slow"
 
 zoo: $(VENV)/dev
-	$(BIN)/python -m pytest -n $(JOBS) tests/zoo
+	$(BIN)/python -m pytest -n $(JOBS) -rs tests/zoo
 
 bench: $(VENV)/dev
 	$(BIN)/python -m vitessera.sim.benchmark
