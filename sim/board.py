@@ -84,7 +84,11 @@ class _SimulatedUio(UioController):  # type: ignore[misc] # pynq has no types
 
         def wake() -> None:
             controller = reference()
-            if controller is None or not connection.recv(1, socket.MSG_PEEK):
+            try:
+                waiting = connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return  # a Ctrl-C inside asyncio can make it call twice for one interrupt
+            if controller is None or not waiting:
                 self_loop.remove_reader(number)  # nobody is there on one side or the other
             else:
                 controller._uio_callback()

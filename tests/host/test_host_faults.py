@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -310,6 +312,22 @@ def test_ctrl_c_at_any_moment(open_board: Open, digits: Digits) -> None:
         except KeyboardInterrupt:
             pass
         assert np.array_equal(acc.run(images)["logits"], expected), f"after {delay:.3f} s"
+
+
+def test_two_calls_for_one_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As asyncio makes them when Ctrl-C strikes before the first; the second must not wait."""
+    from vitessera.sim.board import _SimulatedUio
+
+    calls: list[Callable[[], None]] = []
+    loop = SimpleNamespace(add_reader=lambda _, call: calls.append(call), is_closed=lambda: True)
+    monkeypatch.setattr(asyncio, "get_event_loop", lambda: loop)
+    board, host = socket.socketpair()
+    with board, host:
+        uio = _SimulatedUio(host)
+        board.send(bytes(4))
+        for _ in range(2):
+            calls[0]()
+        uio.close()
 
 
 def test_threads_share_an_accelerator(open_board: Open, digits: Digits) -> None:
