@@ -50,6 +50,13 @@ def estimate(program: Program) -> Timing:
     return Timing(clock.end, clock.engine, dict(clock.idle))
 
 
+@dataclass
+class _Raise:
+    """A semaphore that is raised in that cycle."""
+
+    cycle: int
+
+
 class _Clock:
     """When units are free and semaphores raised."""
 
@@ -64,7 +71,9 @@ class _Clock:
         self._queues: dict[isa.Unit, deque[int]] = {
             unit: deque([0] * QUEUE_DEPTH, QUEUE_DEPTH) for unit in isa.Unit
         }
-        self._raised: dict[tuple[isa.Source, isa.Unit], deque[int]] = defaultdict(deque)
+        self._raised: dict[tuple[isa.Source, isa.Unit], deque[_Raise]] = defaultdict(deque)
+        self._norm_start = 0
+        self._norm: list[_Raise] = []  # what the last NORM raises
         self._pending: tuple[isa.Compute, str, int] | None = None
 
     def run(self, instruction: isa.Instruction, label: str) -> None:
@@ -83,9 +92,10 @@ class _Clock:
                 self._finish(instruction, start + cycles, DRAM_CYCLES)
             case isa.Norm():
                 # A beat a cycle; results follow a row tile behind, once its statistics are there.
+                self._norm_start = start
                 row_tile = instruction.inner * self._config.beats_per_tile
                 free = start + instruction.outer * row_tile
-                self._finish(instruction, free, row_tile + LANDING_CYCLES)
+                self._norm = self._finish(instruction, free, row_tile + LANDING_CYCLES)
             case isa.End():
                 self.end = start
             case _:
@@ -104,7 +114,7 @@ class _Clock:
 
     def _start(self, instruction: isa.Instruction) -> int:
         taken = [
-            self._raised[source, instruction.UNIT].popleft()
+            self._raised[source, instruction.UNIT].popleft().cycle
             for source in isa.Source
             if instruction.wait >> source & 1
         ]
@@ -118,11 +128,22 @@ class _Clock:
         queue.append(start)
         return start
 
-    def _finish(self, instruction: isa.Instruction, free: int, latency: int) -> None:
+    def _finish(self, instruction: isa.Instruction, free: int, latency: int) -> list[_Raise]:
         self._free[instruction.UNIT] = free
+        raised = []
         for unit in isa.Unit:
             if instruction.signal >> unit & 1:
-                self._raised[instruction.source, unit].append(free + latency)
+                raised.append(_Raise(free + latency))
+                self._raised[instruction.source, unit].append(raised[-1])
+        return raised
+
+    def _hold_norm(self, first: int, last: int) -> None:
+        """An epilogue that adds residual words goes before a NORM that reads some."""
+        first = max(first, self._norm_start)
+        if first < min(last, self._free[isa.Unit.NORM]):
+            self._free[isa.Unit.NORM] += last - first
+            for raised in self._norm:
+                raised.cycle += last - first
 
     def _tiles(self, epilogue: isa.Epilogue, ready: int) -> None:
         """A COMPUTE and its EPILOGUE, which drains one tile while the next is computed."""
@@ -138,4 +159,6 @@ class _Clock:
         self._finish(compute, stop, ISSUE_CYCLES)
         last = max(stop + drain, first + tiles * drain)
         self._finish(epilogue, last, LANDING_CYCLES)
+        if epilogue.accumulate:
+            self._hold_norm(last - tiles * drain, last)
         self._pending = None
