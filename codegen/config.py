@@ -18,6 +18,8 @@ ADDRESS_BITS = 18  # of an on-chip word, in every instruction
 # Instructions that the queue of a unit holds. A full queue stops dispatch: with slow DRAM that of
 # LOAD would. 32 words are one LUT RAM deep.
 QUEUE_DEPTH = 32
+MAX_BURST = 16  # beats of a burst; what AXI3 ports (Zynq-7000) take
+OUTSTANDING_BURSTS = 16  # that have been asked for and not been answered
 SOFTMAX_BLOCKS = 4  # blocks of rows whose maxima, and sums, wait for the units that take them
 # One output channel's requantisation: bias s32, multiplier u16, shift u8, 8 bits unused.
 PARAMETER_BITS = 64

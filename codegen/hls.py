@@ -24,13 +24,12 @@ import jinja2
 
 from . import isa, numerics, registers
 from .cache import cached_text
-from .config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
+from .config import ADDRESS_BITS, INSTRUCTION_BITS, MAX_BURST, HardwareConfig, Memory
 from .errors import ToolError
 from .graph import Function
 from .lookup import by_name
 
 FETCH_DEPTH = 32  # instructions that the fetch FIFO holds
-MAX_BURST = 16  # beats; what AXI3 ports (Zynq-7000) take
 SOURCE = resources.files("vitessera.hls")
 
 

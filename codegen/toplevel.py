@@ -15,6 +15,7 @@ from . import hls, isa, registers
 from .config import (
     ADDRESS_BITS,
     INSTRUCTION_BITS,
+    OUTSTANDING_BURSTS,
     QUEUE_DEPTH,
     SOFTMAX_BLOCKS,
     HardwareConfig,
@@ -63,7 +64,7 @@ def links(config: HardwareConfig) -> tuple[Link, ...]:
     return (
         Link("instruction_fetch.request_s", "axi_read_request.fetch_r"),
         Link("load_request.request_s", "axi_read_request.load_r"),
-        Link("axi_read_request.route_s", "axi_read_data.route_r", 16),
+        Link("axi_read_request.route_s", "axi_read_data.route_r", OUTSTANDING_BURSTS),
         Link("axi_read_data.fetch_s", "dispatch.beat_r", fetch_beats),
         Link("dispatch.credit_s", "instruction_fetch.credit_r", hls.FETCH_DEPTH),
         Link("load_request.fill_s", "load_fill.command_r", 16),

@@ -11,14 +11,20 @@ from collections import defaultdict, deque
 from dataclasses import dataclass
 
 from .. import isa
-from ..config import INSTRUCTION_BITS, QUEUE_DEPTH, HardwareConfig, Memory
+from ..config import (
+    INSTRUCTION_BITS,
+    MAX_BURST,
+    OUTSTANDING_BURSTS,
+    QUEUE_DEPTH,
+    HardwareConfig,
+    Memory,
+)
 from ..errors import missing_case
 from ..program import Program
 
 ISSUE_CYCLES = 4  # from semaphores taken to the first word
 LANDING_CYCLES = 24  # pipeline behind the last word, and the semaphore's way
 DRAM_CYCLES = 60  # from a request to the first beat of its answer, in the memory and our pipeline
-OUTSTANDING_BEATS = 256  # 16 bursts of 16
 START_CYCLES = 75  # from start to the first instruction
 
 
@@ -109,7 +115,7 @@ class _Clock:
         cycle, fetched instructions among them.
         """
         self._bus = max(self._bus, start + DRAM_CYCLES) + beats
-        free = max(start + ISSUE_CYCLES, self._bus - OUTSTANDING_BEATS)
+        free = max(start + ISSUE_CYCLES, self._bus - OUTSTANDING_BURSTS * MAX_BURST)
         self._finish(load, free, self._bus - free)
 
     def _start(self, instruction: isa.Instruction) -> int:

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from ..config import HardwareConfig
-from ..hls import MAX_BURST
+from ..config import MAX_BURST, HardwareConfig
 from ..registers import REGISTERS, Access, BitField, Register
 from ..toplevel import Rtl
 from .design import REGISTER_BYTES, VLNV

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 
-from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.hls import MAX_BURST
+from vitessera.codegen.config import MAX_BURST, HardwareConfig
 
 # A word of several beats in every memory, and words that are narrower than a beat.
 CONFIGS = {

@@ -18,8 +18,7 @@ from cocotb.clock import Clock
 from cocotb.triggers import ClockCycles, First, RisingEdge
 from cocotbext.axi import AxiBus, AxiLiteBus, AxiLiteMaster, AxiRam
 from vitessera.codegen import registers
-from vitessera.codegen.config import HardwareConfig, Memory
-from vitessera.codegen.hls import MAX_BURST
+from vitessera.codegen.config import MAX_BURST, HardwareConfig, Memory
 from vitessera.codegen.isa import End, Instruction, Load, LoadTarget, Region, Source, Store, Unit
 from vitessera.codegen.registers import HardwareError, State
 from vitessera.sim.dram import Dram
