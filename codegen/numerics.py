@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,22 +71,22 @@ SILU_SCALE = 7 / 16
 TANH_ONE = 1023
 
 
-def argument_unit(function: Function) -> float:
-    """Real value of one unit of the argument of `function`."""
-    return 2.0**-ACTIVATION_FRACTION_BITS / (SILU_SCALE if function is Function.SILU else 1.0)
-
-
-def result_unit(function: Function) -> float:
-    """Real value of one unit of the result of `function`."""
-    return 1 / TANH_ONE if function is Function.TANH else argument_unit(function)
-
-
 @dataclass(frozen=True)
 class DeltaTable:
-    """delta at the segments' starts, and how much it falls over each; in units of the result."""
+    """delta, in units of the result, and what those are.
+
+    Attributes:
+        base: delta at the segments' starts.
+        fall: how much it falls over each.
+        argument_unit, result_unit: real value of one unit of x and of f(x).
+        limit: of an odd function, what it tends to, in units; None where it is relu(x) - delta.
+    """
 
     base: tuple[int, ...]
     fall: tuple[int, ...]
+    argument_unit: float = 2.0**-ACTIVATION_FRACTION_BITS
+    result_unit: float = 2.0**-ACTIVATION_FRACTION_BITS
+    limit: int | None = None
 
 
 def _normal_cdf(x: float) -> float:
@@ -108,25 +109,36 @@ def _delta_tanh(x: float) -> float:
     return 1.0 - math.tanh(x)
 
 
-def _delta_table(delta: object, one: int = 2**ACTIVATION_FRACTION_BITS) -> DeltaTable:
-    assert callable(delta)
+def _delta_table(delta: Callable[[float], float], scale: float = 1.0) -> DeltaTable:
+    """relu(x) - delta(x); x and delta are taken times `scale`."""
+    unit = 2.0**-ACTIVATION_FRACTION_BITS
+    return DeltaTable(*_segments(delta, unit), unit / scale, unit / scale)
+
+
+def _odd_table(delta: Callable[[float], float], limit: int) -> DeltaTable:
+    """±(1 - delta(|x|)), 1 standing for `limit`."""
+    return DeltaTable(*_segments(delta, 1 / limit), result_unit=1 / limit, limit=limit)
+
+
+def _segments(
+    delta: Callable[[float], float], unit: float
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     step = 2.0 ** (DELTA_SEGMENT_BITS - ACTIVATION_FRACTION_BITS)
-    values = [round(delta(i * step) * one) for i in range(DELTA_SEGMENTS + 1)]
-    falls = (start - end for start, end in itertools.pairwise(values))
-    return DeltaTable(tuple(values[:-1]), tuple(falls))
+    values = [round(delta(i * step) / unit) for i in range(DELTA_SEGMENTS + 1)]
+    return tuple(values[:-1]), tuple(start - end for start, end in itertools.pairwise(values))
 
 
 DELTA_TABLES: dict[Function, DeltaTable] = {
     Function.GELU_ERF: _delta_table(_delta_gelu_erf),
     Function.GELU_TANH: _delta_table(_delta_gelu_tanh),
     Function.RELU: DeltaTable((0,) * DELTA_SEGMENTS, (0,) * DELTA_SEGMENTS),
-    Function.SILU: _delta_table(_delta_silu),
-    Function.TANH: _delta_table(_delta_tanh, TANH_ONE),
+    Function.SILU: _delta_table(_delta_silu, SILU_SCALE),
+    Function.TANH: _odd_table(_delta_tanh, TANH_ONE),
 }
 
 
 def activate(x: IntArray, function: Function | None) -> IntArray:
-    """The activation of fixed-point `x` (see argument_unit, result_unit); None passes x on."""
+    """The activation of fixed-point `x` in the units of its table; None passes x on."""
     if function is None:
         return x
     table = DELTA_TABLES[function]
@@ -138,9 +150,9 @@ def activate(x: IntArray, function: Function | None) -> IntArray:
     fall = np.asarray(table.fall, np.int64)[index]
     delta = np.asarray(table.base, np.int64)[index] - round_shift(fall * rest, DELTA_SEGMENT_BITS)
     delta = np.where(inside, delta, 0)
-    if function is Function.TANH:
-        return np.where(x < 0, delta - TANH_ONE, TANH_ONE - delta)
-    return np.maximum(x, 0) - delta
+    if table.limit is None:
+        return np.maximum(x, 0) - delta
+    return np.where(x < 0, delta - table.limit, table.limit - delta)
 
 
 # --- Epilogue ----------------------------------------------------------------------------------

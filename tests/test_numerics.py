@@ -130,7 +130,8 @@ def activation_inputs() -> IntArray:
 @pytest.mark.parametrize("function", EXACT)
 def test_activation_is_exact_to_three_units(function: Function) -> None:
     x = activation_inputs()
-    exact = EXACT[function](x * numerics.argument_unit(function)) / numerics.result_unit(function)
+    table = numerics.DELTA_TABLES[function]
+    exact = EXACT[function](x * table.argument_unit) / table.result_unit
     error = np.abs(numerics.activate(x, function) - exact)
     assert error.max() < 3.0
 
@@ -139,7 +140,8 @@ def test_activation_is_exact_to_three_units(function: Function) -> None:
 @pytest.mark.parametrize("top", [0.5, 2.0, 6.2, 20.0, 500.0])
 def test_int8_activation_is_within_one_step(function: Function, top: float) -> None:
     """For int8 results whose range -0.17 ... top is just filled."""
-    x, unit = activation_inputs(), numerics.result_unit(function)
+    x, table = activation_inputs(), numerics.DELTA_TABLES[function]
+    unit = table.result_unit
     low = LOWEST.get(function, -0.17)
     step = (top - low) / 254
     zero_point = round(-127 - low / step)
@@ -148,7 +150,9 @@ def test_int8_activation_is_within_one_step(function: Function, top: float) -> N
     scaled = numerics.rescale(numerics.activate(x, function), scale, shift)
     result = numerics.saturate(scaled + zero_point, numerics.INT8_MAX)
     exact = np.clip(
-        EXACT[function](x * numerics.argument_unit(function)) / step + zero_point, -127, 127
+        EXACT[function](x * table.argument_unit) / step + zero_point,
+        -127,
+        127,
     )
     assert np.abs(result - exact).max() < 1.0
     assert np.abs(result - np.rint(exact)).max() <= 1

@@ -12,6 +12,7 @@ from ..errors import UnsupportedModelError
 from ..graph import Function
 from ..numerics import (
     BIASED_BITS,
+    DELTA_TABLES,
     INT8_MAX,
     INT16_MAX,
     INVERSE_BITS,
@@ -20,8 +21,6 @@ from ..numerics import (
     SCORE_FRACTION_BITS,
     VARIANCE_BITS,
     NormConstants,
-    argument_unit,
-    result_unit,
 )
 from ..quantgraph import Requantization
 from .calibrate import FloatArray
@@ -171,8 +170,9 @@ def epilogue(
     if function is None:
         first = fixed_point(real / result.step, culprit)
         return Requantization(bias, first.multiplier, first.shift, shift)
-    first = fixed_point(real / argument_unit(function), culprit)
-    second = fixed_point(result_unit(function) / result.step[:1], culprit)
+    table = DELTA_TABLES[function]
+    first = fixed_point(real / table.argument_unit, culprit)
+    second = fixed_point(table.result_unit / result.step[:1], culprit)
     return Requantization(
         bias,
         first.multiplier,

@@ -259,7 +259,8 @@ def test_activation_at_every_fixed_point_number(run: Run, code: isa.ActivationCo
     exact, reach, low = BENT[code]
     function = isa.FUNCTIONS[code]
     assert function is not None
-    argument, one = numerics.argument_unit(function), numerics.result_unit(function)
+    table = numerics.DELTA_TABLES[function]
+    argument, one = table.argument_unit, table.result_unit
     lanes = run.config.lanes
     limit = round(reach / argument / lanes) * lanes
     x = np.arange(-limit, limit).reshape(-1, lanes)
