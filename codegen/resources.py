@@ -155,6 +155,24 @@ def _factors(config: HardwareConfig) -> dict[str, int]:
     }
 
 
+_LUTS = {
+    "one": 9944,
+    "macs": 9.0,
+    "accumulators": 79.4,
+    "operands": 31.2,
+    "rows": 80,
+    "lanes": 2429,
+    "bus bits": 5.3,
+}
+_FLIP_FLOPS = {
+    "one": 5886,
+    "macs": 1.25,
+    "accumulators": 133.5,
+    "operands": 12.3,
+    "rows": 195,
+    "lanes": 980,
+    "bus bits": 4.5,
+}
 FAMILIES: dict[ProcessorKind, Family] = {
     ProcessorKind.ZYNQ_7000: Family(
         shapes=(
@@ -162,24 +180,8 @@ FAMILIES: dict[ProcessorKind, Family] = {
             Shape(64, 3, Resources(luts=4), 8),
             *_BLOCK_SHAPES,
         ),
-        luts={
-            "one": 9944,
-            "macs": 9.0,
-            "accumulators": 79.4,
-            "operands": 31.2,
-            "rows": 80,
-            "lanes": 2429,
-            "bus bits": 5.3,
-        },
-        flip_flops={
-            "one": 5886,
-            "macs": 1.25,
-            "accumulators": 133.5,
-            "operands": 12.3,
-            "rows": 195,
-            "lanes": 980,
-            "bus bits": 4.5,
-        },
+        luts=_LUTS,
+        flip_flops=_FLIP_FLOPS,
     ),
     # Its adders behind multipliers stay outside the DSP.
     ProcessorKind.ZYNQ_ULTRASCALE: Family(
@@ -189,24 +191,8 @@ FAMILIES: dict[ProcessorKind, Family] = {
             *_BLOCK_SHAPES,
             _ULTRA,
         ),
-        luts={
-            "one": 9944,
-            "macs": 17.25,
-            "accumulators": 79.3,
-            "operands": 31.2,
-            "rows": 80,
-            "lanes": 2429,
-            "bus bits": 5.3,
-        },
-        flip_flops={
-            "one": 5886,
-            "macs": 16.25,
-            "accumulators": 107.5,
-            "operands": 12.3,
-            "rows": 195,
-            "lanes": 1049,
-            "bus bits": 4.5,
-        },
+        luts={**_LUTS, "macs": 17.25, "accumulators": 79.3},
+        flip_flops={**_FLIP_FLOPS, "macs": 16.25, "accumulators": 107.5, "lanes": 1049},
     ),
 }
 DSPS_PER_LANE = 3  # two in the epilogue, one in LayerNorm
