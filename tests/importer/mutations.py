@@ -24,6 +24,7 @@ from onnx_builder import (
     build,
     feed_forward,
     heads,
+    registers,
     same,
 )
 
@@ -39,14 +40,6 @@ def cut_patches(net: Net, x: str) -> str:
     split = net.op("Reshape", x, net.ints(1, 2, 2, 2, 1, 4))
     cut = net.op("Transpose", split, perm=[0, 2, 4, 3, 5, 1])
     return net.linear(net.op("Reshape", cut, net.ints(1, 2, 16)), 16, DIM)
-
-
-def registers(net: Net, x: str) -> str:
-    x = net.op("Concat", net.weight(1, 1, DIM), x, axis=1)
-    x = net.op("Add", x, net.weight(1, 3, DIM))
-    first = net.op("Slice", x, net.ints(0), net.ints(1), net.ints(1))
-    rest = net.op("Slice", x, net.ints(1), net.ints(3), net.ints(1))
-    return net.op("Concat", first, net.weight(1, 1, DIM), rest, axis=1)
 
 
 def quick_gelu(net: Net, x: str) -> str:

@@ -128,6 +128,15 @@ def same(_: Net, x: str) -> str:
     return x
 
 
+def registers(net: Net, x: str) -> str:
+    """A register between class token and two patches, after the positions, as in DINOv2."""
+    x = net.op("Concat", net.weight(1, 1, DIM), x, axis=1)
+    x = net.op("Add", x, net.weight(1, 3, DIM))
+    first = net.op("Slice", x, net.ints(0), net.ints(1), net.ints(1))
+    rest = net.op("Slice", x, net.ints(1), net.ints(3), net.ints(1))
+    return net.op("Concat", first, net.weight(1, 1, DIM), rest, axis=1)
+
+
 def gelu(net: Net, x: str) -> str:
     return net.op("Gelu", x)
 

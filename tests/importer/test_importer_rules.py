@@ -22,6 +22,7 @@ from onnx_builder import (
     build,
     conv,
     heads,
+    registers,
     same,
     tokens_last,
 )
@@ -409,17 +410,10 @@ def test_registers_between_class_token_and_patches(tmp_path: Path) -> None:
         x = net.op("Conv", x, net.weight(DIM, 2, 2, 4), strides=[2, 4])
         return net.op("Reshape", x, net.ints(1, DIM, 2))
 
-    def embedded(net: Net, x: str) -> str:
-        x = net.op("Concat", net.weight(1, 1, DIM), x, axis=1)
-        x = net.op("Add", x, net.weight(1, 3, DIM))
-        first = net.op("Slice", x, net.ints(0), net.ints(1), net.ints(1))
-        rest = net.op("Slice", x, net.ints(1), net.ints(3), net.ints(1))
-        return net.op("Concat", first, net.weight(1, 1, DIM), rest, axis=1)
-
     def arrange(net: Net, x: str) -> str:
         return net.op("Transpose", x, perm=[0, 2, 1])
 
-    recipe = Recipe(patches=two_patches, arrange=arrange, embedded=embedded)
+    recipe = Recipe(patches=two_patches, arrange=arrange, embedded=registers)
     embed = only(imported(recipe, tmp_path), TokenEmbed)
     assert isinstance(embed, TokenEmbed)
     assert embed.prefix.shape == (2, DIM)
