@@ -21,6 +21,8 @@ from .lookup import by_name
 
 FloatArray = npt.NDArray[np.float32]
 
+OUTSIDE = -1  # what a window sees beyond the map
+
 
 class Function(Enum):
     """Element-wise activation functions, by the name users know them under."""
@@ -52,6 +54,47 @@ class Image:
 
 
 @dataclass(frozen=True)
+class Window:
+    """How the kernel of a convolution or a pooling walks over a map.
+
+    A map is a matrix whose rows are pixels, row by row. Result y * columns + x of a grid sees, at
+    (i, j) of the kernel, pixel (y * stride + i - top, x * stride + j - left): padding when that
+    lies outside the map.
+
+    Attributes:
+        source: (height, width) of the map.
+        kernel: (height, width).
+        stride: pixels from one result to the next, down and across.
+        before: (top, left) rows and columns of padding before the map.
+        grid: (height, width) of the result.
+    """
+
+    source: tuple[int, int]
+    kernel: tuple[int, int]
+    stride: int
+    before: tuple[int, int]
+    grid: tuple[int, int]
+
+    @classmethod
+    def of_each(cls, source: tuple[int, int]) -> Window:
+        """The window that sees each pixel by itself."""
+        return cls(source, (1, 1), 1, (0, 0), source)
+
+    @property
+    def pixels(self) -> npt.NDArray[np.int64]:
+        """[results, pixels of the kernel]: the row of the map, OUTSIDE where there is none."""
+        down, across = (
+            (np.arange(count) * self.stride - before)[:, None] + np.arange(size)
+            for count, before, size in zip(self.grid, self.before, self.kernel, strict=True)
+        )
+        height, width = self.source
+        y, x = down[:, None, :, None], across[None, :, None, :]
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        rows = np.where(inside, y * width + x, OUTSIDE)
+        return np.asarray(rows.reshape(math.prod(self.grid), -1), np.int64)
+
+
+@dataclass(frozen=True)
 class Node:
     """One operator.
 
@@ -75,8 +118,53 @@ class PatchEmbed(Node):
 
 
 @dataclass(frozen=True)
+class ImagePatches(Node):
+    """image → [results, values]: what a convolution sees of the image, patches that may overlap.
+
+    The values of a patch stand in row-major order of [channels, kernel height, kernel width];
+    padding is zero.
+    """
+
+    window: Window
+
+
+@dataclass(frozen=True)
+class Unfold(Node):
+    """Map → [results, kernel pixels * channels]: what a convolution sees of a map.
+
+    The values of a result stand in row-major order of [kernel height, kernel width, channels];
+    padding is zero.
+    """
+
+    window: Window
+
+
+@dataclass(frozen=True)
+class MaxPool(Node):
+    """Map → [results, channels]: the greatest value that a window sees inside the map."""
+
+    window: Window
+
+
+@dataclass(frozen=True)
+class GroupNorm(Node):
+    """Normalises each group of channels over all rows: (x - mean) / sqrt(var + eps) * gamma + beta.
+
+    Group g owns channels [g * n, (g + 1) * n), n = channels / groups.
+    """
+
+    groups: int
+    gamma: FloatArray  # [channels]
+    beta: FloatArray  # [channels]
+    eps: float
+
+
+@dataclass(frozen=True)
 class TokenEmbed(Node):
-    """concat(prefix, input) + positions: class and register tokens, then position embedding."""
+    """concat(prefix, input) + positions: class and register tokens, then position embedding.
+
+    The input is a PatchEmbed, or a Linear behind an Unfold.
+    """
 
     prefix: FloatArray  # [prefix tokens, channels]; zero rows when there is none
     positions: FloatArray  # [prefix tokens + input tokens, channels]; zeros when there is none
@@ -176,6 +264,12 @@ def _shape(node: Node, image: Image, shapes: dict[str, tuple[int, int]]) -> tupl
         case PatchEmbed(weight=weight):
             out, *patch = weight.shape
             return math.prod(n // side for n, side in zip(image.shape, patch, strict=True)), out
+        case ImagePatches(window=window):
+            return math.prod(window.grid), image.shape[0] * math.prod(window.kernel)
+        case Unfold(window=window):
+            return math.prod(window.grid), math.prod(window.kernel) * shapes[node.inputs[0]][1]
+        case MaxPool(window=window):
+            return math.prod(window.grid), shapes[node.inputs[0]][1]
         case TokenEmbed(prefix=prefix):
             tokens, channels = shapes[node.inputs[0]]
             return tokens + len(prefix), channels
@@ -185,7 +279,7 @@ def _shape(node: Node, image: Image, shapes: dict[str, tuple[int, int]]) -> tupl
             return shapes[node.inputs[0]][0], shapes[node.inputs[2]][1]
         case SelectToken() | MeanPool():
             return 1, shapes[node.inputs[0]][1]
-        case LayerNorm() | Activation() | Add():
+        case LayerNorm() | GroupNorm() | Activation() | Add():
             return shapes[node.inputs[0]]
         case _:
             raise missing_case(node, "Graph.shapes")

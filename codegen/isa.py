@@ -348,6 +348,55 @@ class Norm(Instruction):
 
 
 @dataclass(frozen=True)
+class Gather(Instruction):
+    """Rows of a map as a convolution or a pooling sees them, normalised by groups; see numerics.py.
+
+    The map's rows are pixels, row by row, `width` of them in each of `height` lines; a row tile of
+    it has `tiles` column tiles, and `base` is the first word of the first of `inner` column tiles
+    that are read. Row r of the result is zero for r < prefix; the others are the pixels of a grid
+    of `columns` in a line: row prefix + l * columns + c is, in each channel, the greatest of the
+    kernel_height * kernel_width results of pixels (y + l * step + i, x + c * step + j) that lie
+    inside the map, zero if none does. Tile (o, i) of the result is written to left memory from
+    word address + o * outer_stride + i * T / V on, gamma and beta of column tile i are read from
+    norm word parameter + i * T / E on.
+
+    With `statistics`, sums of each group over all pixels are gathered first. They stay until the
+    next GATHER with `statistics`; a NORM makes them void. With groups that are smaller than a
+    column tile, `inner` is 1; else all column tiles that are read are one group.
+    """
+
+    OPCODE = 6
+    UNIT = Unit.NORM
+
+    outer: int = _bits(COUNT_BITS, "row tiles of the result, at least 1", least=1)
+    inner: int = _bits(7, "column tiles, at least 1", least=1)
+    statistics: int = _bits(1, "gather the groups' sums first")
+    group: int = _bits(3, "log2 of the channels of a group; log2 of T if it has T or more")
+    plain: int = _bits(1, "do not normalise: gamma and beta act on the residual itself")
+    relu: int = _bits(1, "results below zero become zero")
+    base: int = _bits(ADDRESS_BITS, "first residual word")
+    tiles: int = _bits(9, "column tiles of the map, at least 1", least=1)
+    address: int = _bits(ADDRESS_BITS, "first word written")
+    outer_stride: int = _bits(ADDRESS_BITS, "words from one row tile to the next")
+    parameter: int = _bits(ADDRESS_BITS, "first norm word")
+    channels: int = _bits(12, "pixels * channels of a group >> sum_shift, rounded", least=1)
+    inverse: int = _bits(27, "round(2^(26 + sum_shift) / (pixels * channels of a group))")
+    eps_mantissa: int = _bits(16, "epsilon in integer units: eps_mantissa << eps_exponent")
+    eps_exponent: int = _bits(6, "see eps_mantissa")
+    sum_shift: int = _bits(3, "rounding shift of a group's sums")
+    shift: int = _bits(6, "rounding shift of the result")
+    width: int = _bits(9, "pixels in a line of the map, at least 1", least=1)
+    height: int = _bits(9, "lines of the map, at least 1", least=1)
+    columns: int = _bits(9, "results in a line of the grid, at least 1", least=1)
+    step: int = _bits(6, "pixels from one result to the next, down and across, at least 1", least=1)
+    x: int = _bits(8, "column of the first result's first pixel", signed=True)
+    y: int = _bits(8, "line of the first result's first pixel", signed=True)
+    kernel_width: int = _bits(3, "pixels across that the greatest is taken of", least=1)
+    kernel_height: int = _bits(3, "pixels down that the greatest is taken of", least=1)
+    prefix: int = _bits(4, "rows of zeros before the first result")
+
+
+@dataclass(frozen=True)
 class End(Instruction):
     """The last instruction: raises done when its semaphores are there."""
 
@@ -355,7 +404,7 @@ class End(Instruction):
     UNIT = Unit.CONTROL
 
 
-INSTRUCTIONS: tuple[type[Instruction], ...] = (Load, Store, Compute, Epilogue, Norm, End)
+INSTRUCTIONS: tuple[type[Instruction], ...] = (Load, Store, Compute, Epilogue, Norm, Gather, End)
 _BY_OPCODE = {kind.OPCODE: kind for kind in INSTRUCTIONS}
 
 

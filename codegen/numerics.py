@@ -357,7 +357,7 @@ def rsqrt(x: IntArray) -> tuple[IntArray, IntArray]:
 
 @dataclass(frozen=True)
 class NormConstants:
-    """What one LayerNorm needs besides gamma and beta; fields as in the NORM instruction."""
+    """What one normalisation needs besides gamma and beta; fields as in NORM and GATHER."""
 
     channels: int
     inverse: int
@@ -365,6 +365,7 @@ class NormConstants:
     eps_exponent: int
     shift: int
     plain: bool = False
+    sum_shift: int = 0
 
     @property
     def log2_channels(self) -> int:
@@ -385,23 +386,69 @@ def layer_norm(x: IntArray, gamma: IntArray, beta: IntArray, constants: NormCons
         beta: s32 [padded channels], zero in the padding.
         constants: see NormConstants; when `plain`, z is x.
     """
-    z = x if constants.plain else _normalize(x, constants)
+    if constants.plain:
+        z = x
+    else:
+        total, squares = x.sum(axis=-1, keepdims=True), (x * x).sum(axis=-1, keepdims=True)
+        z = normalize(x, statistics(total, squares, constants))
     return saturate(round_shift(z * gamma + beta, constants.shift), INT8_MAX)
 
 
-def _normalize(x: IntArray, constants: NormConstants) -> IntArray:
-    total = x.sum(axis=-1, keepdims=True)
-    squares = (x * x).sum(axis=-1, keepdims=True)
-    mean_shift = INVERSE_BITS - MEAN_FRACTION_BITS
-    mean = round_shift(total * constants.inverse, mean_shift)
+def group_norm(
+    x: IntArray, gamma: IntArray, beta: IntArray, constants: NormConstants, groups: int
+) -> IntArray:
+    """Normalisation of groups of channels over all rows, int16 to int8; else like layer_norm.
+
+    The sums of a group are shifted by constants.sum_shift, so that they count no more than 12 bits
+    of numbers.
+
+    Args:
+        x: s16 [..., rows, channels].
+        gamma: s16 [channels].
+        beta: s32 [channels].
+        constants: see NormConstants; when `plain`, x is only scaled.
+        groups: of equally many channels.
+    """
+    if constants.plain:
+        z = x
+    else:
+        split = x.reshape(*x.shape[:-1], groups, -1)
+        total = split.sum(axis=(-3, -1), keepdims=True)
+        squares = (split * split).sum(axis=(-3, -1), keepdims=True)
+        found = statistics(
+            round_shift(total, constants.sum_shift),
+            round_shift(squares, constants.sum_shift),
+            constants,
+        )
+        z = normalize(split, found).reshape(x.shape)
+    return saturate(round_shift(z * gamma + beta, constants.shift), INT8_MAX)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean with 8 fraction bits; 1 / standard deviation = mantissa / 2^shift."""
+
+    mean: IntArray
+    mantissa: IntArray
+    shift: IntArray
+
+
+def statistics(total: IntArray, squares: IntArray, constants: NormConstants) -> Statistics:
+    """Of numbers whose sum is `total`, and that of their squares `squares`."""
+    mean = round_shift(total * constants.inverse, INVERSE_BITS - MEAN_FRACTION_BITS)
     # An epsilon beyond the variance's width saturates, as in the kernel.
     largest = (1 << VARIANCE_BITS) - 1
     eps = min(constants.eps_mantissa << constants.eps_exponent, largest)
     variance = np.maximum(constants.channels * squares - total * total + eps, 1)
     mantissa, exponent = rsqrt(np.minimum(variance, largest))
-    centered = (x << MEAN_FRACTION_BITS) - mean
     # 16 of the mantissa and 8 of the mean go, 12 stay.
     shift = (
         exponent + (16 + MEAN_FRACTION_BITS - NORMALIZED_FRACTION_BITS) - constants.log2_channels
     )
-    return saturate_bits(round_shift(centered * mantissa, shift), NORMALIZED_BITS)
+    return Statistics(mean, mantissa, shift)
+
+
+def normalize(x: IntArray, found: Statistics) -> IntArray:
+    """(x - mean) / standard deviation, s18 with 12 fraction bits."""
+    centered = (x << MEAN_FRACTION_BITS) - found.mean
+    return saturate_bits(round_shift(centered * found.mantissa, found.shift), NORMALIZED_BITS)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import UnsupportedModelError
-from .graph import Function, Image
+from .graph import Function, Image, Window
 from .lookup import by_name
 from .numerics import NormConstants
 
@@ -95,16 +95,18 @@ class PatchInput(QuantNode):
     """The image as the accelerator takes it: int8 [tokens, values of a patch].
 
     Row t is patch t - prefix, both patches and their values in row-major order, divided by the
-    value's scale and rounded; the first `prefix` rows (class and register tokens) are zero. Has no
-    inputs, and its value no offset.
+    value's scale and rounded; the first `prefix` rows (class and register tokens) are zero, and so
+    is padding. Has no inputs, and its value no offset.
 
     Attributes:
         patch: sides of a patch, one for each axis of the image.
         prefix: rows before the first patch.
+        window: how patches follow each other, if they do not tile the image.
     """
 
     patch: tuple[int, ...]
     prefix: int
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         if np.any(self.value.offset):
@@ -160,6 +162,29 @@ class Norm(QuantNode):
     gamma: Int16Array  # [channels]
     beta: Int32Array  # [channels]
     constants: NormConstants
+
+
+@dataclass(frozen=True)
+class Gather(QuantNode):
+    """Rows of an int16 map as a convolution or a pooling sees them, as int8.
+
+    Each pixel is normalised by groups (numerics.group_norm, or scaled when constants.plain), cut
+    off at zero with `relu`, and of all that a result of `pool` sees inside the map the greatest is
+    taken. A row of the value is what a result of `unfold` sees of these, in row-major order of
+    [kernel height, kernel width, channels], zero outside; before them stand `prefix` rows of zeros.
+
+    Its value has no offset, and the same scale for all pixels of a kernel. `unfold` has padding
+    only if `pool` sees each pixel by itself.
+    """
+
+    gamma: Int16Array  # [channels of the input]
+    beta: Int32Array  # [channels of the input]
+    constants: NormConstants
+    groups: int
+    relu: bool
+    pool: Window
+    unfold: Window
+    prefix: int
 
 
 @dataclass(frozen=True)
