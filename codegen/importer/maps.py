@@ -61,6 +61,12 @@ def unpadded(view: View) -> tuple[View, float | None]:
     return inner, padded.value if (ids == OUTSIDE).any() else None
 
 
+def without_padding(view: View) -> View:
+    """The view, of what was padded if it shows nothing of the padding."""
+    inner, value = unpadded(view)
+    return inner if value is None else view
+
+
 def as_map(call: Call, view: View) -> Map:
     """The tensor as a map.
 
@@ -112,6 +118,11 @@ def _places(term: Term, ids: Ids) -> tuple[Ids, Ids]:
             )
         channels, rows = np.divmod(ids, _pixels(term))
         return rows, channels
+    if len(term.shape) == 1:
+        raise Refused(
+            "something computes on padding before it",
+            "Put the padding right before a Conv, MaxPool or AveragePool.",
+        )
     if len(term.shape) != 2:
         raise Refused("its operand is no map", CONVOLVED)
     rows, channels = np.divmod(ids, term.shape[1])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from hybrid_builder import Hybrid, hybrid
 from onnx import TensorProto, helper, numpy_helper
 from onnx_builder import (
     DEPTH,
@@ -142,6 +143,15 @@ def whole(recipe: Recipe, opset: int = 20) -> onnx.ModelProto:
     return net.model(output)
 
 
+TINY = {
+    "side": 16,
+    "stem": 8,
+    "kernel": (3, 3),
+    "groups": 2,
+    "dim": 8,
+    "hidden": 6,
+    "depth": 1,
+}
 MODELS: dict[str, onnx.ModelProto] = {
     "plain": whole(Recipe()),
     "joins": whole(
@@ -152,6 +162,10 @@ MODELS: dict[str, onnx.ModelProto] = {
     "query": whole(Recipe(activation=quick_gelu, norm=spelled_norm, pool=learned_query)),
     "einsum": whole(Recipe(patches=patches, activation=erf_gelu, pool=by_einsum)),
     "operators": whole(Recipe(block=operators, activation=tanh_gelu), opset=23),
+    "stem": hybrid(Hybrid(**TINY, norm="instance", padding="pad", opset=20)),
+    "bottleneck": hybrid(
+        Hybrid(**TINY, norm="spelled out", padding="pads", residual=True, class_token=False)
+    ),
     "token": whole(
         Recipe(
             embedded=class_token,
