@@ -164,7 +164,7 @@ MODELS: dict[str, onnx.ModelProto] = {
     "operators": whole(Recipe(block=operators, activation=tanh_gelu), opset=23),
     "stem": hybrid(Hybrid(**TINY, norm="instance", padding="pad", opset=20)),
     "bottleneck": hybrid(
-        Hybrid(**TINY, norm="spelled out", padding="pads", residual=True, class_token=False)
+        Hybrid(**TINY, norm="spelled out", padding="same", residual=True, class_token=False)
     ),
     "token": whole(
         Recipe(
@@ -182,8 +182,14 @@ MODELS: dict[str, onnx.ModelProto] = {
 # --- Mutations -----------------------------------------------------------------------------------
 
 
+WORDS = {
+    "auto_pad": ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "SAME"),
+    "mode": ("constant", "reflect", "edge", "wrap"),
+}
+
+
 def attribute(model: onnx.ModelProto, random: np.random.Generator) -> bool:
-    """Another axis, permutation or equation."""
+    """Another axis, permutation, equation, size or kind of padding."""
     nodes = [node for node in model.graph.node if node.attribute]
     node = nodes[random.integers(len(nodes))]
     old = node.attribute[random.integers(len(node.attribute))]
@@ -191,8 +197,12 @@ def attribute(model: onnx.ModelProto, random: np.random.Generator) -> bool:
     match value:
         case int():
             changed: object = int(random.choice([-2, -1, 0, 1, 2, 3]))
-        case list() if all(isinstance(item, int) for item in value):
+        case list() if value and all(isinstance(item, int) for item in value):
             changed = random.permutation(value).tolist()
+            if changed == value:
+                changed[random.integers(len(value))] += int(random.choice([-1, 1, 2]))
+        case bytes() if old.name in WORDS:
+            changed = str(random.choice(WORDS[old.name]))
         case bytes() if old.name == "equation":
             text = value.decode()
             letters = sorted(set(text) & set("abcde"))
@@ -207,7 +217,7 @@ def attribute(model: onnx.ModelProto, random: np.random.Generator) -> bool:
         case _:
             return False
     old.CopyFrom(helper.make_attribute(old.name, changed))
-    return changed != value
+    return helper.get_attribute_value(old) != value
 
 
 def constant(model: onnx.ModelProto, random: np.random.Generator) -> bool:

@@ -539,7 +539,8 @@ OPSETS = tuple(
 )
 
 ZOO = (*HUGGING_FACE, *TIMM, *TORCH, *HYBRIDS, *OPSETS)
-MAPPED = tuple(export for export in ZOO if not export.refused)
+IMPORTED = HYBRIDS  # shown in float, not compiled
+MAPPED = tuple(export for export in ZOO if not export.refused and export not in IMPORTED)
 REFUSED = tuple(export for export in ZOO if export.refused)
 
 # The first export of each architecture that compiles also runs on the RTL.
