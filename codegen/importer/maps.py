@@ -51,12 +51,14 @@ class Map:
 def unpadded(view: View) -> tuple[View, float | None]:
     """What was padded, with OUTSIDE among its element numbers, and the value there.
 
-    The value is None where the view shows no padding.
+    The value is None where the view shows no padding. Several images follow each other.
     """
     if not isinstance(view.term, Padded):
         return view, None
     padded = view.term
-    ids = padded.places[view.ids]
+    image, place = np.divmod(view.ids, len(padded.places))
+    ids = padded.places[place]
+    ids = np.where(ids == OUTSIDE, OUTSIDE, ids + image * math.prod(padded.inputs[0].shape))
     inner = View(padded.inputs[0], ids, union(view.layout, padded.origin))
     return inner, padded.value if (ids == OUTSIDE).any() else None
 

@@ -17,7 +17,8 @@ from hybrid_builder import LOWEST
 from onnx import TensorProto, helper
 from onnx_builder import Calm, Net, Step, chain, same
 from oracle import Oracle
-from verdicts import check_imported, check_refused
+from verdicts import check_imported, check_refused, some_images
+from vitessera.codegen.importer import evaluate, import_model, inspect_model
 
 IMPORTED = "imported"
 IMAGE = (3, 12, 10)
@@ -57,7 +58,8 @@ def turn(*perm: int) -> Step:
 
 
 def shaped(*shape: int) -> Step:
-    return lambda net, x: net.op("Reshape", x, net.ints(*shape))
+    """Another shape, without its first axis, which stays."""
+    return lambda net, x: net.op("Reshape", x, net.ints(0, *shape))
 
 
 def op(op_type: str, *constants: object, name: str = "culprit", **attrs: object) -> Step:
@@ -233,11 +235,11 @@ CONVOLUTIONS = {
     "depthwise": Variant("it is grouped", change=conv(3, group=WIDTH)),
     "along one axis": Variant(
         "has 3 axes",
-        change=chain(shaped(1, WIDTH, -1), conv((3,), pads=[1, 1]), shaped(1, WIDTH, 6, 5)),
+        change=chain(shaped(WIDTH, -1), conv((3,), pads=[1, 1]), shaped(WIDTH, 6, 5)),
     ),
     "along three axes": Variant(
         "has 5 axes",
-        change=chain(shaped(1, WIDTH, 1, 6, 5), conv((1, 3, 3)), shaped(1, WIDTH, 4, 3)),
+        change=chain(shaped(WIDTH, 1, 6, 5), conv((1, 3, 3)), shaped(WIDTH, 4, 3)),
     ),
     "no bias": Variant(change=lambda net, x: net.op("Conv", x, net.weight(4, WIDTH, 3, 3))),
     "a bias of another size": Variant("its bias has shape [3]", change=long_bias),
@@ -312,9 +314,9 @@ ARRANGEMENTS = {
         change=chain(turn(0, 2, 3, 1), turn(0, 3, 1, 2), three_by_three)
     ),
     "tokens in between": Variant(
-        change=chain(as_tokens, turn(0, 2, 1), shaped(1, WIDTH, 6, 5), three_by_three)
+        change=chain(as_tokens, turn(0, 2, 1), shaped(WIDTH, 6, 5), three_by_three)
     ),
-    "another width in between": Variant(change=chain(shaped(1, WIDTH, 10, 3), conv(3))),
+    "another width in between": Variant(change=chain(shaped(WIDTH, 10, 3), conv(3))),
     "rows and columns swapped": Variant("row by row", change=chain(turn(0, 1, 3, 2), conv(3))),
     "rows and columns swapped behind": Variant(
         "several tokens",
@@ -505,7 +507,7 @@ POOLING = {
     ),
     "max pool of the image": Variant("pools the image itself", image=pool("MaxPool", stride=1)),
     "max pool along one axis": Variant(
-        "has 3 axes", change=chain(shaped(1, WIDTH, -1), pool("MaxPool", (3,)))
+        "has 3 axes", change=chain(shaped(WIDTH, -1), pool("MaxPool", (3,)))
     ),
     "places of the greatest": Variant("its output 'culprit_1' is used", change=places_of_pool),
     "average pool": Variant(change=pool("AveragePool", (2, 2))),
@@ -536,7 +538,7 @@ POOLING = {
         "fewer pixels at the border", change=pool("AveragePool", auto_pad="SAME_UPPER")
     ),
     "mean of the map": Variant(
-        change=op("GlobalAveragePool", name="mean"), arrange=shaped(1, 1, WIDTH)
+        change=op("GlobalAveragePool", name="mean"), arrange=shaped(1, WIDTH)
     ),
     "power pool": Variant("LpPool is not supported", change=pool("LpPool", (2, 2))),
     "resized": Variant(
@@ -583,8 +585,8 @@ def interleaved(step: Step) -> Step:
     """Channels 0, 2, 4 ... before 1, 3, 5 ... while `step` sees them."""
 
     def around(net: Net, x: str) -> str:
-        there = shaped(1, 4, 2, 6, 5), turn(0, 2, 1, 3, 4), shaped(1, WIDTH, 6, 5)
-        back = shaped(1, 2, 4, 6, 5), turn(0, 2, 1, 3, 4), shaped(1, WIDTH, 6, 5)
+        there = shaped(4, 2, 6, 5), turn(0, 2, 1, 3, 4), shaped(WIDTH, 6, 5)
+        back = shaped(2, 4, 6, 5), turn(0, 2, 1, 3, 4), shaped(WIDTH, 6, 5)
         return chain(*there, step, *back)(net, x)
 
     return around
@@ -605,7 +607,7 @@ class Spelled:
         change: what is wrong.
     """
 
-    shape: tuple[int, ...] = (1, GROUPS, -1)
+    shape: tuple[int, ...] = (0, GROUPS, -1)
     axes: tuple[int, ...] = (2,)
     change: str = ""
 
@@ -665,7 +667,7 @@ NORMS = {
     "instance norm of channels": Variant(change=instance_of_map),
     "instance norm of everything": Variant(change=chain(instance(1), affine, relu)),
     "instance norm of tokens and groups": Variant(
-        change=chain(as_tokens, turn(0, 2, 1), instance(GROUPS), shaped(1, WIDTH, 6, 5))
+        change=chain(as_tokens, turn(0, 2, 1), instance(GROUPS), shaped(WIDTH, 6, 5))
     ),
     "instance norm of rows": Variant(
         "its groups are not", change=chain(turn(0, 2, 1, 3), instance(6), turn(0, 2, 1, 3))
@@ -705,14 +707,14 @@ NORMS = {
     "group norm of three groups": Variant("do not make 3 groups", change=grouped(WIDTH, 3)),
     "norm spelled out": Variant(change=chain(Spelled(), affine)),
     "norm spelled out with rsqrt": Variant(change=Spelled(change="rsqrt")),
-    "norm spelled out, five axes": Variant(change=Spelled((1, GROUPS, -1, 6, 5), (2, 3, 4))),
-    "norm spelled out, each channel": Variant(change=Spelled((1, WIDTH, 6, 5), (2, 3))),
-    "norm spelled out, everything": Variant(change=Spelled((1, WIDTH, 6, 5), (1, 2, 3))),
+    "norm spelled out, five axes": Variant(change=Spelled((0, GROUPS, -1, 6, 5), (2, 3, 4))),
+    "norm spelled out, each channel": Variant(change=Spelled((0, WIDTH, 6, 5), (2, 3))),
+    "norm spelled out, everything": Variant(change=Spelled((0, WIDTH, 6, 5), (1, 2, 3))),
     "norm spelled out, rows": Variant(
-        "nor all tokens of a group", change=Spelled((1, WIDTH, 6, 5), (3,))
+        "nor all tokens of a group", change=Spelled((0, WIDTH, 6, 5), (3,))
     ),
     "norm spelled out, rows and channels": Variant(
-        "nor all tokens of a group", change=Spelled((1, WIDTH, 6, 5), (1, 3))
+        "nor all tokens of a group", change=Spelled((0, WIDTH, 6, 5), (1, 3))
     ),
     "norm spelled out, eps outside": Variant(
         "no standard deviation", change=Spelled(change="outside")
@@ -745,11 +747,11 @@ NORMS = {
 VARIANTS = {**CONVOLUTIONS, **ARRANGEMENTS, **PADDING, **POOLING, **NORMS}
 
 
-def written(variant: Variant, folder: Path) -> Path:
+def written(variant: Variant, folder: Path, images: int = 1) -> Path:
     net = Calm(opset=variant.opset)
     steps = (variant.image, variant.stem, variant.change, variant.arrange, variant.embedded)
     output = chain(*steps)(net, "image")
-    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, *IMAGE))
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, (images, *IMAGE))
     path = folder / "model.onnx"
     onnx.save(net.model(output, [image]), path)
     return path
@@ -771,6 +773,22 @@ def test_there_are_enough_of_each() -> None:
 @pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.verdict == IMPORTED])
 def test_imported_as_what_it_means(name: str, tmp_path: Path, oracle: Oracle) -> None:
     check_imported(written(VARIANTS[name], tmp_path), oracle)
+
+
+# A class token is a constant for one image.
+BATCHED = [n for n, v in VARIANTS.items() if v.verdict == IMPORTED and "class token" not in n]
+
+
+@pytest.mark.parametrize("name", BATCHED)
+def test_imported_from_a_file_for_three_images(name: str, tmp_path: Path) -> None:
+    alone = import_model(written(VARIANTS[name], tmp_path))
+    inspection = inspect_model(written(VARIANTS[name], tmp_path, images=3))
+    assert inspection.images == 3
+    assert inspection.graph is not None, inspection.rows
+    image = some_images(alone, 1, seed=2)
+    found, wanted = evaluate(inspection.graph, image), evaluate(alone, image)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(found[name], value)
 
 
 @pytest.mark.parametrize("name", [n for n, v in VARIANTS.items() if v.verdict != IMPORTED])
