@@ -62,6 +62,10 @@ def indexed_pool(net: Net, x: str) -> str:
     return net.op("Add", pooled, net.op("Cast", f"{pooled}_1", to=TensorProto.FLOAT))
 
 
+def talking_heads(net: Net, x: str) -> str:
+    return net.op("Conv", x, net.weight(HEADS, HEADS, 1, 1), name="culprit")
+
+
 def resized(net: Net, x: str) -> str:
     scales = net.const([1.0, 1.0, 2.0, 2.0])
     return net.op("Resize", x, "", scales, name="culprit")
@@ -518,6 +522,7 @@ CASES: dict[str, tuple[Recipe, str]] = {
         Recipe(arrange=after_patches(indexed_pool)),
         "its output 'culprit_1' is used",
     ),
+    "convolved scores": (Recipe(probabilities=talking_heads), "its operand is no map"),
     "resized map": (Recipe(arrange=after_patches(resized)), "Resize is not supported"),
     "dilated patches": (Recipe(patches=patch(dilations=[2, 2])), "dilated"),
     "grouped patches": (Recipe(patches=patch(group=2)), "it is grouped"),

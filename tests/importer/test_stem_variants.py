@@ -241,6 +241,17 @@ CONVOLUTIONS = {
         "has 5 axes",
         change=chain(shaped(WIDTH, 1, 6, 5), conv((1, 3, 3)), shaped(WIDTH, 4, 3)),
     ),
+    "a kernel_shape of its own": Variant(
+        "its kernel_shape another", change=conv(3, kernel_shape=[2, 2])
+    ),
+    "one stride": Variant("its strides are [2]", change=conv(3, strides=[2])),
+    "two pads": Variant("its pads are [1, 1]", change=conv(3, pads=[1, 1])),
+    "padding of no known kind": Variant("its auto_pad is 'SAME'", change=conv(3, auto_pad="SAME")),
+    "frames by themselves": Variant(
+        "several frames by themselves",
+        image=turn(1, 0, 2, 3),
+        stem=conv(3, inputs=1),
+    ),
     "no bias": Variant(change=lambda net, x: net.op("Conv", x, net.weight(4, WIDTH, 3, 3))),
     "a bias of another size": Variant("its bias has shape [3]", change=long_bias),
     "a weight of the image": Variant("its weight depends on the image", change=weight_of_the_image),
@@ -300,6 +311,11 @@ def class_token(net: Net, x: str) -> str:
     return net.op("Concat", net.weight(1, 1, WIDTH), x, axis=1, name=named(net))
 
 
+def channels_by_pixel(net: Net, x: str) -> str:
+    places = net.random.integers(0, WIDTH, (1, WIDTH, 6, 5))
+    return net.op("GatherElements", x, net.const(places, np.int64), axis=1)
+
+
 def normalised(net: Net, x: str) -> str:
     x = net.op("Sub", x, net.const(np.array([0.4, 0.5, 0.6]).reshape(3, 1, 1)), name="culprit")
     return net.op("Div", x, net.const(np.array([0.2, 0.3, 0.4]).reshape(3, 1, 1)))
@@ -328,6 +344,9 @@ ARRANGEMENTS = {
         "row by row",
         stem=conv(3, inputs=3, pads=[1, 1, 1, 1]),
         change=chain(sliced(0, 8, 3), sliced(0, 8, 2), turn(0, 3, 2, 1), conv(3)),
+    ),
+    "other channels for other pixels": Variant(
+        "other channels for other pixels", change=chain(channels_by_pixel, conv(3))
     ),
     "a part of the map": Variant("of one map", change=chain(sliced(1, 5, 2), conv(3))),
     "mirrored": Variant(
@@ -384,7 +403,13 @@ def padded_by_the_image(net: Net, x: str) -> str:
     return net.op("Pad", x, net.ints(0, 0, 1, 1, 0, 0, 1, 1), least, name="culprit")
 
 
+def padded_with_nan(net: Net, x: str) -> str:
+    nothing = net.op("Sqrt", net.const(-1.0))
+    return net.op("Pad", x, net.ints(0, 0, 1, 1, 0, 0, 1, 1), nothing, name="culprit")
+
+
 PADDING = {
+    "pad with no number": Variant("it pads with NaN", change=chain(padded_with_nan, conv(3))),
     "pad before a convolution": Variant(change=chain(pad(1, 1, 1, 1), conv(3))),
     "pad by default": Variant(change=chain(pad(1, 0, 2, 1, value=None), conv(3))),
     "pad of the image": Variant(image=pad(2, 2, 3, 3), stem=conv(7, stride=2, inputs=3)),
@@ -506,6 +531,7 @@ POOLING = {
         "strides are [2, 1]", change=pool("MaxPool", strides=[2, 1])
     ),
     "max pool of the image": Variant("pools the image itself", image=pool("MaxPool", stride=1)),
+    "max pool of one side": Variant("its kernel is [3]", change=pool("MaxPool", kernel_shape=[3])),
     "max pool along one axis": Variant(
         "has 3 axes", change=chain(shaped(WIDTH, -1), pool("MaxPool", (3,)))
     ),
@@ -733,6 +759,19 @@ NORMS = {
     "norm spelled out, other axes": Variant(
         "deviation of something", change=Spelled(change="other axes")
     ),
+    "group norm of rows of channels": Variant(
+        "differs between pixels", change=chain(shaped(6 * WIDTH, 5, 1), grouped(6 * WIDTH))
+    ),
+    "mean of a group added": Variant(
+        "mean over tokens to every token",
+        change=lambda net, x: net.op(
+            "Add", x, net.op("ReduceMean", x, net.ints(1, 2, 3)), name="culprit"
+        ),
+    ),
+    "mean of each channel added": Variant(
+        "mean over tokens to every token",
+        change=lambda net, x: net.op("Add", x, net.op("GlobalAveragePool", x), name="culprit"),
+    ),
     "norm of another map": Variant("is not x less the mean", change=norm_of_another),
     "norm over channels, rows and columns": Variant("over axes 1 to 3", change=norm_of_all),
     "norm of each pixel": Variant(change=chain(norm_of_channels, three_by_three)),
@@ -795,3 +834,13 @@ def test_imported_from_a_file_for_three_images(name: str, tmp_path: Path) -> Non
 def test_refused_by_its_name(name: str, tmp_path: Path) -> None:
     variant = VARIANTS[name]
     check_refused(written(variant, tmp_path), variant.verdict)
+
+
+def test_overlapping_frames(tmp_path: Path) -> None:
+    """A video of two frames, all of whose channels one convolution sees."""
+    net = Calm()
+    frames = shaped(6, 8, 8)(net, "video")
+    seen = conv(3, inputs=6)(net, frames)
+    video = helper.make_tensor_value_info("video", TensorProto.FLOAT, (1, 2, 3, 8, 8))
+    onnx.save(net.model(as_tokens(net, seen), [video]), tmp_path / "model.onnx")
+    check_refused(tmp_path / "model.onnx", "it convolves a video")

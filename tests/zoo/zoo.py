@@ -373,7 +373,7 @@ TIMM = (
     _timm("beit", "beit_base_patch16_224", "unfused"),
     _timm("beitv2-script", "beitv2_base_patch16_224", exporter="script", opset=17, symbolic=True),
     _timm("cait", "cait_xxs24_224", refused="scores or probabilities, not"),
-    _timm("xcit", "xcit_nano_12_p8_224", "native", refused="is not kernel"),
+    _timm("xcit", "xcit_nano_12_p8_224", "native", refused="ReduceL2 is not supported"),
     _timm("rope", "vit_small_patch16_rope_224", refused="rotary"),
     _timm(
         "eva-swiglu",
