@@ -7,7 +7,8 @@ In the order in which a model passes through:
                  (fold), layout turned into element numbers (view, layout, join, maps), arithmetic
                  into terms (elementwise, reductions, groups, patches, windows, products, einsum),
                  several images taken apart (batch)
-    rewrite      terms recognised (activations, patterns) and constants absorbed (absorb)
+    rewrite      terms recognised (activations, patterns), constants absorbed (absorb) and maps
+                 told from tokens (stems)
     emit         terms to graph nodes, with a verdict on whatever is left
     inspection   the account of every ONNX node; `import_model`, `inspect_model`
     evaluate     runs the graph in float

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from . import absorb
+from . import absorb, stems
 from .activations import gelu_rule, not_gelu_rule, silu_rule, tanh_rule
 from .patterns import attention_rule, norm_rule, not_norm_rule
 from .refusal import Refused
@@ -27,7 +27,7 @@ PASSES: tuple[tuple[Rule, ...], ...] = (
         absorb.dense_input_rule,
         absorb.mean_rule,
         absorb.image_rule,
-        absorb.window_rule,
+        stems.window_rule,
     ),
     (absorb.embed_rule,),
 )
@@ -42,7 +42,7 @@ def rewrite(trace: Trace) -> tuple[Term, ...]:
     for rules in PASSES[:-1]:
         roots = _run_pass(roots, rules, trace)
     try:
-        roots = absorb.maps_of_patches(roots, trace.pool)
+        roots = stems.maps_of_patches(roots, trace.pool)
     except Refused as refusal:
         trace.refused.setdefault(refusal.origin[0], refusal)
     roots = _run_pass(roots, PASSES[-1], trace)
