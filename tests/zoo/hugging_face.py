@@ -140,3 +140,31 @@ def vjepa2() -> nn.Module:
         pred_num_hidden_layers=1,
     )
     return Picked(transformers.VJEPA2Model(config), _features, skip_predictor=True)
+
+
+def dpt_hybrid() -> nn.Module:
+    """The encoder of DPT behind BiT with three stages, the hybrid that transformers has."""
+    backbone = transformers.BitConfig(
+        embedding_size=32,
+        hidden_sizes=[128, 128, 256],
+        depths=[1, 1, 1],
+        layer_type="bottleneck",
+        num_groups=32,
+        global_padding="same",
+        embedding_dynamic_padding=True,
+        out_features=["stage1", "stage2", "stage3"],
+    )
+    config = transformers.DPTConfig(
+        is_hybrid=True,
+        backbone_config=backbone,
+        backbone_featmap_shape=[1, 256, 4, 4],
+        image_size=64,
+        patch_size=16,
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=3,
+        intermediate_size=96,
+        neck_ignore_stages=[0, 1],
+        backbone_out_indices=[0, 1],
+    )
+    return Picked(transformers.DPTModel(config, add_pooling_layer=False), _features)

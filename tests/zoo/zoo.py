@@ -486,6 +486,8 @@ HYBRIDS = (
         after="onnxsim",
     ),
     _timm("r-stem-ort-optimised", *R_STEM, changes={"img_size": 64}, image=LARGER, after="ort"),
+    _hf("dpt-hybrid", "dpt_hybrid", image=LARGER),
+    _hf("dpt-hybrid-script", "dpt_hybrid", image=LARGER, exporter="script", opset=17),
     _timm("big-transfer", "big_transfer", "hybrid", image=LARGER),
     _timm("big-transfer-opset21", "big_transfer", "hybrid", image=LARGER, opset=21),
     _timm(
