@@ -9,20 +9,26 @@ import numpy as np
 
 from ..errors import ImageError, missing_case
 from ..graph import (
+    OUTSIDE,
     Activation,
     Add,
     Attention,
     FloatArray,
     Function,
     Graph,
+    GroupNorm,
     Image,
+    ImagePatches,
     LayerNorm,
     Linear,
+    MaxPool,
     MeanPool,
     Node,
     PatchEmbed,
     SelectToken,
     TokenEmbed,
+    Unfold,
+    Window,
 )
 from ..preprocess import patch_rows
 
@@ -70,6 +76,15 @@ def _run(node: Node, operands: list[FloatArray]) -> FloatArray:
             return _token_embed(node, x)
         case LayerNorm():
             return _layer_norm(node, x)
+        case ImagePatches(window=window):
+            return patch_rows(x, (), window)
+        case Unfold(window=window):
+            seen = _seen(x, window, 0.0)
+            return seen.reshape(*seen.shape[:2], -1)
+        case MaxPool(window=window):
+            return _seen(x, window, -np.inf).max(axis=2)
+        case GroupNorm():
+            return _group_norm(node, x)
         case Linear():
             return _linear(x, node.weight, node.bias)
         case Attention():
@@ -114,6 +129,19 @@ def _layer_norm(node: LayerNorm, x: FloatArray) -> FloatArray:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
     normal = centred / np.sqrt(variance + np.float32(node.eps))
+    return _sum(normal * node.gamma, node.beta)
+
+
+def _seen(maps: FloatArray, window: Window, outside: float) -> FloatArray:
+    rows = window.pixels
+    return np.where((rows == OUTSIDE)[..., None], np.float32(outside), maps[:, rows])
+
+
+def _group_norm(node: GroupNorm, x: FloatArray) -> FloatArray:
+    split = x.reshape(*x.shape[:2], node.groups, -1)
+    centred = split - split.mean(axis=(1, 3), keepdims=True)
+    variance = np.square(centred).mean(axis=(1, 3), keepdims=True)
+    normal = (centred / np.sqrt(variance + np.float32(node.eps))).reshape(x.shape)
     return _sum(normal * node.gamma, node.beta)
 
 

@@ -7,6 +7,7 @@ the shape of a transformer block.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +20,7 @@ from ..packing import round_up
 from ..quantgraph import (
     Attention,
     Constant,
+    Gather,
     Norm,
     PatchInput,
     Pool,
@@ -161,7 +163,7 @@ def _reads(node: QuantNode, wanted: tuple[Place, ...]) -> list[tuple[str, tuple[
             places = ((Place.LEFT_ROWS,), (Place.RIGHT_ROWS,), (Place.RIGHT_COLUMNS,))
         case Pool():
             places = ((Place.RIGHT_COLUMNS,),)
-        case Norm():
+        case Norm() | Gather():
             places = ((Place.RESIDUAL,),)
         case SelectToken():
             places = (wanted,)
@@ -195,6 +197,12 @@ def channel_layouts(graph: QuantGraph, config: HardwareConfig) -> dict[str, Chan
                 channels = graph[name].value.channels
                 _require_heads(graph, heads, name, _padded_heads(channels, node.heads, config))
     for node in graph:
+        if isinstance(node, Gather):
+            # Each pixel of the kernel is gathered as whole column tiles.
+            pixels = math.prod(node.unfold.kernel)
+            _require_heads(
+                graph, heads, node.name, _padded_heads(node.value.channels, pixels, config)
+            )
         if isinstance(node, SelectToken | Pool):
             heads.setdefault(node.name, heads.get(node.inputs[0], 1))
     layouts = {
@@ -222,7 +230,7 @@ def _require_heads(graph: QuantGraph, heads: dict[str, int], name: str, count: i
 
 def _check_producers(graph: QuantGraph, layouts: dict[str, Channels]) -> None:
     for node in graph:
-        arranges = isinstance(node, Product | Attention | SelectToken | Pool)
+        arranges = isinstance(node, Product | Attention | SelectToken | Pool | Gather)
         if layouts[node.name].heads > 1 and (not arranges or node.value.bits == 16):
             raise UnsupportedModelError(
                 f"{node.name} gives an attention's heads, whose {node.value.channels} channels "
