@@ -252,7 +252,7 @@ class GroupSize:
     """
 
     numbers: int
-    shift: int
+    shift: int = 0
 
     @property
     def counted(self) -> int:

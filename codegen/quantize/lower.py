@@ -66,14 +66,13 @@ class Lowering:
     def nodes(self) -> Iterator[q.QuantNode]:
         """The quantised nodes, in execution order."""
         for node in self.evidence.graph:
-            yield from self._lower(node)
-            residual = self.evidence.forms[node.name] is Form.RESIDUAL
-            if residual and int8_readers(self.evidence, node.name):
+            form = self.evidence.forms[node.name]
+            if form is not Form.FUSED:  # else it is part of the node that reads it
+                yield from self._lower(node)
+            if form is Form.RESIDUAL and int8_readers(self.evidence, node.name):
                 yield self._copy(node)
 
     def _lower(self, node: Node) -> Iterator[q.QuantNode]:
-        if self.evidence.forms[node.name] is Form.FUSED:
-            return  # part of the node that reads it
         match node:
             case TokenEmbed():
                 yield from self._embedding(node)
@@ -330,7 +329,7 @@ class Lowering:
     def _norm(self, node: LayerNorm) -> q.Norm:
         gamma, beta = node.gamma.astype(np.float64), node.beta.astype(np.float64)
         step = self._residual_step(node.inputs[0])
-        size = GroupSize(len(gamma), 0)
+        size = GroupSize(len(gamma))
         integers = integer_norm(gamma, beta, node.eps, step, self.scales[node.name], size)
         return self._norm_node(node.name, node.inputs[0], node.name, integers)
 

@@ -867,20 +867,15 @@ class _Gathering:
 
     @property
     def _group(self) -> int:
-        """Channels that are normalised together."""
-        return self.source.channels.count // self.node.groups
+        """Channels that are normalised together, padding included."""
+        channels = self.source.channels
+        return channels.head if channels.heads > 1 else channels.count // self.node.groups
 
     def _blocks(self) -> Iterator[range]:
         tiles, tile = self.source.grid.column_tiles, self.config.tile
         if self.node.constants.plain:
             yield range(tiles)
             return
-        if self._group % tile and tile % self._group:
-            raise UnsupportedModelError(
-                f"{self.node.name} normalises groups of {self._group} channels, which neither are "
-                f"whole tiles of {tile} channels nor fill one together.",
-                "Use groups of 1, 2, 4 or 8 channels, or of a multiple of the tile side.",
-            )
         step = max(1, self._group // tile)
         for start in range(0, tiles, step):
             yield range(start, start + step)

@@ -55,6 +55,22 @@ class Stem:
     patch: int = 2
 
 
+STEMS = {
+    "r-stem": Stem(),
+    "one group": Stem(groups=1),
+    "large groups": Stem(groups=2, channels=32),
+    "a group each": Stem(groups=16, channels=16),
+    "no norm": Stem(groups=0),
+    "no pool": Stem(pool=False),
+    "no relu": Stem(relu=False),
+    "single pixels": Stem(patch=1),
+    "groups of three": Stem(groups=8, channels=24),
+    "groups of twelve": Stem(groups=2, channels=24),
+    "bottleneck": Stem(bottleneck=True),
+    "bottleneck, single pixels": Stem(bottleneck=True, patch=1),
+}
+
+
 @dataclass
 class HybridBuilder(Builder):
     """Writes a stem in front of the blocks of a Vision Transformer."""

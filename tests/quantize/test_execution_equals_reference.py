@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_hybrid import STEMS, random_hybrid
 from random_vit import Shape, random_images, random_vit
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.graph import Function
+from vitessera.codegen.graph import Function, Graph
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.quantexec import execute
 from vitessera.codegen.quantgraph import PatchInput
@@ -28,12 +29,25 @@ from vitessera.codegen.schedule import schedule
     ids=["token", "mean", "mean_first", "bias", "causal"],
 )
 def test_values_are_equal(shape: Shape, tile: int, depth: int, lanes: int) -> None:
-    graph = random_vit(0, shape)
+    check_values(random_vit(0, shape), tile, depth, lanes)
+
+
+@pytest.mark.parametrize("tile, depth, lanes", [(8, 4, 8), (4, 2, 4), (8, 2, 2), (16, 4, 4)])
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("name", STEMS)
+def test_values_of_hybrids_are_equal(
+    name: str, prefix: int, tile: int, depth: int, lanes: int
+) -> None:
+    shape = Shape(image=(3, 20, 28), blocks=1, prefix=prefix)
+    check_values(random_hybrid(0, shape, STEMS[name]), tile, depth, lanes)
+
+
+def check_values(graph: Graph, tile: int, depth: int, lanes: int) -> None:
     quantgraph = quantize(graph, random_images(graph, 8, seed=1))
     (image,) = random_images(graph, 1, seed=2)
     source = quantgraph.nodes[0]
     assert isinstance(source, PatchInput)
-    config = HardwareConfig(tile=tile, depth=depth, lanes=lanes)
+    config = HardwareConfig(tile=tile, depth=depth, lanes=lanes, left_words=65536)
     observed = Reference(schedule(quantgraph, config)).values(patches(source, image))
     executed = execute(quantgraph, image[None], lanes)
     assert len(observed) > 10

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import numpy.typing as npt
 import pytest
-from random_hybrid import Stem, random_hybrid
+from random_hybrid import STEMS, Stem, random_hybrid, window
 from random_vit import Shape, random_images
+from vitessera.codegen.graph import Graph, GroupNorm, MaxPool, Node, Window
 from vitessera.codegen.importer import evaluate
 from vitessera.codegen.quantexec import predict
-from vitessera.codegen.quantgraph import QuantGraph
+from vitessera.codegen.quantgraph import Constant, Gather, PatchInput, Product, QuantGraph
 from vitessera.codegen.quantize import quantize
 
-STEMS = {
-    "r-stem": Stem(),
-    "one group": Stem(groups=1),
-    "large groups": Stem(groups=2, channels=32),
-    "a group each": Stem(groups=16, channels=16),
-    "no norm": Stem(groups=0),
-    "no pool": Stem(pool=False),
-    "no relu": Stem(relu=False),
-    "single pixels": Stem(patch=1),
-    "bottleneck": Stem(bottleneck=True),
-    "bottleneck, single pixels": Stem(bottleneck=True, patch=1),
-}
 
-
-def cosine(quantgraph: QuantGraph, graph: object, images: np.ndarray) -> float:
+def cosine(quantgraph: QuantGraph, graph: Graph, images: npt.NDArray[np.float32]) -> float:
     real = evaluate(graph, images)[dict(graph.outputs)["logits"]].ravel()
     found = predict(quantgraph, images)["logits"].ravel()
     return float(real @ found / np.linalg.norm(real) / np.linalg.norm(found))
@@ -37,3 +28,46 @@ def test_integers_stay_near_float(name: str, prefix: int) -> None:
     graph = random_hybrid(3, Shape(image=(3, 20, 28), blocks=1, prefix=prefix), STEMS[name])
     quantgraph = quantize(graph, random_images(graph, 16, seed=1))
     assert cosine(quantgraph, graph, random_images(graph, 8, seed=2)) > 0.995
+
+
+def test_a_stem_is_gathered_in_one_pass() -> None:
+    graph = random_hybrid(3)
+    nodes = quantize(graph, random_images(graph, 8, seed=1)).nodes[:5]
+    assert [type(node) for node in nodes] == [PatchInput, Product, Gather, Constant, Product]
+    gather = nodes[2]
+    assert isinstance(gather, Gather)
+    assert gather.origin == ("stem.norm", "stem.relu", "pool", "patches")
+    assert (gather.relu, gather.groups, gather.prefix) == (True, 8, 1)
+
+
+def test_padding_is_not_unfolded_behind_a_pool() -> None:
+    """What a padded convolution sees of a pool's result is gathered in a pass of its own."""
+    graph = random_hybrid(3, stem=Stem(bottleneck=True))
+    quantgraph = quantize(graph, random_images(graph, 8, seed=1))
+    for node in quantgraph:
+        if isinstance(node, Gather) and node.unfold.is_padded:
+            assert node.pool == Window.of_each(node.pool.source)
+
+
+@pytest.mark.parametrize("reader", ["pool", "norm"])
+def test_what_cannot_be_one_pass_gets_a_product(reader: str) -> None:
+    """GroupNorm behind a pool, a pool behind a pool: int8 goes back to int16 in between."""
+    graph = random_hybrid(3, stem=Stem(patch=1))
+    pool = graph["pool"]
+    width = graph.shapes()["pool"][1]
+    again: Node
+    if reader == "pool":
+        assert isinstance(pool, MaxPool)
+        again = MaxPool("again", ("pool",), (), window(pool.window.grid, 3, 1))
+    else:
+        ones = np.ones(width, np.float32)
+        again = GroupNorm("again", ("pool",), (), 4, ones, 0 * ones, 1e-5)
+    place = graph.nodes.index(pool) + 1
+    later = (
+        replace(node, inputs=("again",)) if "pool" in node.inputs else node
+        for node in graph.nodes[place:]
+    )
+    graph = replace(graph, nodes=(*graph.nodes[:place], again, *later))
+    quantgraph = quantize(graph, random_images(graph, 16, seed=1))
+    assert "pool.wide" in {node.name for node in quantgraph}
+    assert cosine(quantgraph, graph, random_images(graph, 8, seed=2)) > 0.99
