@@ -11,6 +11,7 @@ import pytest
 from vitessera.codegen import isa
 from vitessera.codegen.config import HardwareConfig, Memory
 from vitessera.codegen.errors import BuildDirectoryError, HostBufferError, ProgramError
+from vitessera.codegen.graph import Window
 from vitessera.codegen.packing import (
     from_dram,
     pack_norm,
@@ -119,6 +120,14 @@ def test_host_buffers_of_wrong_size_are_refused() -> None:
         pack_input(small_program(), np.zeros((4, 7), np.int8))
     with pytest.raises(HostBufferError, match="output_size"):
         unpack_outputs(small_program(), bytes(3))
+
+
+def test_a_window_is_read_back(tmp_path: Path) -> None:
+    program = small_program()
+    window = Window((4, 6), (3, 3), 2, (1, 1), (2, 3))
+    program = replace(program, input=replace(program.input, window=window))
+    save_program(program, tmp_path)
+    assert load_program(tmp_path) == program
 
 
 def test_saved_program_is_read_back(tmp_path: Path) -> None:
