@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
+from fields import check_fields
 from random_hybrid import STEMS, Stem, random_hybrid, window
 from random_vit import Shape, random_images
 from vitessera.codegen.graph import Graph, GroupNorm, MaxPool, Node, Window
@@ -27,6 +28,7 @@ def cosine(quantgraph: QuantGraph, graph: Graph, images: npt.NDArray[np.float32]
 def test_integers_stay_near_float(name: str, prefix: int) -> None:
     graph = random_hybrid(3, Shape(image=(3, 20, 28), blocks=1, prefix=prefix), STEMS[name])
     quantgraph = quantize(graph, random_images(graph, 16, seed=1))
+    check_fields(quantgraph)
     assert cosine(quantgraph, graph, random_images(graph, 8, seed=2)) > 0.995
 
 
