@@ -100,7 +100,8 @@ def joins(graph: Graph, node: Node) -> bool:
         case MaxPool():
             return isinstance(before, GroupNorm | Activation) and is_gathered(graph, before)
         case Unfold(window=window):
-            inside = isinstance(before, MaxPool) and not window.is_padded
+            pooled = isinstance(before, MaxPool) and before.window.grid == window.source
+            inside = pooled and not window.is_padded
             normed = isinstance(before, GroupNorm | Activation) and is_gathered(graph, before)
             return inside or normed
         case _:

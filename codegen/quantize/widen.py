@@ -26,6 +26,7 @@ from ..graph import (
     ImagePatches,
     LayerNorm,
     Linear,
+    MaxPool,
     MeanPool,
     Node,
     PatchEmbed,
@@ -110,7 +111,9 @@ def _not_gathered(graph: Graph) -> Iterator[Linear]:
 
 def _gathered(graph: Graph, linear: Linear) -> Graph:
     (source,) = linear.inputs
-    window = Window.of_each(as_map(graph.shapes()[source][0]))
+    before, (rows, _) = graph[source], graph.shapes()[source]
+    grid = before.window.grid if isinstance(before, MaxPool) else as_map(rows)
+    window = Window.of_each(grid)
     unfold = Unfold(_free_name(graph, f"{source}.rows"), (source,), graph[source].origin, window)
     nodes: list[Node] = []
     for node in graph:
