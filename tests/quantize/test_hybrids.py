@@ -10,11 +10,14 @@ import pytest
 from fields import check_fields
 from random_hybrid import STEMS, Stem, random_hybrid, window
 from random_vit import Shape, random_images
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.graph import Graph, GroupNorm, MaxPool, Node, Window
 from vitessera.codegen.importer import evaluate
 from vitessera.codegen.quantexec import predict
 from vitessera.codegen.quantgraph import Constant, Gather, PatchInput, Product, QuantGraph
 from vitessera.codegen.quantize import quantize
+from vitessera.codegen.schedule import schedule
 
 
 def cosine(quantgraph: QuantGraph, graph: Graph, images: npt.NDArray[np.float32]) -> float:
@@ -73,3 +76,33 @@ def test_what_cannot_be_one_pass_gets_a_product(reader: str) -> None:
     quantgraph = quantize(graph, random_images(graph, 16, seed=1))
     assert "pool.wide" in {node.name for node in quantgraph}
     assert cosine(quantgraph, graph, random_images(graph, 8, seed=2)) > 0.99
+
+
+def with_pool(kernel: int) -> Graph:
+    """A hybrid with a larger max pool."""
+    graph = random_hybrid(3, stem=Stem(patch=1))
+    pool = graph["pool"]
+    assert isinstance(pool, MaxPool)
+    larger = replace(pool, window=window(pool.window.source, kernel, 2))
+    return replace(graph, nodes=tuple(larger if node is pool else node for node in graph.nodes))
+
+
+@pytest.mark.parametrize(
+    "graph, message",
+    [
+        (with_pool(8), "pixels across of a max pool: 8, GATHER holds 1 to 7"),
+        (
+            random_hybrid(3, Shape(image=(3, 20, 28), blocks=1, prefix=16)),
+            "class and register tokens: 16, GATHER holds 0 to 15",
+        ),
+        (
+            random_hybrid(3, Shape(image=(1, 8, 1040), blocks=0), Stem(kernel=2, patch=2)),
+            "pixels in a line of the map: 520, GATHER holds 1 to 511",
+        ),
+    ],
+    ids=["pool", "prefix", "line"],
+)
+def test_what_the_instruction_does_not_hold_is_refused(graph: Graph, message: str) -> None:
+    quantgraph = quantize(graph, random_images(graph, 2, seed=1))
+    with pytest.raises(UnsupportedModelError, match=message):
+        schedule(quantgraph, HardwareConfig(left_words=1 << 18, residual_words=1 << 18))
