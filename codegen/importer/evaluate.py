@@ -9,7 +9,6 @@ import numpy as np
 
 from ..errors import ImageError, missing_case
 from ..graph import (
-    OUTSIDE,
     Activation,
     Add,
     Attention,
@@ -70,21 +69,10 @@ def _check_shape(image: Image, batch: FloatArray) -> None:
 def _run(node: Node, operands: list[FloatArray]) -> FloatArray:
     x = operands[0]
     match node:
-        case PatchEmbed():
-            return _patch_embed(node, x)
-        case TokenEmbed():
-            return _token_embed(node, x)
+        case PatchEmbed() | ImagePatches() | Unfold() | MaxPool() | GroupNorm() | TokenEmbed():
+            return _run_stem(node, x)
         case LayerNorm():
             return _layer_norm(node, x)
-        case ImagePatches(window=window):
-            return patch_rows(x, (), window)
-        case Unfold(window=window):
-            seen = _seen(x, window, 0.0)
-            return seen.reshape(*seen.shape[:2], -1)
-        case MaxPool(window=window):
-            return _seen(x, window, -np.inf).max(axis=2)
-        case GroupNorm():
-            return _group_norm(node, x)
         case Linear():
             return _linear(x, node.weight, node.bias)
         case Attention():
@@ -99,6 +87,25 @@ def _run(node: Node, operands: list[FloatArray]) -> FloatArray:
             return _mean_pool(x[:, start:stop])
         case _:
             raise missing_case(node, "The float execution")
+
+
+def _run_stem(
+    node: PatchEmbed | ImagePatches | Unfold | MaxPool | GroupNorm | TokenEmbed, x: FloatArray
+) -> FloatArray:
+    match node:
+        case PatchEmbed():
+            return _patch_embed(node, x)
+        case TokenEmbed():
+            return _token_embed(node, x)
+        case ImagePatches(window=window):
+            return _image_patches(x, window)
+        case Unfold(window=window):
+            seen = _seen(x, window, 0.0)
+            return seen.reshape(*seen.shape[:2], -1)
+        case MaxPool(window=window):
+            return _greatest(x, window)
+        case GroupNorm():
+            return _group_norm(node, x)
 
 
 def _sum(x: FloatArray, y: FloatArray) -> FloatArray:
@@ -125,23 +132,37 @@ def _patch_embed(node: PatchEmbed, images: FloatArray) -> FloatArray:
     return _linear(patch_rows(images, tuple(patch)), node.weight.reshape(out, -1), node.bias)
 
 
+def _seen(x: FloatArray, window: Window, padding: float) -> FloatArray:
+    """[batch, results, pixels of the kernel, channels] of maps [batch, pixels, channels]."""
+    around = np.full((len(x), 1, x.shape[2]), padding, np.float32)  # the last row: OUTSIDE is -1
+    return np.concatenate([x, around], axis=1)[:, window.pixels]
+
+
+def _image_patches(images: FloatArray, window: Window) -> FloatArray:
+    batch, channels = images.shape[:2]
+    seen = _seen(images.reshape(batch, channels, -1).swapaxes(1, 2), window, 0.0)
+    patches: FloatArray = seen.swapaxes(2, 3).reshape(batch, seen.shape[1], -1)
+    return patches
+
+
+def _greatest(x: FloatArray, window: Window) -> FloatArray:
+    greatest: FloatArray = _seen(x, window, -np.inf).max(axis=2)
+    return greatest
+
+
+def _group_norm(node: GroupNorm, x: FloatArray) -> FloatArray:
+    batch, pixels, channels = x.shape
+    grouped = x.reshape(batch, pixels, node.groups, -1)
+    centred = grouped - grouped.mean(axis=(1, 3), keepdims=True)
+    variance = np.square(centred).mean(axis=(1, 3), keepdims=True)
+    normal = centred / np.sqrt(variance + np.float32(node.eps))
+    return _sum(normal.reshape(batch, pixels, channels) * node.gamma, node.beta)
+
+
 def _layer_norm(node: LayerNorm, x: FloatArray) -> FloatArray:
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = np.square(centred).mean(axis=-1, keepdims=True)
     normal = centred / np.sqrt(variance + np.float32(node.eps))
-    return _sum(normal * node.gamma, node.beta)
-
-
-def _seen(maps: FloatArray, window: Window, outside: float) -> FloatArray:
-    rows = window.pixels
-    return np.where((rows == OUTSIDE)[..., None], np.float32(outside), maps[:, rows])
-
-
-def _group_norm(node: GroupNorm, x: FloatArray) -> FloatArray:
-    split = x.reshape(*x.shape[:2], node.groups, -1)
-    centred = split - split.mean(axis=(1, 3), keepdims=True)
-    variance = np.square(centred).mean(axis=(1, 3), keepdims=True)
-    normal = (centred / np.sqrt(variance + np.float32(node.eps))).reshape(x.shape)
     return _sum(normal * node.gamma, node.beta)
 
 
