@@ -4,9 +4,9 @@ In the order in which a model passes through:
 
     load         the file: checked, batch bound, weights finite
     trace        image followed through the nodes: operands checked (signature), constants folded
-                 (fold), layout turned into element numbers (view, layout, join), arithmetic into
-                 terms (elementwise, reductions, patches, products, einsum), several images taken
-                 apart (batch)
+                 (fold), layout turned into element numbers (view, layout, join, maps), arithmetic
+                 into terms (elementwise, reductions, groups, patches, windows, products, einsum),
+                 several images taken apart (batch)
     rewrite      terms recognised (activations, patterns) and constants absorbed (absorb)
     emit         terms to graph nodes, with a verdict on whatever is left
     inspection   the account of every ONNX node; `import_model`, `inspect_model`

@@ -9,18 +9,31 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..graph import OUTSIDE, Window
 from ..preprocess import patch_rows
+from .refusal import Refused
 from .term import (
     Activate,
     Beside,
+    ChannelMean,
     Channels,
     Dense,
+    Difference,
     Embed,
     Fixed,
+    Greatest,
+    GroupMean,
+    ImageInput,
+    ImageWindows,
+    MapNorm,
+    MapWindows,
     Norm,
     Patches,
     Prefix,
+    Product,
     Real,
+    Reciprocal,
+    Root,
     Rows,
     Scale,
     Shift,
@@ -28,6 +41,7 @@ from .term import (
     Term,
     TermPool,
     TokenMean,
+    topological,
     union,
 )
 
@@ -47,7 +61,7 @@ def _of_products(term: Term) -> bool:
 
 
 def scale_rule(term: Term, pool: TermPool) -> Term | None:
-    """Scale after Dense, Patches or Norm → into their weights (LayerScale, γ)."""
+    """Scale after Dense, Patches or a norm → into their weights (LayerScale, γ)."""
     if not isinstance(term, Scale):
         return None
     (below,) = term.inputs
@@ -66,7 +80,7 @@ def scale_rule(term: Term, pool: TermPool) -> Term | None:
             return pool.intern(
                 replace(below, weight=weight, bias=below.bias * factor, origin=origin)
             )
-        case Norm():
+        case Norm() | MapNorm():
             gamma, beta = below.gamma * factor, below.beta * factor
             return pool.intern(replace(below, gamma=gamma, beta=beta, origin=origin))
         case Sum() if _of_products(below):
@@ -76,7 +90,7 @@ def scale_rule(term: Term, pool: TermPool) -> Term | None:
 
 
 def shift_rule(term: Term, pool: TermPool) -> Term | None:
-    """Shift after Dense, Patches or Norm → into their bias (β); after tokens → positions."""
+    """Shift after Dense, Patches or a norm → into their bias (β); after tokens → positions."""
     if not isinstance(term, Shift):
         return None
     (below,) = term.inputs
@@ -88,13 +102,13 @@ def shift_rule(term: Term, pool: TermPool) -> Term | None:
         case Sum(inputs=(left, right)) if offset is not None and _of_products(below):
             shifted = pool.shift(left, term.offset, term.origin)
             return pool.intern(replace(below, inputs=(shifted, right)))
-        case Norm() if offset is not None:
+        case Norm() | MapNorm() if offset is not None:
             return pool.intern(replace(below, beta=below.beta + offset, origin=origin))
         case Embed():
             return pool.intern(
                 replace(below, positions=below.positions + term.offset, origin=origin)
             )
-        case Patches():
+        case Dense() | Patches() if len(term.shape) == 2 and _opens(below):
             positions = np.broadcast_to(term.offset, term.shape).copy()
             none = np.zeros((0, term.shape[1]))
             return pool.intern(Embed((below,), term.shape, term.origin, none, positions))
@@ -105,7 +119,9 @@ def prefix_rule(term: Term, pool: TermPool) -> Term | None:
     """Constant tokens among or before the constant tokens of an Embed → its prefix."""
     if not isinstance(term, Prefix):
         return None
-    below, at = embedded(term.inputs[0], pool), term.at
+    (below,), at = term.inputs, term.at
+    if _opens(below):
+        below = _bare(below, pool)
     if not isinstance(below, Embed) or at > len(below.prefix):
         return None
     prefix = np.insert(below.prefix, [at], term.tokens, axis=0)
@@ -176,7 +192,7 @@ def channels_rule(term: Term, pool: TermPool) -> Term | None:
         case Shift(inputs=(deeper,), offset=offset):
             offset = offset if offset.shape[1] == 1 else offset[:, picked]
             return pool.shift(pool.channels(deeper, term.selection, term.origin), offset, origin)
-        case Rows() | Activate():
+        case Rows() | Activate() | Greatest():
             inner = pool.channels(below.inputs[0], term.selection, term.origin)
             return pool.intern(replace(below, inputs=(inner,), shape=term.shape))
     return None
@@ -248,7 +264,132 @@ def embed_rule(term: Term, pool: TermPool) -> Term | None:
 
 def embedded(term: Term, pool: TermPool) -> Term:
     """Patches with an empty Embed around them; any other term as it is."""
-    if not isinstance(term, Patches):
-        return term
+    return _bare(term, pool) if isinstance(term, Patches) else term
+
+
+def _bare(term: Term, pool: TermPool) -> Term:
+    """`term` as tokens without class token and positions."""
     none = np.zeros((0, term.shape[1]))
     return pool.intern(Embed((term,), term.shape, term.origin, none, np.zeros(term.shape)))
+
+
+# --- Convolution stems ---------------------------------------------------------------------------
+
+# What there is before tokens, which class token and positions make of a map.
+OF_MAPS = (
+    Activate,
+    ChannelMean,
+    Channels,
+    Dense,
+    Difference,
+    Greatest,
+    GroupMean,
+    ImageInput,
+    ImageWindows,
+    MapNorm,
+    MapWindows,
+    Norm,
+    Patches,
+    Product,
+    Reciprocal,
+    Root,
+    Scale,
+    Shift,
+    Sum,
+)
+
+
+def _opens(term: Term) -> bool:
+    """Whether class token and positions may be put on `term`: nothing below has them."""
+    return isinstance(term, Dense | Patches) and all(
+        isinstance(below, OF_MAPS) for below in topological((term,))
+    )
+
+
+def window_rule(term: Term, pool: TermPool) -> Term | None:
+    """Scale or Shift before the window of a convolution → into its weight and bias.
+
+    Of the image, they are absorbed if they are the same for all windows. A Shift changes the
+    padding, which is zero behind it: it stays where a window sees padding.
+    """
+    if not isinstance(term, Dense) or not isinstance(term.inputs[0], ImageWindows | MapWindows):
+        return None
+    (seen,) = term.inputs
+    assert isinstance(seen, ImageWindows | MapWindows)
+    (below,) = seen.inputs
+    match below:
+        case Scale(factor=constant):
+            values = _by_value(constant, seen, np.nan)
+        case Shift(offset=constant):
+            values = _by_value(constant, seen, 0.0)
+        case _:
+            return None
+    if values is None:
+        return None
+    origin = union(term.origin, seen.origin, below.origin)
+    window = pool.rebuilt(seen, below.inputs)
+    if isinstance(below, Scale):
+        weight = term.weight * values
+        return pool.intern(replace(term, inputs=(window,), weight=weight, origin=origin))
+    bias = term.bias + term.weight @ values
+    return pool.intern(replace(term, inputs=(window,), bias=bias, origin=origin))
+
+
+def _by_value(constant: Real, seen: ImageWindows | MapWindows, padding: float) -> Real | None:
+    """A constant on what a window sees as one number for each value that it sees there.
+
+    None if results see different ones; `padding` stands where there is padding, NaN for any.
+    """
+    pixels = seen.window.pixels
+    below = seen.inputs[0]
+    full = np.broadcast_to(constant, below.shape)
+    rows = full.reshape(len(full), -1) if isinstance(seen, ImageWindows) else full.T
+    values = np.where(pixels == OUTSIDE, padding, rows[:, pixels])  # [channels, results, kernel]
+    low, high = np.fmin.reduce(values, axis=1), np.fmax.reduce(values, axis=1)
+    if ((low != high) & ~np.isnan(low)).any():
+        return None
+    chosen = np.where(np.isnan(low), 1.0, low)
+    return (chosen if isinstance(seen, ImageWindows) else chosen.T).ravel()
+
+
+def maps_of_patches(roots: tuple[Term, ...], pool: TermPool) -> tuple[Term, ...]:
+    """The terms with Patches as Dense of windows, wherever they are a map and not tokens.
+
+    They are a map if a window, a norm of maps, or a Dense that is embedded sees them before
+    tokens are made of them.
+
+    Raises:
+        Refused: such patches are not square, or of a video.
+    """
+    order = topological(roots)
+    maps: set[Term] = set()
+    for term in reversed(order):
+        walks = isinstance(term, MapWindows | MapNorm | Greatest)
+        opened = isinstance(term, Embed) and isinstance(term.inputs[0], Dense)
+        if walks or opened or (term in maps and isinstance(term, OF_MAPS)):
+            maps.update(term.inputs)
+    new: dict[Term, Term] = {}
+    for term in order:
+        rebuilt = pool.rebuilt(term, tuple(new[read] for read in term.inputs))
+        if isinstance(term, Patches) and term in maps:
+            rebuilt = _as_map(term, pool)
+        new[term] = rebuilt
+    return tuple(new[root] for root in roots)
+
+
+def _as_map(patches: Patches, pool: TermPool) -> Term:
+    out, channels, *kernel = patches.weight.shape
+    (image,) = patches.inputs
+    if len(kernel) != 2 or channels != image.shape[0] or kernel[0] != kernel[1]:
+        raise Refused(
+            f"its patches of {list(patches.weight.shape[1:])} are a map that is convolved further",
+            "Convolve one image, all channels of it, with one stride for both axes.",
+            origin=patches.origin,
+        )
+    side = kernel[0]
+    sides = (image.shape[1], image.shape[2])
+    window = Window(sides, (side, side), side, (0, 0), (sides[0] // side, sides[1] // side))
+    weight = patches.weight.reshape(out, -1)
+    shape = (patches.shape[0], weight.shape[1])
+    seen = pool.intern(ImageWindows((image,), shape, patches.origin, window))
+    return pool.intern(Dense((seen,), patches.shape, patches.origin, weight, patches.bias))

@@ -22,6 +22,7 @@ from .reductions import reduced_axes
 from .refusal import Refused
 from .term import Term
 from .view import LARGEST_TENSOR, View, whole
+from .windows import padded_axes
 
 REMEDY = "Export the model again with batch 1 or with a dynamic batch axis."
 
@@ -49,7 +50,18 @@ ELEMENTWISE = frozenset(
     }
 )
 # Their first axis is the batch, and the result's is, too.
-BATCH_FIRST = frozenset({"Attention", "BatchNormalization", "Conv", "GlobalAveragePool"})
+BATCH_FIRST = frozenset(
+    {
+        "Attention",
+        "AveragePool",
+        "BatchNormalization",
+        "Conv",
+        "GlobalAveragePool",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "MaxPool",
+    }
+)
 # Whether they mix images is seen by their attributes, in `_is_apart`.
 BY_AXIS = frozenset(
     {
@@ -58,6 +70,7 @@ BY_AXIS = frozenset(
         "Gemm",
         "LayerNormalization",
         "MatMul",
+        "Pad",
         "ReduceMean",
         "ReduceSum",
         "Softmax",
@@ -185,8 +198,9 @@ def _is_apart(call: Call, place: Place) -> bool:
             return axis != call.integer("axis", -1) % rank
         case "LayerNormalization":
             return axis < call.integer("axis", -1) % rank
-        case "ReduceMean" | "ReduceSum":
-            return axis not in reduced_axes(call, rank)
+        case "Pad" | "ReduceMean" | "ReduceSum" as kind:
+            axes = padded_axes if kind == "Pad" else reduced_axes
+            return axis not in axes(call, rank)
         case "Einsum":
             return axis == 0 and place.before == 1 and _is_einsum_apart(call)
         case _:

@@ -15,6 +15,7 @@ from .term import (
     Activate,
     Difference,
     Erf,
+    GroupMean,
     Product,
     Real,
     Reciprocal,
@@ -27,6 +28,7 @@ from .term import (
     Sum,
     Tanh,
     Term,
+    TokenMean,
 )
 from .view import Ids, View, as_matrix, check_count, constant_of, shows_image, whole
 
@@ -49,7 +51,10 @@ def add(call: Call) -> Results:
         )
     left, right, ids = _aligned(call, data, other)
     if left.shape != right.shape:
-        raise Refused("it adds one number a token to every channel", "Only LayerNorm may do so.")
+        raise Refused(
+            "it adds one number a token to every channel, or a mean over tokens to every token",
+            "Only norms may do so.",
+        )
     return (View(call.pool.intern(Sum((left, right), left.shape, call.origin)), ids),)
 
 
@@ -327,16 +332,17 @@ def _wider(left: Term, right: Term) -> tuple[int, ...]:
 def _aligned(call: Call, left: View, right: View) -> tuple[Term, Term, Ids]:
     """The two terms of an element-wise node, and the arrangement of its result.
 
-    Either both show the same elements at the same places, or one holds one number a token, or
-    both are matrices of tokens after their own selection of tokens and channels.
+    Either both show the same elements at the same places, or one holds one number a token or a
+    group of channels, or both are matrices of tokens after their own selection of tokens and
+    channels.
     """
     _check_tokens(left, right)
     left, right = _broadcast(left, right.ids.shape), _broadcast(right, left.ids.shape)
     if left.term.shape == right.term.shape and np.array_equal(left.ids, right.ids):
         return left.term, right.term, left.ids
-    if _is_column_of(right, left):
+    if _is_column_of(right, left) or _is_statistic_of(right, left):
         return left.term, right.term, left.ids
-    if _is_column_of(left, right):
+    if _is_column_of(left, right) or _is_statistic_of(left, right):
         return left.term, right.term, right.ids
     first = as_matrix(left, call.pool, call.origin)
     second = as_matrix(right, call.pool, call.origin)
@@ -355,4 +361,27 @@ def _is_column_of(column: View, view: View) -> bool:
         len(shape) == 2
         and column.term.shape == (shape[0], 1)
         and np.array_equal(column.ids, view.ids // shape[1])
+    )
+
+
+def _is_statistic_of(column: View, view: View) -> bool:
+    """Whether `column` holds, wherever `view` shows an element, a number of its group of channels.
+
+    It is a mean over all tokens, or made of one.
+    """
+    term, shape = column.term, view.term.shape
+    while isinstance(term, Scale | Shift | Root | Reciprocal):
+        (term,) = term.inputs
+    match term:
+        case TokenMean(inputs=(averaged,), rows=rows) if len(rows) == averaged.shape[0]:
+            groups = term.shape[1]
+        case GroupMean():
+            groups = term.shape[1]
+        case _:
+            return False
+    return (
+        len(shape) == 2
+        and column.term.shape == (1, groups)
+        and shape[1] % groups == 0
+        and np.array_equal(column.ids, view.ids % shape[1] // (shape[1] // groups))
     )

@@ -24,10 +24,16 @@ from .term import (
     Embed,
     Erf,
     Fixed,
+    Greatest,
+    GroupMean,
     ImageInput,
+    ImageWindows,
+    MapNorm,
+    MapWindows,
     Mix,
     Norm,
     Opaque,
+    Padded,
     Patches,
     Prefix,
     Product,
@@ -68,7 +74,15 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
         "it holds several constant queries",
         "Attention takes one learned query; export one model for each.",
     ),
+    GroupMean: (
+        "a mean over all pixels and a group of channels that is not part of a GroupNorm",
+        NORM_REMEDY,
+    ),
     Mix: ("its operands are not an attention that can be mapped", ATTENTION_REMEDY),
+    Padded: (
+        "it pads what is read by more than convolutions and pooling",
+        "Put the padding right before a Conv, MaxPool or AveragePool.",
+    ),
     Prefix: (
         "it puts constant tokens before something other than the patches",
         "Concatenate class and register tokens right after the patch embedding.",
@@ -116,8 +130,10 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     for term, refusal in _verdicts(order, source.names, set(trace.refused)):
         trace.refused.setdefault(term.origin[0], refusal)
     embeddings = [term for term in order if isinstance(term, Embed)]
-    if len(embeddings) > 1 and not trace.refused:  # else it may be the consequence
-        trace.refused[embeddings[1].origin[0]] = EMBEDDED_TWICE
+    readers = [term for term in order if isinstance(term, Patches | ImageWindows)]
+    for twice in (embeddings, readers):
+        if len(twice) > 1 and not trace.refused:  # else it may be the consequence
+            trace.refused[twice[1].origin[0]] = EMBEDDED_TWICE
     if trace.refused or trace.bad_outputs:
         return None
     names = _names(order, roots, source.image.name)
@@ -201,7 +217,7 @@ def _names(order: Iterable[Term], roots: tuple[Term, ...], image: str) -> dict[T
     used: Counter[str] = Counter()
     names = {}
     for term, label in labels.items():
-        single = label in ("patch_embed", "token_embed", "head") and totals[label] == 1
+        single = label in SINGLE and totals[label] == 1
         names[term] = label if single else f"{label}{used[label]}"
         used[label] += 1
         if isinstance(term, ImageInput):
@@ -227,10 +243,16 @@ def _label(term: Term, roles: dict[Term, str], roots: tuple[Term, ...]) -> str:
             return KIND_LABELS[type(term)]
 
 
+SINGLE = ("patch_embed", "image_patches", "token_embed", "head")
+
 KIND_LABELS: dict[type[Term], str] = {
     ImageInput: "image",
     Patches: "patch_embed",
     Embed: "token_embed",
+    ImageWindows: "image_patches",
+    MapWindows: "unfold",
+    Greatest: "max_pool",
+    MapNorm: "group_norm",
     Norm: "norm",
     Attend: "attention",
     Sum: "add",
@@ -253,11 +275,8 @@ def _node(term: Term, names: dict[Term, str], onnx_names: tuple[str, ...]) -> g.
     inputs = tuple(names[read] for read in term.inputs)
     origin = tuple(onnx_names[number] for number in term.origin)
     match term:
-        case Patches():
-            return g.PatchEmbed(name, inputs, origin, _single(term.weight), _single(term.bias))
-        case Embed():
-            prefix, positions = _single(term.prefix), _single(term.positions)
-            return g.TokenEmbed(name, inputs, origin, prefix, positions)
+        case Patches() | Embed() | ImageWindows() | MapWindows() | Greatest() | MapNorm():
+            return _stem_node(term, name, inputs, origin)
         case Norm():
             gamma, beta = _single(term.gamma), _single(term.beta)
             return g.LayerNorm(name, inputs, origin, gamma, beta, term.eps)
@@ -275,3 +294,26 @@ def _node(term: Term, names: dict[Term, str], onnx_names: tuple[str, ...]) -> g.
         case TokenMean():
             return g.MeanPool(name, inputs, origin, term.rows[0], term.rows[-1] + 1)
     raise AssertionError(f"{type(term).__name__} passed the verdict")
+
+
+def _stem_node(
+    term: Patches | Embed | ImageWindows | MapWindows | Greatest | MapNorm,
+    name: str,
+    inputs: tuple[str, ...],
+    origin: tuple[str, ...],
+) -> g.Node:
+    match term:
+        case Patches():
+            return g.PatchEmbed(name, inputs, origin, _single(term.weight), _single(term.bias))
+        case Embed():
+            prefix, positions = _single(term.prefix), _single(term.positions)
+            return g.TokenEmbed(name, inputs, origin, prefix, positions)
+        case ImageWindows():
+            return g.ImagePatches(name, inputs, origin, term.window)
+        case MapWindows():
+            return g.Unfold(name, inputs, origin, term.window)
+        case Greatest():
+            return g.MaxPool(name, inputs, origin, term.window)
+        case MapNorm():
+            gamma, beta = _single(term.gamma), _single(term.beta)
+            return g.GroupNorm(name, inputs, origin, term.groups, gamma, beta, term.eps)

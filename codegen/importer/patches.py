@@ -1,4 +1,7 @@
-"""The patch embedding: a Conv whose stride is its kernel, or a MatMul of the cut-up image."""
+"""The patch embedding: a Conv whose stride is its kernel, or a MatMul of the cut-up image.
+
+Whether such a Conv makes tokens or a map shows later, when all is known that reads it.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +14,18 @@ from .call import Call, Tensor
 from .refusal import Refused
 from .term import Patches, Real
 from .view import Ids, View, shows_image, whole
+from .windows import convolution
 
 Results = tuple[Tensor | None, ...]
 
 
 def conv(call: Call) -> Results:
-    """The patch embedding: a convolution of the image whose stride is its kernel."""
+    """The patch embedding, a convolution of the image whose stride is its kernel, or another."""
     view = call.view(0)
     weight = call.constant(1, "weight")
     assert weight is not None
-    if not shows_image(view.term):
-        raise Refused(
-            "it does not read the image",
-            "Only the patch embedding may be a Conv; write other ones as Linear.",
-        )
-    _check_patches(call, view, weight)
+    if not shows_image(view.term) or not _cuts_patches(call, view, weight):
+        return convolution(call)
     out, kernel = weight.shape[0], weight.shape[2:]
     batch, channels, *sides = view.ids.shape
     grid = tuple(side // patch for side, patch in zip(sides, kernel, strict=True))
@@ -35,30 +35,34 @@ def conv(call: Call) -> Results:
     return (View(patches, ids.swapaxes(1, 2).reshape(batch, out, *grid)),)
 
 
-def _check_patches(call: Call, view: View, weight: Real) -> None:
+def _cuts_patches(call: Call, view: View, weight: Real) -> bool:
+    """Whether it sees each pixel of the image in one place.
+
+    Raises:
+        Refused: it should, along three axes, and does not.
+    """
     if weight.ndim != view.ids.ndim or weight.shape[1] != view.ids.shape[1]:
         raise Refused(
             f"its weight {list(weight.shape)} does not fit the image {list(view.ids.shape)}",
             "Export the model again.",
         )
     kernel = weight.shape[2:]
-    remedy = "The patch embedding must be Conv2d(kernel_size=p, stride=p) without padding."
     stride = call.integers("strides", None) or (1,) * len(kernel)
-    if stride != kernel:
-        raise Refused(f"stride {list(stride)} is not kernel {list(kernel)}", remedy)
-    padding = call.integers("pads", None) or (0,)
-    if any(padding) or call.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-        raise Refused("it pads the image", remedy)
-    if any(step != 1 for step in call.integers("dilations", None) or ()):
-        raise Refused("it is dilated", remedy)
-    if call.integer("group", 1) != 1:
-        raise Refused("it is grouped", remedy)
+    padded = any(call.integers("pads", None) or ()) or call.text("auto_pad", "NOTSET") not in (
+        "NOTSET",
+        "VALID",
+    )
+    dilated = any(step != 1 for step in call.integers("dilations", None) or ())
+    if stride != kernel or padded or dilated or call.integer("group", 1) != 1:
+        return False
     sides = view.ids.shape[2:]
-    if any(side % patch for side, patch in zip(sides, kernel, strict=True)):
+    tiles = not any(side % patch for side, patch in zip(sides, kernel, strict=True))
+    if not tiles and len(kernel) != 2:
         raise Refused(
             f"patches of {list(kernel)} do not tile the image of {list(sides)}",
             "Export for an image size that is a multiple of the patch size.",
         )
+    return tiles
 
 
 def patches_by_matmul(call: Call, view: View, weight: Real, bias: Real | None) -> View:

@@ -1,4 +1,4 @@
-"""Recognises LayerNorm spelled out, and attention."""
+"""Recognises LayerNorm and GroupNorm spelled out, and attention."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from .term import (
     ChannelMean,
     Channels,
     Difference,
+    GroupMean,
+    MapNorm,
     Mix,
     Norm,
     Product,
@@ -24,11 +26,16 @@ from .term import (
     Softmax,
     Term,
     TermPool,
+    TokenMean,
     union,
 )
 
-NORM_REMEDY = "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels."
-NORM_PARTS = (ChannelMean, Difference, Product, Reciprocal, Root, Scale, Shift)
+NORM_REMEDY = (
+    "LayerNorm is (x - mean) / sqrt(mean((x - mean)**2) + eps) over the channels; GroupNorm is it "
+    "over all pixels and each group of channels."
+)
+NORM_PARTS = (ChannelMean, Difference, GroupMean, Product, Reciprocal, Root, Scale, Shift)
+MEANS = (ChannelMean, GroupMean)
 LARGEST_BIAS = 1e3  # of a row; beside it float32 keeps four digits of a score
 
 
@@ -37,19 +44,44 @@ def norm_rule(term: Term, pool: TermPool) -> Term | None:
 
     x ──┬── mean ── − ──┬── · ── mean ── +eps ── √ ── 1/ ── × ──
         └───────────────┘ └────────────────────────────────┘
+
+    Over all tokens and a group of channels, it is a MapNorm.
     """
     if not isinstance(term, Product):
         return None
     for centred, inverse in (term.inputs, term.inputs[::-1]):
-        eps = _epsilon(inverse, centred)
-        if eps is not None and isinstance(centred, Difference):
-            x, mean = centred.inputs
-            if isinstance(mean, ChannelMean) and mean.inputs[0] is x:
-                origin = _covered(term, x)
-                ones, zeros = np.ones(x.shape[1]), np.zeros(x.shape[1])
-                eps = checked_epsilon(eps)
-                return pool.intern(Norm((x,), x.shape, origin, ones, zeros, eps))
+        match centred:
+            case Difference(inputs=(x, mean)) if _averaged(mean) is x:
+                found = _epsilon(inverse, centred)
+            case _:
+                continue
+        if found is not None and _kind(mean) == _kind(found[0]):
+            return _norm(term, x, _kind(mean), checked_epsilon(found[1]), pool)
     return None
+
+
+def _norm(term: Term, x: Term, kind: int, eps: float, pool: TermPool) -> Term:
+    """The norm of `x` that `term` spells out; `kind` as `_kind` says it of its means."""
+    origin = _covered(term, x)
+    ones, zeros = np.ones(x.shape[1]), np.zeros(x.shape[1])
+    if kind:
+        return pool.intern(MapNorm((x,), x.shape, origin, kind, ones, zeros, eps))
+    return pool.intern(Norm((x,), x.shape, origin, ones, zeros, eps))
+
+
+def _averaged(mean: Term) -> Term | None:
+    """What a norm's mean is taken of."""
+    match mean:
+        case ChannelMean() | GroupMean():
+            return mean.inputs[0]
+        case TokenMean(inputs=(x,), rows=rows) if len(rows) == x.shape[0]:
+            return x
+    return None
+
+
+def _kind(mean: Term) -> int:
+    """The number of groups of a mean over all tokens, 0 of one over the channels of a token."""
+    return 0 if isinstance(mean, ChannelMean) else mean.shape[1]
 
 
 def checked_epsilon(eps: float) -> float:
@@ -63,27 +95,27 @@ def checked_epsilon(eps: float) -> float:
     raise Refused(f"its epsilon is {eps:g}", "Use a small positive epsilon, such as 1e-5.")
 
 
-def _epsilon(inverse: Term, centred: Term) -> float | None:
-    """eps, if `inverse` is one over the standard deviation of `centred`."""
+def _epsilon(inverse: Term, centred: Term) -> tuple[Term, float] | None:
+    """The variance and eps, if `inverse` is one over the standard deviation of `centred`."""
     match inverse:
         case Reciprocal(inputs=(Root(inputs=(Shift(inputs=(variance,), offset=eps),)),)):
             pass
         case _:
             return None
-    match variance:
-        case ChannelMean(inputs=(Product(inputs=(left, right)),)):
+    match _averaged(variance):
+        case Product(inputs=(left, right)):
             same = left is centred and right is centred and eps.size == 1
-            return float(eps.item()) if same else None
+            return (variance, float(eps.item())) if same else None
     return None
 
 
 def not_norm_rule(term: Term, pool: TermPool) -> Term | None:
-    """Refuses what divides by statistics of the channels and is no LayerNorm, and says why."""
+    """Refuses what divides by statistics of the channels and is no norm, and says why."""
     if not isinstance(term, Product):
         return None
     for upper, inverse in (term.inputs, term.inputs[::-1]):
         if isinstance(inverse, Reciprocal) and any(
-            isinstance(part, ChannelMean) for part in norm_parts(inverse)
+            isinstance(part, MEANS) for part in norm_parts(inverse)
         ):
             raise Refused(_why_not_norm(upper, inverse.inputs[0], pool), NORM_REMEDY)
     return None
@@ -105,7 +137,7 @@ def _why_not_norm(upper: Term, deviation: Term, pool: TermPool) -> str:
     match deviation:
         case Root(inputs=(Shift(inputs=(variance,), offset=eps),)) if eps.size == 1:
             pass
-        case Root(inputs=(ChannelMean(),)):
+        case Root(inputs=(ChannelMean() | GroupMean(),)):
             return "a LayerNorm without epsilon under its root"
         case _:
             return "it divides by statistics of the channels that are no standard deviation"
@@ -113,12 +145,16 @@ def _why_not_norm(upper: Term, deviation: Term, pool: TermPool) -> str:
     match variance:
         case ChannelMean(inputs=(Product(inputs=(left, right)),)) if left is right:
             squared = left
+        case GroupMean(inputs=(Product(inputs=(left, right)),)) if left is right:
+            squared = left
         case _:
             return "what is under its root is not the mean of squares"
     if factor != 1.0:
         return f"its variance is {factor:.6g} times the mean of squares (divided by N - 1?)"
     match upper:
         case Difference(inputs=(x, ChannelMean(inputs=(averaged,)))) if averaged is x:
+            return "it divides by the deviation of something else"
+        case Difference(inputs=(x, GroupMean(inputs=(averaged,)))) if averaged is x:
             return "it divides by the deviation of something else"
         case _ if upper is squared and not isinstance(upper, Difference):
             return "it does not take the mean of the channels off before it divides (RMSNorm)"

@@ -6,8 +6,9 @@ import numpy as np
 
 from .call import Call, Tensor, checked_axis
 from .elementwise import scaled
+from .groups import channel_groups
 from .refusal import Refused
-from .term import ChannelMean, Stacked, Sum, Term, TokenMean, union
+from .term import ChannelMean, GroupMean, Stacked, Sum, Term, TokenMean, union
 from .view import Ids, View
 
 Results = tuple[Tensor | None, ...]
@@ -100,7 +101,15 @@ def _mean(call: Call, term: Term, groups: Ids) -> tuple[Term, Ids]:
             shape = (1, term.shape[1])
             pool = TokenMean((term,), shape, call.origin, tuple(rows[0].tolist()))
             return call.pool.intern(pool), channels[..., 0]
+    found = channel_groups(groups.reshape(-1, groups.shape[-1]), term)
+    if found is not None and np.array_equal(np.sort(found.ravel()), every):
+        first = found[:, 0] // found.shape[1]
+        if (found == found[:, :1] + np.arange(found.shape[1])).all():
+            by_group = GroupMean((term,), (1, len(found)), call.origin)
+            return call.pool.intern(by_group), first.reshape(groups.shape[:-1])
     raise Refused(
-        "it averages neither all channels of each token nor the same tokens for each channel",
-        "Average over the token axis (pooling) or the channel axis (LayerNorm), not both.",
+        "it averages neither all channels of each token, nor the same tokens for each channel, nor "
+        "all tokens of a group of channels",
+        "Average over the token axis (pooling), the channel axis (LayerNorm), or both in equal "
+        "groups of channels that follow each other (GroupNorm).",
     )

@@ -27,6 +27,7 @@ PASSES: tuple[tuple[Rule, ...], ...] = (
         absorb.dense_input_rule,
         absorb.mean_rule,
         absorb.image_rule,
+        absorb.window_rule,
     ),
     (absorb.embed_rule,),
 )
@@ -38,8 +39,13 @@ def rewrite(trace: Trace) -> tuple[Term, ...]:
     A rule that refuses a term leaves its verdict in `trace.refused`.
     """
     roots = tuple(root for _, root in trace.roots)
-    for rules in PASSES:
+    for rules in PASSES[:-1]:
         roots = _run_pass(roots, rules, trace)
+    try:
+        roots = absorb.maps_of_patches(roots, trace.pool)
+    except Refused as refusal:
+        trace.refused.setdefault(refusal.origin[0], refusal)
+    roots = _run_pass(roots, PASSES[-1], trace)
     return tuple(absorb.embedded(root, trace.pool) for root in roots)
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..graph import Function
+from ..graph import Function, Window
 from .refusal import Refused
 
 Real = npt.NDArray[np.float64]  # constants stay in double precision until the graph is emitted
@@ -103,6 +103,14 @@ class ChannelMean(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class GroupMean(Term):
+    """[tokens, channels] → [1, groups]: over all tokens and the channels of each group.
+
+    Groups are equal parts of the channels, in order.
+    """
+
+
+@dataclass(frozen=True, eq=False)
 class Scores(Term):
     """q @ k.T, head by head → [heads, queries, keys]."""
 
@@ -145,6 +153,19 @@ class Beside(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class Padded(Term):
+    """Elements of the input with a constant among them, as Pad puts them: one axis, as a tensor.
+
+    Attributes:
+        places: [elements], numbers of the input's elements, OUTSIDE where the constant is.
+        value: the constant.
+    """
+
+    places: npt.NDArray[np.int64]
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
 class Channels(Term):
     """The channels `selection` of the input, in that order."""
 
@@ -160,6 +181,43 @@ class Patches(Term):
 
     weight: Real  # [out, sides of a patch ...], one side for each axis of the image
     bias: Real  # [out]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageWindows(Term):
+    """What a window sees of the image [channels, height, width] → [results, values].
+
+    The values of a result are in row-major order of [channels, kernel]; padding is zero.
+    """
+
+    window: Window
+
+
+@dataclass(frozen=True, eq=False)
+class MapWindows(Term):
+    """What a window sees of a map [pixels, channels] → [results, values].
+
+    The values of a result are in row-major order of [kernel, channels]; padding is zero.
+    """
+
+    window: Window
+
+
+@dataclass(frozen=True, eq=False)
+class Greatest(Term):
+    """The greatest value that a window sees inside a map → [results, channels]."""
+
+    window: Window
+
+
+@dataclass(frozen=True, eq=False)
+class MapNorm(Term):
+    """Group normalisation: over all tokens and the channels of each group."""
+
+    groups: int
+    gamma: Real  # [channels]
+    beta: Real  # [channels]
+    eps: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,13 +15,35 @@ from itertools import zip_longest
 import numpy as np
 import onnx
 
-from . import batch, einsum, elementwise, layout, patches, products, reductions
+from . import (
+    batch,
+    einsum,
+    elementwise,
+    groups,
+    layout,
+    patches,
+    products,
+    reductions,
+    windows,
+)
 from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
 from .load import Source, check_finite
 from .refusal import Refused, follows_from
 from .signature import check_operands
-from .term import Activate, Dense, ImageInput, Norm, Opaque, Patches, Sum, Term, TermPool
+from .term import (
+    Activate,
+    Dense,
+    Greatest,
+    ImageInput,
+    MapNorm,
+    Norm,
+    Opaque,
+    Patches,
+    Sum,
+    Term,
+    TermPool,
+)
 from .view import View, as_matrix
 
 Handler = Callable[[Call], tuple[Tensor | None, ...]]
@@ -30,6 +52,7 @@ Handler = Callable[[Call], tuple[Tensor | None, ...]]
 ARITHMETIC: dict[str, Handler] = {
     "Add": elementwise.add,
     "Attention": products.attention,
+    "AveragePool": windows.average_pool,
     "BatchNormalization": elementwise.batch_normalization,
     "Conv": patches.conv,
     "Div": elementwise.divide,
@@ -38,8 +61,11 @@ ARITHMETIC: dict[str, Handler] = {
     "Gelu": elementwise.gelu,
     "Gemm": products.gemm,
     "GlobalAveragePool": reductions.global_average_pool,
+    "GroupNormalization": groups.group_normalization,
+    "InstanceNormalization": groups.instance_normalization,
     "LayerNormalization": products.layer_normalization,
     "MatMul": products.matmul,
+    "MaxPool": windows.max_pool,
     "Mul": elementwise.multiply,
     "Neg": elementwise.negate,
     "Pow": elementwise.power,
@@ -61,6 +87,7 @@ HANDLERS: dict[str, Handler] = {
     "Cast": layout.cast,
     "Dropout": layout.keep,
     "IsNaN": elementwise.is_nan,
+    "Pad": windows.pad,
     "Where": elementwise.where,
 }
 
@@ -202,7 +229,7 @@ def _opaque_behind(term: Term) -> Opaque | None:
 
 
 # Operators by themselves: what is wrong behind them is not the fault of what is wrong before.
-WHOLE = (Activate, Dense, Norm, Patches, Sum)
+WHOLE = (Activate, Dense, Greatest, MapNorm, Norm, Patches, Sum)
 
 
 def _check_complete(
@@ -268,7 +295,12 @@ REMEDIES = {
     "QuantizeLinear": QUANTISED,
     "If": "Export with dynamo=True, or write the model without data-dependent branches.",
     "Loop": "Export with dynamo=True, or write the model without data-dependent loops.",
-    "MaxPool": "Use a patch embedding (strided Conv2d) and mean or class-token pooling.",
+    "Clip": "Use ReLU, GELU or SiLU: functions that are cut off (ReLU6) are not supported.",
+    "ConvTranspose": "Use convolutions that keep or shrink the map; do without upsampling.",
+    "HardSwish": "Use SiLU in its place.",
+    "LeakyRelu": "Use ReLU in its place.",
+    "LpPool": "Use MaxPool or AveragePool.",
+    "Resize": "Interpolate constants only, such as position embeddings, not the map.",
     "RMSNormalization": "Use LayerNorm: the accelerator's norm takes the mean off.",
 }
 
