@@ -54,6 +54,8 @@ CHUNKS_IN_RING = 3
 
 Rings = Mapping[Memory, int]  # words for streamed tensors
 
+# That one GATHER reads.
+MOST_COLUMN_TILES = next(f.highest for f in isa.fields(isa.Gather) if f.name == "inner")
 # What the fields of GATHER that a model's geometry decides are called in messages.
 WINDOW_LIMITS = {
     "outer": "row tiles that are gathered:",
@@ -872,13 +874,12 @@ class _Gathering:
         return channels.head if channels.heads > 1 else channels.count // self.node.groups
 
     def _blocks(self) -> Iterator[range]:
-        tiles, tile = self.source.grid.column_tiles, self.config.tile
+        tiles = self.source.grid.column_tiles
+        step = max(1, self._group // self.config.tile)
         if self.node.constants.plain:
-            yield range(tiles)
-            return
-        step = max(1, self._group // tile)
+            step = min(tiles, MOST_COLUMN_TILES)
         for start in range(0, tiles, step):
-            yield range(start, start + step)
+            yield range(start, min(start + step, tiles))
 
     def _instruction(self, block: range, line: int, column: int) -> isa.Gather:
         """The GATHER of one block for one pixel of the unfolded kernel."""
@@ -931,11 +932,11 @@ class _Gathering:
 
 
 def _check_fields(layer: str, gather: isa.Gather) -> None:
-    """UnsupportedModelError for a map or a window that is too large for the instruction."""
+    """CapacityError for a map or a window that is too large for the instruction."""
     for field_ in isa.fields(isa.Gather):
         value = getattr(gather, field_.name)
         if field_.name in WINDOW_LIMITS and not field_.least <= value <= field_.highest:
-            raise UnsupportedModelError(
+            raise CapacityError(
                 f"{layer}: {WINDOW_LIMITS[field_.name]} {value}, GATHER holds {field_.least} to "
                 f"{field_.highest}.",
                 "Use a smaller image, or smaller kernels and strides.",

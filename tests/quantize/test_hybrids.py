@@ -10,8 +10,9 @@ import pytest
 from fields import check_fields
 from random_hybrid import STEMS, Stem, random_hybrid, window
 from random_vit import Shape, random_images
+from vitessera.codegen import isa
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.errors import UnsupportedModelError
+from vitessera.codegen.errors import CapacityError
 from vitessera.codegen.graph import Graph, GroupNorm, MaxPool, Node, Window
 from vitessera.codegen.importer import evaluate
 from vitessera.codegen.quantexec import predict
@@ -33,6 +34,15 @@ def test_integers_stay_near_float(name: str, prefix: int) -> None:
     quantgraph = quantize(graph, random_images(graph, 16, seed=1))
     check_fields(quantgraph)
     assert cosine(quantgraph, graph, random_images(graph, 8, seed=2)) > 0.995
+
+
+def test_many_column_tiles_are_copied_by_several_instructions() -> None:
+    graph = random_hybrid(3, Shape(image=(3, 8, 8), blocks=0), Stem(channels=520, groups=0))
+    quantgraph = quantize(graph, random_images(graph, 2, seed=1))
+    program = schedule(quantgraph, HardwareConfig(tile=4, depth=4, lanes=4, right_words=1 << 17))
+    gathers = [entry for entry in program.instructions if isinstance(entry, isa.Gather)]
+    assert [entry.inner for entry in gathers] == [127, 3] * 4
+    check_fields(quantgraph)
 
 
 def test_a_stem_is_gathered_in_one_pass() -> None:
@@ -104,5 +114,5 @@ def with_pool(kernel: int) -> Graph:
 )
 def test_what_the_instruction_does_not_hold_is_refused(graph: Graph, message: str) -> None:
     quantgraph = quantize(graph, random_images(graph, 2, seed=1))
-    with pytest.raises(UnsupportedModelError, match=message):
+    with pytest.raises(CapacityError, match=message):
         schedule(quantgraph, HardwareConfig(left_words=1 << 18, residual_words=1 << 18))
