@@ -26,7 +26,7 @@ from .graph import Window
 from .isa import Instruction, decode
 from .packing import Int8Array, Int16Array, pack_operand, round_up, to_dram, unpack_residual
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
 _INSTRUCTIONS = "program.bin"

@@ -66,6 +66,16 @@ def small_program() -> Program:
     )
 
 
+def test_norm_and_gather_have_what_they_share_in_the_same_place() -> None:
+    """The kernels read these fields without looking at the opcode."""
+    norm, gather = (
+        {f.name: (f.low, f.width) for f in isa.fields(kind)} for kind in (isa.Norm, isa.Gather)
+    )
+    shared = {name for name in norm if name in gather and name != "inner"}
+    assert {name: norm[name] for name in shared} == {name: gather[name] for name in shared}
+    assert len(shared) == 13
+
+
 def test_operand_word_holds_rows_then_channels() -> None:
     matrix = np.arange(9 * 5, dtype=np.int8).reshape(9, 5)
     words = pack_operand(matrix, CONFIG)

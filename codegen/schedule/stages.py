@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ..config import HardwareConfig, Memory
 from ..errors import CapacityError, missing_case
-from ..isa import Compute, Epilogue, Instruction, Load, LoadTarget, Norm, Store
+from ..isa import Compute, Epilogue, Gather, Instruction, Load, LoadTarget, Norm, Store
 
 # A ring begins anew after so many tensors, however much room there is. A load waits only for whom
 # it overwrites: in an endless ring loads could outrun what semaphores count.
@@ -256,7 +256,7 @@ class _Streams:
                 return words * self._config.beats_per_word(Memory[LoadTarget(target).name])
             case Compute(outer=outer, inner=inner, depth=depth):
                 return outer * inner * depth
-            case Store() | Epilogue() | Norm():
+            case Store() | Epilogue() | Norm() | Gather():
                 return 0
             case _:
                 raise missing_case(operation.instruction, "The order of loads")
