@@ -309,8 +309,10 @@ def _opens(term: Term) -> bool:
 def window_rule(term: Term, pool: TermPool) -> Term | None:
     """Scale or Shift before the window of a convolution → into its weight and bias.
 
-    Of the image, they are absorbed if they are the same for all windows. A Shift changes the
-    padding, which is zero behind it: it stays where a window sees padding.
+    They must be the same for all windows. A Shift of what is padded with zeros behind it is not.
+
+    Raises:
+        Refused: a Shift cannot be absorbed.
     """
     if not isinstance(term, Dense) or not isinstance(term.inputs[0], ImageWindows | MapWindows):
         return None
@@ -324,6 +326,14 @@ def window_rule(term: Term, pool: TermPool) -> Term | None:
             values = _by_value(constant, seen, 0.0)
         case _:
             return None
+    if values is None and isinstance(below, Shift):
+        raise Refused(
+            "it adds a constant that a convolution sees beside padding, or one that differs "
+            "between pixels",
+            "Normalise images before the model, and let a padded convolution read what a "
+            "convolution, a norm or an activation made.",
+            origin=below.origin,
+        )
     if values is None:
         return None
     origin = union(term.origin, seen.origin, below.origin)

@@ -212,7 +212,8 @@ def _shape_of(operand: Constant | View) -> tuple[int, ...]:
 
 def batch_normalization(call: Call) -> Results:
     """In inference, a factor and an offset for each channel (axis 1)."""
-    if call.integer("training_mode", 0):
+    trains = call.opset < 14 and any(call.node.output[1:])  # how it was said before
+    if trains or call.integer("training_mode", 0):
         raise Refused("it is in training mode", "Call model.eval() before the export.")
     view = call.view(0)
     names = ("scale", "bias", "mean", "variance")
@@ -344,6 +345,12 @@ def _aligned(call: Call, left: View, right: View) -> tuple[Term, Term, Ids]:
         return left.term, right.term, left.ids
     if _is_column_of(left, right) or _is_statistic_of(left, right):
         return left.term, right.term, right.ids
+    if _is_row_of(right, left) or _is_row_of(left, right):
+        raise Refused(
+            "it combines each pixel with one number a channel that depends on the image (squeeze "
+            "and excitation)",
+            "Use blocks without attention between channels.",
+        )
     first = as_matrix(left, call.pool, call.origin)
     second = as_matrix(right, call.pool, call.origin)
     if first.shape != second.shape:
@@ -384,4 +391,15 @@ def _is_statistic_of(column: View, view: View) -> bool:
         and column.term.shape == (1, groups)
         and shape[1] % groups == 0
         and np.array_equal(column.ids, view.ids % shape[1] // (shape[1] // groups))
+    )
+
+
+def _is_row_of(row: View, view: View) -> bool:
+    """Whether `row` holds, wherever `view` shows an element of a map, the number of its channel."""
+    shape = view.term.shape
+    return (
+        view.ids.ndim > 3
+        and len(shape) == 2
+        and row.term.shape == (1, shape[1])
+        and np.array_equal(row.ids, view.ids % shape[1])
     )

@@ -54,7 +54,7 @@ from .term import (
     topological,
 )
 from .trace import Trace
-from .view import shows_image
+from .view import PADDING_LEFT, shows_image
 
 ATTENTION_REMEDY = "Attention is softmax(q @ k.transpose(-2, -1) * scale + constant) @ v."
 
@@ -79,10 +79,7 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
         NORM_REMEDY,
     ),
     Mix: ("its operands are not an attention that can be mapped", ATTENTION_REMEDY),
-    Padded: (
-        "it pads what is read by more than convolutions and pooling",
-        "Put the padding right before a Conv, MaxPool or AveragePool.",
-    ),
+    Padded: PADDING_LEFT,
     Prefix: (
         "it puts constant tokens before something other than the patches",
         "Concatenate class and register tokens right after the patch embedding.",

@@ -42,7 +42,7 @@ def instance_normalization(call: Call) -> Results:
 
 
 def group_normalization(call: Call) -> Results:
-    """GroupNormalization, whose γ and β are one a group before opset 21, one a channel from it."""
+    """GroupNormalization of opset 21, with γ and β by channel; the older one is deprecated."""
     view = _batched(call)
     groups, channels = call.integer("num_groups", 0), view.ids.shape[1]
     if groups < 1 or channels % groups:
@@ -50,9 +50,7 @@ def group_normalization(call: Call) -> Results:
             f"its {channels} channels do not make {groups} groups",
             "Check the model in ONNX Runtime.",
         )
-    count = channels if call.opset >= 21 else groups
-    gamma, beta = _constant(call, 1, "scale", count), _constant(call, 2, "bias", count)
-    gamma, beta = (np.repeat(values, channels // count) for values in (gamma, beta))
+    gamma, beta = _constant(call, 1, "scale", channels), _constant(call, 2, "bias", channels)
     return (_normalised(call, view, groups, gamma, beta),)
 
 

@@ -9,6 +9,7 @@ from .call import Call, Constant, Tensor
 from .fold import run_node
 from .join import joined
 from .load import ROUNDING, Array
+from .maps import without_padding
 from .refusal import Refused
 from .view import View
 
@@ -51,10 +52,11 @@ def arrange(call: Call) -> tuple[Tensor | None, ...]:
         raise Refused("its shape or index depends on the image", "Make it a constant.")
     feeds = [_element_numbers(operand) for operand in call.inputs]
     results = run_node(call.node, feeds, call.opset)
-    return tuple(
+    arranged = (
         None if ids is None else View(views[0].term, ids.astype(np.int64), call.origin)
         for ids in results
     )
+    return tuple(None if view is None else without_padding(view) for view in arranged)
 
 
 def _element_numbers(operand: Constant | View | None) -> Array | None:

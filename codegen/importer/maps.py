@@ -51,14 +51,22 @@ class Map:
 def unpadded(view: View) -> tuple[View, float | None]:
     """What was padded, with OUTSIDE among its element numbers, and the value there.
 
-    The value is None where the view shows no padding.
+    The value is None where the view shows no padding. Several images follow each other.
     """
     if not isinstance(view.term, Padded):
         return view, None
     padded = view.term
-    ids = padded.places[view.ids]
+    image, place = np.divmod(view.ids, len(padded.places))
+    ids = padded.places[place]
+    ids = np.where(ids == OUTSIDE, OUTSIDE, ids + image * math.prod(padded.inputs[0].shape))
     inner = View(padded.inputs[0], ids, union(view.layout, padded.origin))
     return inner, padded.value if (ids == OUTSIDE).any() else None
+
+
+def without_padding(view: View) -> View:
+    """The view, of what was padded if it shows nothing of the padding."""
+    inner, value = unpadded(view)
+    return inner if value is None else view
 
 
 def as_map(call: Call, view: View) -> Map:
@@ -112,6 +120,11 @@ def _places(term: Term, ids: Ids) -> tuple[Ids, Ids]:
             )
         channels, rows = np.divmod(ids, _pixels(term))
         return rows, channels
+    if len(term.shape) == 1:
+        raise Refused(
+            "something computes on padding before it",
+            "Put the padding right before a Conv, MaxPool or AveragePool.",
+        )
     if len(term.shape) != 2:
         raise Refused("its operand is no map", CONVOLVED)
     rows, channels = np.divmod(ids, term.shape[1])

@@ -41,6 +41,8 @@ def _cuts_patches(call: Call, view: View, weight: Real) -> bool:
     Raises:
         Refused: it should, along three axes, and does not.
     """
+    if call.integer("group", 1) != 1:
+        return False
     if weight.ndim != view.ids.ndim or weight.shape[1] != view.ids.shape[1]:
         raise Refused(
             f"its weight {list(weight.shape)} does not fit the image {list(view.ids.shape)}",
@@ -53,7 +55,7 @@ def _cuts_patches(call: Call, view: View, weight: Real) -> bool:
         "VALID",
     )
     dilated = any(step != 1 for step in call.integers("dilations", None) or ())
-    if stride != kernel or padded or dilated or call.integer("group", 1) != 1:
+    if stride != kernel or padded or dilated:
         return False
     sides = view.ids.shape[2:]
     tiles = not any(side % patch for side, patch in zip(sides, kernel, strict=True))

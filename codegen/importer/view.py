@@ -20,6 +20,12 @@ from .term import ChannelMean, ImageInput, Real, Term, TermPool
 # Half a gigabyte of element numbers. ViT-L at 384 pixels has scores of 5 million elements.
 LARGEST_TENSOR = 1 << 26
 
+# What becomes of padding that nothing absorbs.
+PADDING_LEFT = (
+    "there is padding that no convolution or pooling takes up",
+    "Put the padding right before a Conv, MaxPool or AveragePool.",
+)
+
 Ids = npt.NDArray[np.int64]
 
 
@@ -87,6 +93,8 @@ def shows_image(term: Term) -> bool:
 def _not_a_matrix(view: View) -> Refused:
     if view.ids.ndim == 0:
         return Refused("its operand is a single number", "Give it tokens of channels.")
+    if len(view.term.shape) == 1:
+        return Refused(*PADDING_LEFT)
     if shows_image(view.term):
         return Refused(
             "its operand is the image, not [tokens, channels]",

@@ -75,7 +75,7 @@ def pad(call: Call) -> Results:
         raise Refused(f"it pads with {added:g} what was padded with {known:g}", "Pad once.")
     check_count(ids.size)
     term = Padded((view.term,), (ids.size,), call.origin, ids.ravel(), added)
-    return (whole(call.pool.intern(term), ids.shape),)
+    return (View(call.pool.intern(term), whole(term, ids.shape).ids, call.origin),)
 
 
 def _padded(call: Call, view: View) -> Ids:

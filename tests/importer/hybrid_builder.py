@@ -41,6 +41,7 @@ class Hybrid:
         class_token: whether there is one, which the head then reads; else the mean.
         classes: of the head.
         opset: of the file.
+        images: how many it takes at once.
     """
 
     side: int = 32
@@ -60,6 +61,7 @@ class Hybrid:
     class_token: bool = True
     classes: int = 5
     opset: int = 21
+    images: int = 1
 
     @property
     def map_side(self) -> int:
@@ -90,7 +92,7 @@ def hybrid(recipe: Hybrid | None = None, net: Net | None = None) -> onnx.ModelPr
         x = net.op("ReduceMean", x, net.ints(1), keepdims=0)
     product = net.op("MatMul", x, net.weight(recipe.dim, recipe.classes))
     net.op("Add", product, net.weight(recipe.classes), name="logits")
-    image = (1, recipe.channels, recipe.side, recipe.side)
+    image = (recipe.images, recipe.channels, recipe.side, recipe.side)
     model = net.model("logits", [helper.make_tensor_value_info("image", TensorProto.FLOAT, image)])
     onnx.checker.check_model(model)
     return model
@@ -166,9 +168,10 @@ def patches(net: Net, x: str, recipe: Hybrid) -> str:
     """A map as tokens [1, tokens, dim], with class token and positions."""
     size = (recipe.patch, recipe.patch)
     x = conv(net, x, recipe.stem, recipe.dim, size, recipe.patch, "none", bias=True)
-    x = net.op("Transpose", net.op("Reshape", x, net.ints(1, recipe.dim, -1)), perm=[0, 2, 1])
+    x = net.op("Transpose", net.op("Reshape", x, net.ints(0, recipe.dim, -1)), perm=[0, 2, 1])
     if recipe.class_token:
-        x = net.op("Concat", net.weight(1, 1, recipe.dim), x, axis=1)
+        token = net.op("Expand", net.weight(1, 1, recipe.dim), net.ints(recipe.images, 1, 1))
+        x = net.op("Concat", token, x, axis=1)
     return net.op("Add", x, net.weight(1, recipe.tokens, recipe.dim))
 
 

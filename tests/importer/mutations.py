@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from hybrid_builder import Hybrid, hybrid
 from onnx import TensorProto, helper, numpy_helper
 from onnx_builder import (
     DEPTH,
@@ -142,6 +143,15 @@ def whole(recipe: Recipe, opset: int = 20) -> onnx.ModelProto:
     return net.model(output)
 
 
+TINY = {
+    "side": 16,
+    "stem": 8,
+    "kernel": (3, 3),
+    "groups": 2,
+    "dim": 8,
+    "hidden": 6,
+    "depth": 1,
+}
 MODELS: dict[str, onnx.ModelProto] = {
     "plain": whole(Recipe()),
     "joins": whole(
@@ -152,6 +162,10 @@ MODELS: dict[str, onnx.ModelProto] = {
     "query": whole(Recipe(activation=quick_gelu, norm=spelled_norm, pool=learned_query)),
     "einsum": whole(Recipe(patches=patches, activation=erf_gelu, pool=by_einsum)),
     "operators": whole(Recipe(block=operators, activation=tanh_gelu), opset=23),
+    "stem": hybrid(Hybrid(**TINY, norm="instance", padding="pad", opset=20)),
+    "bottleneck": hybrid(
+        Hybrid(**TINY, norm="spelled out", padding="same", residual=True, class_token=False)
+    ),
     "token": whole(
         Recipe(
             embedded=class_token,
@@ -168,8 +182,14 @@ MODELS: dict[str, onnx.ModelProto] = {
 # --- Mutations -----------------------------------------------------------------------------------
 
 
+WORDS = {
+    "auto_pad": ("NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER", "SAME"),
+    "mode": ("constant", "reflect", "edge", "wrap"),
+}
+
+
 def attribute(model: onnx.ModelProto, random: np.random.Generator) -> bool:
-    """Another axis, permutation or equation."""
+    """Another axis, permutation, equation, size or kind of padding."""
     nodes = [node for node in model.graph.node if node.attribute]
     node = nodes[random.integers(len(nodes))]
     old = node.attribute[random.integers(len(node.attribute))]
@@ -177,8 +197,12 @@ def attribute(model: onnx.ModelProto, random: np.random.Generator) -> bool:
     match value:
         case int():
             changed: object = int(random.choice([-2, -1, 0, 1, 2, 3]))
-        case list() if all(isinstance(item, int) for item in value):
+        case list() if value and all(isinstance(item, int) for item in value):
             changed = random.permutation(value).tolist()
+            if changed == value:
+                changed[random.integers(len(value))] += int(random.choice([-1, 1, 2]))
+        case bytes() if old.name in WORDS:
+            changed = str(random.choice(WORDS[old.name]))
         case bytes() if old.name == "equation":
             text = value.decode()
             letters = sorted(set(text) & set("abcde"))
@@ -193,7 +217,7 @@ def attribute(model: onnx.ModelProto, random: np.random.Generator) -> bool:
         case _:
             return False
     old.CopyFrom(helper.make_attribute(old.name, changed))
-    return changed != value
+    return helper.get_attribute_value(old) != value
 
 
 def constant(model: onnx.ModelProto, random: np.random.Generator) -> bool:

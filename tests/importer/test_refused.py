@@ -57,12 +57,14 @@ def batch_norm(net: Net, x: str) -> str:
     return net.op("BatchNormalization", x, *values, outputs=3, name="culprit", training_mode=1)
 
 
-def max_pool(net: Net, x: str) -> str:
-    return net.op("MaxPool", x, name="culprit", kernel_shape=[1, 1])
+def indexed_pool(net: Net, x: str) -> str:
+    pooled = net.op("MaxPool", x, outputs=2, name="culprit", kernel_shape=[1, 1])
+    return net.op("Add", pooled, net.op("Cast", f"{pooled}_1", to=TensorProto.FLOAT))
 
 
-def one_by_one(net: Net, x: str) -> str:
-    return net.op("Conv", x, net.weight(DIM, DIM, 1, 1), name="culprit")
+def resized(net: Net, x: str) -> str:
+    scales = net.const([1.0, 1.0, 2.0, 2.0])
+    return net.op("Resize", x, "", scales, name="culprit")
 
 
 def after_patches(step: Step) -> Step:
@@ -171,10 +173,10 @@ def norm_with_eps_outside(net: Net, x: str) -> str:
 
 def norm_of_other_mean(net: Net, x: str) -> str:
     mean = net.op("ReduceMean", x, net.ints(1))
-    centred = net.op("Sub", x, mean, name=f"culprit_{len(net.nodes)}")
+    centred = net.op("Sub", x, mean)
     variance = net.op("ReduceMean", net.op("Mul", centred, centred), net.ints(-1))
     deviation = net.op("Sqrt", net.op("Add", variance, net.const(1e-5)))
-    return net.op("Div", centred, deviation)
+    return net.op("Div", centred, deviation, name=f"culprit_{len(net.nodes)}")
 
 
 def norm_over_two_axes(net: Net, x: str) -> str:
@@ -512,13 +514,13 @@ def where(net: Net, x: str) -> str:
 # What is wrong, and a piece of the reason. The node at fault is called `culprit...`.
 CASES: dict[str, tuple[Recipe, str]] = {
     "batch norm": (Recipe(arrange=after_patches(batch_norm)), "in training mode"),
-    "max pool": (Recipe(arrange=after_patches(max_pool)), "MaxPool is not supported"),
-    "padded patches": (Recipe(patches=patch(pads=[1, 1, 1, 1])), "pads the image"),
-    "same padding": (Recipe(patches=patch(auto_pad="SAME_UPPER")), "pads the image"),
-    "overlapping patches": (Recipe(patches=patch(strides=[1, 1])), "stride [1, 1] is not kernel"),
+    "places of a max pool": (
+        Recipe(arrange=after_patches(indexed_pool)),
+        "its output 'culprit_1' is used",
+    ),
+    "resized map": (Recipe(arrange=after_patches(resized)), "Resize is not supported"),
     "dilated patches": (Recipe(patches=patch(dilations=[2, 2])), "dilated"),
-    "grouped patches": (Recipe(patches=patch(group=2)), "does not fit the image"),
-    "a convolution later": (Recipe(arrange=after_patches(one_by_one)), "does not read the image"),
+    "grouped patches": (Recipe(patches=patch(group=2)), "it is grouped"),
     "softmax over queries": (Recipe(probabilities=op("Softmax", axis=2)), "not the keys"),
     "softmax over heads": (Recipe(probabilities=op("Softmax", axis=1)), "not the keys"),
     "no softmax": (Recipe(probabilities=same, scores=op("Mul", 0.5)), "not the plain softmax"),
@@ -571,12 +573,11 @@ CASES: dict[str, tuple[Recipe, str]] = {
     "norm over two axes": (Recipe(norm=norm_over_two_axes), "over axes 1 to 2"),
     "norm over tokens": (Recipe(norm=norm_over_tokens), "one token in each row"),
     "eps outside the root": (Recipe(norm=norm_with_eps_outside), "no standard deviation"),
-    "norm around another mean": (Recipe(norm=norm_of_other_mean), "repeats"),
+    "norm around another mean": (Recipe(norm=norm_of_other_mean), "not x less the mean"),
     "residual of flipped tokens": (Recipe(residual=flipped_residual), "several tokens"),
     "class token last": (Recipe(arrange=class_token_last), "constant tokens before"),
     "several tokens kept": (Recipe(pool=two_tokens), "several tokens"),
     "mean with gaps": (Recipe(pool=every_other_token), "with gaps"),
-    "mean over both axes": (Recipe(pool=op("ReduceMean", keepdims=1)), "neither all channels"),
     "positions late": (Recipe(after=positions_late), "adds a constant"),
     "weight on the left": (Recipe(after=weight_on_the_left), "constant from the left"),
     "weight on the image": (Recipe(patches=weight_on_the_image), "constant where the image's data"),

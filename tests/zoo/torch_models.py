@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -157,3 +159,48 @@ class EinsumVit(nn.Module):
         x = self.norm(self.patch(image)).flatten(2).transpose(1, 2)
         x = self.blocks(x + self.positions)
         return self.head(self.pool(x.transpose(1, 2).reshape(-1, 48, 4, 4)).flatten(1))
+
+
+NORMS = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(4, channels),
+    "instance": lambda channels: nn.InstanceNorm2d(channels, affine=True),
+    "layer": lambda channels: nn.GroupNorm(1, channels),
+}
+
+
+class EarlyConvolutions(nn.Module):
+    """Convolutions 3 × 3 in place of patches (Xiao et al., 2021), then nn.TransformerEncoder.
+
+    Either with a class token, or pooled without positions.
+    """
+
+    def __init__(
+        self, norm: str = "batch", activation: type[nn.Module] = nn.ReLU, token: bool = True
+    ) -> None:
+        super().__init__()
+        widths = (3, 12, 24, 48)
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths):
+            layers.append(nn.Conv2d(inputs, outputs, 3, 2, 1, bias=False))
+            layers += [NORMS[norm](outputs), activation()]
+        self.stem = nn.Sequential(*layers, nn.Conv2d(48, 48, 1))
+        self.token = nn.Parameter(torch.zeros(1, 1, 48)) if token else None
+        self.positions = nn.Parameter(torch.zeros(1, 17, 48)) if token else None
+        layer = nn.TransformerEncoderLayer(
+            48, 4, 96, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(48, 10)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.stem(image).flatten(2).transpose(1, 2)
+        if self.token is None:
+            return self.head(self.encoder(x).mean(1))
+        tokens = self.token.expand(image.shape[0], -1, -1)
+        return self.head(self.encoder(torch.cat([tokens, x], dim=1) + self.positions)[:, 0])
+
+
+def early_convolutions(norm: str, activation: str = "ReLU", *, token: bool = True) -> nn.Module:
+    """The same by the name of the activation."""
+    return EarlyConvolutions(norm, getattr(nn, activation), token)

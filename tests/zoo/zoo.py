@@ -369,7 +369,6 @@ TIMM = (
         changes={"qk_norm": True},
         refused="each head by themselves",
     ),
-    _timm("hybrid-stem", "vit_tiny_r_s16_p8_224", "native", refused="is not kernel"),
     _timm("beit-script", "beit_base_patch16_224", exporter="script", opset=17),
     _timm("beit", "beit_base_patch16_224", "unfused"),
     _timm("beitv2-script", "beitv2_base_patch16_224", exporter="script", opset=17, symbolic=True),
@@ -443,6 +442,89 @@ TORCH = (
     _torch("three-heads", "Encoder", changes={"norm_first": True, "heads": (10, 3, 1)}),
 )
 
+LARGER = (3, 64, 64)
+R_STEM = ("vit_tiny_r_s16_p8_224", "native")
+HYBRIDS = (
+    _timm("r-stem", *R_STEM, changes={"img_size": 64}, image=LARGER),
+    _timm("r-stem-opset21", *R_STEM, changes={"img_size": 64}, image=LARGER, opset=21),
+    _timm(
+        "r-stem-opset25", *R_STEM, changes={"img_size": 64}, image=LARGER, opset=25, symbolic=True
+    ),
+    _timm(
+        "r-stem-script",
+        *R_STEM,
+        changes={"img_size": 64},
+        image=LARGER,
+        exporter="script",
+        opset=17,
+    ),
+    _timm(
+        "r-stem-script-symbolic",
+        *R_STEM,
+        changes={"img_size": 64},
+        image=LARGER,
+        exporter="script",
+        opset=20,
+        symbolic=True,
+    ),
+    _timm(
+        "r-stem-script-opset14",
+        *R_STEM,
+        changes={"img_size": 64},
+        image=LARGER,
+        exporter="script",
+        opset=14,
+    ),
+    _timm("r-stem-batch", *R_STEM, changes={"img_size": 64}, image=LARGER, batch=3),
+    _timm(
+        "r-stem-onnxsim",
+        *R_STEM,
+        changes={"img_size": 64},
+        image=LARGER,
+        exporter="script",
+        opset=17,
+        after="onnxsim",
+    ),
+    _timm("r-stem-ort-optimised", *R_STEM, changes={"img_size": 64}, image=LARGER, after="ort"),
+    _timm("big-transfer", "big_transfer", "hybrid", image=LARGER),
+    _timm("big-transfer-opset21", "big_transfer", "hybrid", image=LARGER, opset=21),
+    _timm(
+        "big-transfer-script", "big_transfer", "hybrid", image=LARGER, exporter="script", opset=17
+    ),
+    _timm("resnet-d", "resnet_d", "hybrid", image=LARGER),
+    _timm("resnet-d-script", "resnet_d", "hybrid", image=LARGER, exporter="script", opset=17),
+    _timm("conv-stem", "conv_stem", "hybrid", changes={"project": False}, image=LARGER),
+    _timm(
+        "conv-stem-script",
+        "conv_stem",
+        "hybrid",
+        changes={"project": False},
+        image=LARGER,
+        exporter="script",
+        opset=17,
+        batch=2,
+    ),
+    *(
+        _torch(f"early-convolutions-{name}", "early_convolutions", changes=changes)
+        for name, changes in {
+            "batch": {"norm": "batch"},
+            "group-gelu": {"norm": "group", "activation": "GELU"},
+            "instance-silu": {"norm": "instance", "activation": "SiLU"},
+            "layer-pooled": {"norm": "layer", "token": False},
+        }.items()
+    ),
+    *(
+        _torch(
+            f"early-convolutions-{norm}-script",
+            "early_convolutions",
+            changes={"norm": norm},
+            exporter="script",
+            opset=17,
+        )
+        for norm in ("batch", "group", "instance")
+    ),
+)
+
 # Every operator set, by the exporter that writes it itself.
 OPSETS = tuple(
     _torch(
@@ -456,8 +538,9 @@ OPSETS = tuple(
     for opset in opsets
 )
 
-ZOO = (*HUGGING_FACE, *TIMM, *TORCH, *OPSETS)
-MAPPED = tuple(export for export in ZOO if not export.refused)
+ZOO = (*HUGGING_FACE, *TIMM, *TORCH, *HYBRIDS, *OPSETS)
+IMPORTED = HYBRIDS  # shown in float, not compiled
+MAPPED = tuple(export for export in ZOO if not export.refused and export not in IMPORTED)
 REFUSED = tuple(export for export in ZOO if export.refused)
 
 # The first export of each architecture that compiles also runs on the RTL.
