@@ -870,8 +870,8 @@ class _Gathering:
     @property
     def _group(self) -> int:
         """Channels that are normalised together, padding included."""
-        channels = self.source.channels
-        return channels.head if channels.heads > 1 else channels.count // self.node.groups
+        channels, groups = self.source.channels, self.node.groups
+        return channels.head if channels.heads == groups else channels.count // groups
 
     def _blocks(self) -> Iterator[range]:
         tiles = self.source.grid.column_tiles

@@ -64,6 +64,7 @@ STEMS = {
     "no pool": Stem(pool=False),
     "no relu": Stem(relu=False),
     "single pixels": Stem(patch=1),
+    "one group of twelve": Stem(groups=1, channels=12),
     "groups of three": Stem(groups=8, channels=24),
     "groups of twelve": Stem(groups=2, channels=24),
     "bottleneck": Stem(bottleneck=True),
