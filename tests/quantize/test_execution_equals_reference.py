@@ -44,7 +44,9 @@ def test_values_of_hybrids_are_equal(
 
 
 @pytest.mark.parametrize("parts", [2, 3, 16])
-@pytest.mark.parametrize("name", ["r-stem", "large groups", "no norm", "no pool"])
+@pytest.mark.parametrize(
+    "name", ["r-stem", "large groups", "groups of three", "no norm", "no pool"]
+)
 def test_values_of_stems_in_parts_are_equal(name: str, parts: int) -> None:
     graph = random_hybrid(0, stem=STEMS[name])
     whole = quantize(graph, random_images(graph, 8, seed=1))
