@@ -81,6 +81,11 @@ class Window:
         return cls(source, (1, 1), 1, (0, 0), source)
 
     @property
+    def is_padded(self) -> bool:
+        """Whether some result sees padding."""
+        return bool((self.pixels == OUTSIDE).any())
+
+    @property
     def pixels(self) -> npt.NDArray[np.int64]:
         """[results, pixels of the kernel]: the row of the map, OUTSIDE where there is none."""
         down, across = (

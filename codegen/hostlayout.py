@@ -45,11 +45,13 @@ def host_layout(program: Program) -> dict[str, npt.NDArray[np.generic]]:
 
 def input_index(program: Program) -> Index:
     """See host_layout."""
-    pixels = int(np.prod(program.input.image))
+    source = program.input
+    pixels = int(np.prod(source.image))
 
     def pack(digits: Index) -> npt.NDArray[np.generic]:
-        rows = patch_rows(digits.reshape(1, *program.input.image), program.input.patch)[0]
-        zeros = np.zeros((program.input.prefix, rows.shape[1]), np.int8)
+        image = digits.reshape(1, *source.image)
+        rows = patch_rows(image, source.patch, source.window)[0]
+        zeros = np.zeros((source.prefix, rows.shape[1]), np.int8)
         matrix = np.concatenate([zeros, rows.astype(np.int8)])
         return np.frombuffer(pack_input(program, matrix), np.int8)
 
@@ -60,6 +62,9 @@ def input_index(program: Program) -> Index:
 def pixel_scale(program: Program) -> npt.NDArray[np.float64]:
     """See host_layout. Pixels that no patch covers have a scale of one."""
     image, patch = program.input.image, program.input.patch
+    if program.input.window is not None:
+        # A pixel stands at several places of patches, which therefore have one scale.
+        return np.full(image, program.input.scale[0])
     grid = tuple(side // size for side, size in zip(image, patch, strict=True))
     covered = tuple(slice(n * size) for n, size in zip(grid, patch, strict=True))
     scale = np.ones(image)

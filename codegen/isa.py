@@ -363,6 +363,8 @@ class Gather(Instruction):
     With `statistics`, sums of each group over all pixels are gathered first. They stay until the
     next GATHER with `statistics`; a NORM makes them void. With groups that are smaller than a
     column tile, `inner` is 1; else all column tiles that are read are one group.
+
+    Fields that NORM has, too, have their place there: the same kernels decode both.
     """
 
     OPCODE = 6
@@ -370,30 +372,30 @@ class Gather(Instruction):
 
     outer: int = _bits(COUNT_BITS, "row tiles of the result, at least 1", least=1)
     inner: int = _bits(7, "column tiles, at least 1", least=1)
+    prefix: int = _bits(4, "rows of zeros before the first result")
     statistics: int = _bits(1, "gather the groups' sums first")
-    group: int = _bits(3, "log2 of the channels of a group; log2 of T if it has T or more")
-    plain: int = _bits(1, "do not normalise: gamma and beta act on the residual itself")
     relu: int = _bits(1, "results below zero become zero")
+    plain: int = _bits(1, "do not normalise: gamma and beta act on the residual itself")
     base: int = _bits(ADDRESS_BITS, "first residual word")
     tiles: int = _bits(9, "column tiles of the map, at least 1", least=1)
+    columns: int = _bits(9, "results in a line of the grid, at least 1", least=1)
     address: int = _bits(ADDRESS_BITS, "first word written")
     outer_stride: int = _bits(ADDRESS_BITS, "words from one row tile to the next")
+    width: int = _bits(9, "pixels in a line of the map, at least 1", least=1)
+    height: int = _bits(9, "lines of the map, at least 1", least=1)
     parameter: int = _bits(ADDRESS_BITS, "first norm word")
     channels: int = _bits(12, "pixels * channels of a group >> sum_shift, rounded", least=1)
     inverse: int = _bits(27, "round(2^(26 + sum_shift) / (pixels * channels of a group))")
     eps_mantissa: int = _bits(16, "epsilon in integer units: eps_mantissa << eps_exponent")
     eps_exponent: int = _bits(6, "see eps_mantissa")
-    sum_shift: int = _bits(3, "rounding shift of a group's sums")
     shift: int = _bits(6, "rounding shift of the result")
-    width: int = _bits(9, "pixels in a line of the map, at least 1", least=1)
-    height: int = _bits(9, "lines of the map, at least 1", least=1)
-    columns: int = _bits(9, "results in a line of the grid, at least 1", least=1)
+    group: int = _bits(3, "log2 of the channels of a group; log2 of T if it has T or more")
+    sum_shift: int = _bits(3, "rounding shift of a group's sums")
     step: int = _bits(6, "pixels from one result to the next, down and across, at least 1", least=1)
     x: int = _bits(8, "column of the first result's first pixel", signed=True)
     y: int = _bits(8, "line of the first result's first pixel", signed=True)
     kernel_width: int = _bits(3, "pixels across that the greatest is taken of", least=1)
     kernel_height: int = _bits(3, "pixels down that the greatest is taken of", least=1)
-    prefix: int = _bits(4, "rows of zeros before the first result")
 
 
 @dataclass(frozen=True)

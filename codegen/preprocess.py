@@ -13,17 +13,23 @@ import numpy as np
 import numpy.typing as npt
 
 from ..host.images import Float32Array, quantize_pixels
+from .graph import OUTSIDE, Window
 from .quantgraph import PatchInput
 
 Number = TypeVar("Number", bound=np.generic)
 
 
-def patch_rows(images: npt.NDArray[Number], patch: tuple[int, ...]) -> npt.NDArray[Number]:
+def patch_rows(
+    images: npt.NDArray[Number], patch: tuple[int, ...], window: Window | None = None
+) -> npt.NDArray[Number]:
     """[n, sides of an image ...] → [n, patches, values of a patch].
 
     Patches follow each other in row-major order, and so do the values of each. What does not fill
-    a patch at the end of an axis is left out, as by a convolution without padding.
+    a patch at the end of an axis is left out, as by a convolution without padding. With a window,
+    patches are what it sees of the image, zero in its padding.
     """
+    if window is not None:
+        return _seen(images, window)
     count, *sides = images.shape
     grid = [side // size for side, size in zip(sides, patch, strict=True)]
     covered = (slice(None), *(slice(n * size) for n, size in zip(grid, patch, strict=True)))
@@ -33,9 +39,17 @@ def patch_rows(images: npt.NDArray[Number], patch: tuple[int, ...]) -> npt.NDArr
     return boxes.transpose(0, *places, *inside).reshape(count, math.prod(grid), math.prod(patch))
 
 
+def _seen(images: npt.NDArray[Number], window: Window) -> npt.NDArray[Number]:
+    """[n, channels, height, width] → [n, results, channels * pixels of the kernel]."""
+    maps = images.reshape(*images.shape[:2], -1)
+    pixels = window.pixels
+    seen = np.where(pixels == OUTSIDE, np.zeros((), images.dtype), maps[:, :, pixels])
+    return seen.swapaxes(1, 2).reshape(len(images), len(pixels), -1)
+
+
 def patches(node: PatchInput, image: Float32Array) -> npt.NDArray[np.int8]:
     """The int8 matrix [tokens, values of a patch] of one image."""
-    return integer_patches(image, node.patch, node.prefix, node.value.scale)
+    return integer_patches(image, node.patch, node.prefix, node.value.scale, node.window)
 
 
 def integer_patches(
@@ -43,6 +57,7 @@ def integer_patches(
     patch: tuple[int, ...],
     prefix: int,
     scale: npt.NDArray[np.float64],
+    window: Window | None = None,
 ) -> npt.NDArray[np.int8]:
     """The int8 matrix [prefix + patches, values of a patch] of one image.
 
@@ -54,6 +69,7 @@ def integer_patches(
         patch: sides of a patch, one for each axis of the image.
         prefix: rows before the first patch (class and register tokens).
         scale: real value of one unit, per column.
+        window: how patches follow each other, if they do not tile the image.
     """
-    integers = quantize_pixels(patch_rows(image[None], patch)[0], scale)
+    integers = quantize_pixels(patch_rows(image[None], patch, window)[0], scale)
     return np.concatenate([np.zeros((prefix, integers.shape[1]), np.int8), integers])

@@ -22,10 +22,11 @@ from .assembler import parse_program as parse_program
 from .assembler import print_program as print_program
 from .config import INSTRUCTION_BITS, HardwareConfig, Memory
 from .errors import BuildDirectoryError, HostBufferError, ProgramError, VitesseraError
+from .graph import Window
 from .isa import Instruction, decode
 from .packing import Int8Array, Int16Array, pack_operand, round_up, to_dram, unpack_residual
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 
 _INSTRUCTIONS = "program.bin"
@@ -43,6 +44,7 @@ class InputDescription:
         image: shape of the image, or video.
         patch: sides of a patch, one for each axis of the image.
         prefix: rows before the first patch (class and register tokens); zeros.
+        window: how patches follow each other, if they do not tile the image.
         tokens, channels: size of the int8 patch matrix, true sizes.
         scale: real value of one unit, per channel; zero stands for zero.
         size: bytes of the input buffer.
@@ -56,6 +58,7 @@ class InputDescription:
     channels: int
     scale: tuple[float, ...]
     size: int
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -320,7 +323,7 @@ def _rebuild(description: Mapping[str, Any], instructions: bytes, weights: bytes
         labels=tuple(description["labels"]),
         parts=int(description["parts"]),
         weights=weights,
-        input=InputDescription(**_tuples(description["input"])),
+        input=_input(description["input"]),
         outputs=tuple(OutputDescription(**_tuples(entry)) for entry in description["outputs"]),
         layers=tuple(Layer(**entry) for entry in description["layers"]),
         allocations=tuple(
@@ -332,6 +335,12 @@ def _rebuild(description: Mapping[str, Any], instructions: bytes, weights: bytes
             for entry in description["values"]
         ),
     )
+
+
+def _input(entry: Mapping[str, Any]) -> InputDescription:
+    window = entry["window"]
+    window = None if window is None else Window(**_tuples(window))
+    return InputDescription(**_tuples(entry) | {"window": window})
 
 
 def _tuples(entry: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,11 +15,13 @@ import numpy.typing as npt
 from ..host.images import check_images
 from . import numerics
 from .errors import missing_case
+from .graph import OUTSIDE, Window
 from .numerics import INT8_MAX, INT16_MAX, IntArray, SoftmaxState
 from .preprocess import patches
 from .quantgraph import (
     Attention,
     Constant,
+    Gather,
     Norm,
     PatchInput,
     Pool,
@@ -85,6 +87,8 @@ def _run(node: QuantNode, operands: list[IntArray], images: int, lanes: int) -> 
         case Norm():
             gamma, beta = node.gamma.astype(np.int64), node.beta.astype(np.int64)
             return numerics.layer_norm(operands[0], gamma, beta, node.constants)
+        case Gather():
+            return _gather(node, operands[0])
         case SelectToken(index=index):
             return operands[0][:, index : index + 1]
         case Pool(start=start, stop=stop):
@@ -94,6 +98,23 @@ def _run(node: QuantNode, operands: list[IntArray], images: int, lanes: int) -> 
             return _attention(node, operands, lanes)
         case _:
             raise missing_case(node, "The matrix-level execution")
+
+
+def _gather(node: Gather, x: IntArray) -> IntArray:
+    """Rows of maps [images, pixels, channels] as node.pool and node.unfold see them."""
+    gamma, beta = node.gamma.astype(np.int64), node.beta.astype(np.int64)
+    pixels = numerics.group_norm(x, gamma, beta, node.constants, node.groups)
+    pixels = np.maximum(pixels, 0) if node.relu else pixels
+    pooled = _seen(pixels, node.pool, -INT8_MAX - 1).max(axis=2)
+    rows = _seen(pooled, node.unfold, 0)
+    rows = rows.reshape(*rows.shape[:2], -1)
+    return np.pad(rows, ((0, 0), (node.prefix, 0), (0, 0)))
+
+
+def _seen(maps: IntArray, window: Window, outside: int) -> IntArray:
+    """[images, results, pixels of the kernel, channels] of maps [images, pixels, channels]."""
+    rows = window.pixels
+    return np.where((rows == OUTSIDE)[..., None], outside, maps[:, rows])
 
 
 def _matmul(left: IntArray, right: IntArray) -> IntArray:

@@ -17,7 +17,7 @@ from .importer.evaluate import evaluate
 from .numerics import INT8_MAX, INT16_MAX
 from .preprocess import patch_rows
 from .quantexec import LANES, Integers, execute
-from .quantgraph import Constant, PatchInput, QuantGraph, QuantNode
+from .quantgraph import Constant, Gather, PatchInput, QuantGraph, QuantNode
 from .quantize import prepared
 
 FloatArray = npt.NDArray[np.float64]
@@ -167,7 +167,9 @@ def _reference(
     node: QuantNode, reals: dict[str, npt.NDArray[np.float32]], images: Float32Array
 ) -> FloatArray:
     """The float values that `node` stands for, [images, tokens, channels]."""
-    if not isinstance(node, PatchInput):
-        return reals[node.origin[-1]].astype(np.float64)
-    rows = patch_rows(images, node.patch).astype(np.float64)
-    return np.pad(rows, ((0, 0), (node.prefix, 0), (0, 0)))
+    if isinstance(node, PatchInput):
+        rows = patch_rows(images, node.patch, node.window).astype(np.float64)
+    else:
+        rows = reals[node.origin[-1]].astype(np.float64)
+    prefix = node.prefix if isinstance(node, PatchInput | Gather) else 0
+    return np.pad(rows, ((0, 0), (prefix, 0), (0, 0)))

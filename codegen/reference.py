@@ -19,6 +19,8 @@ from . import isa, numerics
 from .assembler import print_instruction
 from .config import SOFTMAX_BLOCKS, Memory
 from .errors import ProgramError, missing_case
+from .gathering import pixel_words, seen_pixels
+from .graph import OUTSIDE
 from .isa import FUNCTIONS
 from .numerics import IntArray, SoftmaxState
 from .packing import (
@@ -34,6 +36,9 @@ from .packing import (
 from .program import Program, StoredValue, check_input, pack_input, unpack_outputs
 
 ACCUMULATOR_MAX = (1 << 31) - 1
+GROUP_SUM_BITS = 27  # of a group's sum after sum_shift, without its sign
+GROUP_SQUARES_BITS = 42
+BELOW_INT8 = -128  # less than any result
 BATCH_BYTES = 1 << 28  # on-chip memories of one batch of images
 
 Tap = Callable[[int, isa.Instruction, "Machine"], None]
@@ -88,6 +93,7 @@ class Machine:
         self._tiles: deque[tuple[isa.Compute, IntArray]] = deque()
         self._maximum_blocks: deque[IntArray] = deque()  # [images, T]
         self._reciprocal_blocks: deque[IntArray] = deque()  # [images, mantissa and exponent, T]
+        self._group_statistics: numerics.Statistics | None = None  # [images, 1, 1, T columns]
 
     @property
     def outputs(self) -> Uint8Array:
@@ -108,6 +114,8 @@ class Machine:
                 self._epilogue(instruction)
             case isa.Norm():
                 self._norm(instruction)
+            case isa.Gather():
+                self._gather(instruction)
             case isa.End():
                 self._end()
             case _:
@@ -308,11 +316,11 @@ class Machine:
         blocks = self._pop(self._reciprocal_blocks, outer)[..., None, :, :, None]
         return blocks[..., 0, :, :], blocks[..., 1, :, :]
 
-    def _destination(self, epilogue: isa.Epilogue | isa.Norm, words: int) -> IntArray:
+    def _destination(self, step: isa.Epilogue | isa.Norm | isa.Gather, words: int) -> IntArray:
         addresses = loop(
-            epilogue.address,
-            (epilogue.outer, epilogue.outer_stride),
-            (epilogue.inner, epilogue.inner_stride),
+            step.address,
+            (step.outer, step.outer_stride),
+            (step.inner, words if isinstance(step, isa.Gather) else step.inner_stride),
             (words, 1),
         )
         if len(np.unique(addresses)) != addresses.size:
@@ -328,13 +336,13 @@ class Machine:
         self._residual[:, addresses] = values.reshape(len(tiles), *addresses.shape, -1)
 
     def _write_operands(
-        self, memory: Memory, step: isa.Epilogue | isa.Norm, tiles: IntArray
+        self, memory: Memory, step: isa.Epilogue | isa.Norm | isa.Gather, tiles: IntArray
     ) -> None:
         """Writes tiles [images, outer, inner, T, T] as operand words."""
         addresses = self._destination(step, self.config.words_per_tile)
         self._mark_written(memory, addresses)
         values = numerics.saturate(tiles, numerics.INT8_MAX)
-        if step.transpose:
+        if not isinstance(step, isa.Gather) and step.transpose:
             values = np.swapaxes(values, -1, -2)
         words = values.reshape(*values.shape[:-1], -1, self.config.depth)
         self._operands[memory][:, addresses] = np.swapaxes(words, -3, -2)
@@ -389,6 +397,73 @@ class Machine:
         result = numerics.layer_norm(rows, gamma, beta, _norm_constants(norm))
         tiles = result.reshape(len(rows), norm.outer, tile, norm.inner, tile).swapaxes(2, 3)
         self._write_operands(Memory[isa.NormTarget(norm.target).name], norm, tiles)
+        self._group_statistics = None  # those of rows stand in their place now
+
+    # --- Rows of maps
+
+    def _gather(self, gather: isa.Gather) -> None:
+        config, tile = self.config, self.config.tile
+        self._check_groups(gather)
+        if gather.statistics:
+            pixels = np.arange(gather.width * gather.height, dtype=np.int64)
+            self._group_statistics = self._sum_groups(gather, self._pixels(gather, pixels))
+        seen = seen_pixels(gather, config)
+        pixels = np.unique(seen[seen != OUTSIDE])
+        results = self._normalize_pixels(gather, self._pixels(gather, pixels))
+        # One more pixel, below all others, stands for what is outside.
+        outside = ((0, 0), (0, 1), (0, 0), (0, 0))
+        results = np.pad(results, outside, constant_values=BELOW_INT8)
+        places = np.where(seen == OUTSIDE, len(pixels), np.searchsorted(pixels, seen))
+        rows = results[:, places[:, 0]]
+        for column in places[:, 1:].T:
+            rows = np.maximum(rows, results[:, column])
+        rows = np.where((rows == BELOW_INT8) | (gather.relu & (rows < 0)), 0, rows)
+        tiles = rows.reshape(len(rows), gather.outer, tile, gather.inner, tile).swapaxes(2, 3)
+        self._write_operands(Memory.LEFT, gather, tiles)
+
+    def _check_groups(self, gather: isa.Gather) -> None:
+        size, tile = 1 << gather.group, self.config.tile
+        if gather.plain and not gather.statistics:
+            return
+        if size > tile:
+            raise _Fault(f"has groups of {size} channels, a column tile has {tile}")
+        if size < tile and gather.inner > 1:
+            raise _Fault(f"reads {gather.inner} column tiles, its groups end within the first")
+        if not gather.statistics and self._group_statistics is None:
+            raise _Fault("normalises, but there are no statistics of groups")
+
+    def _pixels(self, gather: isa.Gather, pixels: IntArray) -> IntArray:
+        """Some of the map's rows: [images, pixels, inner, T]."""
+        if not len(pixels):
+            return np.zeros((len(self._residual), 0, gather.inner, self.config.tile), np.int64)
+        words = self.residual(pixel_words(gather, pixels, self.config))
+        return words.reshape(*words.shape[:3], -1).astype(np.int64)
+
+    def _sum_groups(self, gather: isa.Gather, x: IntArray) -> numerics.Statistics:
+        """Statistics of the groups of a map [images, pixels, inner, T], for each column."""
+        size = 1 << gather.group
+        groups = x.reshape(len(x), -1, self.config.tile // size, size)
+        total, squares = groups.sum(axis=(1, 3)), (groups * groups).sum(axis=(1, 3))
+        total, squares = (
+            np.repeat(numerics.round_shift(sums, gather.sum_shift), size, axis=-1)[:, None, None]
+            for sums in (total, squares)
+        )
+        if np.any(np.abs(total) >> GROUP_SUM_BITS) or np.any(squares >> GROUP_SQUARES_BITS):
+            raise _Fault("sums up more than its sum_shift makes room for")
+        return numerics.statistics(total, squares, _norm_constants(gather))
+
+    def _normalize_pixels(self, gather: isa.Gather, x: IntArray) -> IntArray:
+        """The int8 results of pixels [images, pixels, inner, T]."""
+        channel_words = loop(gather.parameter, (gather.inner * self.config.beats_per_row, 1))
+        gamma, beta = (
+            self._lanes(Memory.NORM, channel_words, name).reshape(gather.inner, -1)
+            for name in ("gamma", "beta")
+        )
+        if not gather.plain:
+            assert self._group_statistics is not None
+            x = numerics.normalize(x, self._group_statistics)
+        scaled = numerics.round_shift(x * gamma + beta, gather.shift)
+        return numerics.saturate(scaled, numerics.INT8_MAX)
 
     # --- Observation
 
@@ -412,7 +487,7 @@ class Machine:
         return unpack_operand(operands, value.padded_channels)
 
 
-def _norm_constants(norm: isa.Norm) -> numerics.NormConstants:
+def _norm_constants(norm: isa.Norm | isa.Gather) -> numerics.NormConstants:
     return numerics.NormConstants(
         channels=norm.channels,
         inverse=norm.inverse,
@@ -420,6 +495,7 @@ def _norm_constants(norm: isa.Norm) -> numerics.NormConstants:
         eps_exponent=norm.eps_exponent,
         shift=norm.shift,
         plain=bool(norm.plain),
+        sum_shift=norm.sum_shift if isinstance(norm, isa.Gather) else 0,
     )
 
 

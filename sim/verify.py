@@ -80,7 +80,10 @@ def patch_matrices(program: Program, images: Array) -> npt.NDArray[np.int8]:
     scale = np.asarray(description.scale, np.float64)
     checked = check_images(images, description.image, "Images")
     return np.stack(
-        [integer_patches(each, description.patch, description.prefix, scale) for each in checked]
+        [
+            integer_patches(each, description.patch, description.prefix, scale, description.window)
+            for each in checked
+        ]
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from vitessera.codegen import isa
 from vitessera.codegen.config import HardwareConfig, Memory
 from vitessera.codegen.errors import BuildDirectoryError, HostBufferError, ProgramError
+from vitessera.codegen.graph import Window
 from vitessera.codegen.packing import (
     from_dram,
     pack_norm,
@@ -62,6 +64,16 @@ def small_program() -> Program:
         allocations=(Allocation(Memory.LEFT, "x", 3, 5, 0, 2),),
         values=(StoredValue("x", Memory.LEFT, 3, False, 7, 4, 0, 1, 8, 8, 2),),
     )
+
+
+def test_norm_and_gather_have_what_they_share_in_the_same_place() -> None:
+    """The kernels read these fields without looking at the opcode."""
+    norm, gather = (
+        {f.name: (f.low, f.width) for f in isa.fields(kind)} for kind in (isa.Norm, isa.Gather)
+    )
+    shared = {name for name in norm if name in gather and name != "inner"}
+    assert {name: norm[name] for name in shared} == {name: gather[name] for name in shared}
+    assert len(shared) == 13
 
 
 def test_operand_word_holds_rows_then_channels() -> None:
@@ -119,6 +131,14 @@ def test_host_buffers_of_wrong_size_are_refused() -> None:
         pack_input(small_program(), np.zeros((4, 7), np.int8))
     with pytest.raises(HostBufferError, match="output_size"):
         unpack_outputs(small_program(), bytes(3))
+
+
+def test_a_window_is_read_back(tmp_path: Path) -> None:
+    program = small_program()
+    window = Window((4, 6), (3, 3), 2, (1, 1), (2, 3))
+    program = replace(program, input=replace(program.input, window=window))
+    save_program(program, tmp_path)
+    assert load_program(tmp_path) == program
 
 
 def test_saved_program_is_read_back(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ IntArray = npt.NDArray[np.int64]
 
 MULTIPLIER_BITS = 16
 SHIFT_MAX = 63
+COUNTED_MAX = 4095  # numbers that the sums of a normalisation count
+SUM_SHIFT_MAX = 7
 PRE_SHIFT_MAX = 7
 INT32_MAX = 2**31 - 1
 # A bias up to here leaves half of the biased accumulator to the products.
@@ -240,16 +242,54 @@ class IntegerNorm:
     constants: NormConstants
 
 
+@dataclass(frozen=True)
+class GroupSize:
+    """How many numbers a statistic is of.
+
+    Attributes:
+        numbers: true count.
+        shift: of the sums, so that they count at most COUNTED_MAX numbers.
+    """
+
+    numbers: int
+    shift: int = 0
+
+    @property
+    def counted(self) -> int:
+        """Numbers that the shifted sums count."""
+        return round(self.numbers / 2**self.shift)
+
+
+def group_size(numbers: int, culprit: str) -> GroupSize:
+    """The least shift of the sums of so many numbers; `culprit` names the node."""
+    for shift in range(SUM_SHIFT_MAX + 1):
+        size = GroupSize(numbers, shift)
+        if size.counted <= COUNTED_MAX:
+            return size
+    raise UnsupportedModelError(
+        f"Node {culprit}: it normalises {numbers} numbers together, the hardware sums "
+        f"{COUNTED_MAX << SUM_SHIFT_MAX} at most.",
+        "Use more groups or a smaller image.",
+    )
+
+
 def integer_norm(
-    gamma: FloatArray, beta: FloatArray, eps: float, residual_step: float, result: Scale
+    gamma: FloatArray,
+    beta: FloatArray,
+    eps: float,
+    residual_step: float,
+    result: Scale,
+    size: GroupSize,
 ) -> IntegerNorm:
-    """LayerNorm of the residual stream to `result`."""
-    channels = len(gamma)
-    mantissa, exponent = _eps(eps * (channels / residual_step) ** 2)
-    shift = _norm_shift(norm_gain(gamma) / result.step, beta / result.step + result.offset)
-    inverse = round(2**INVERSE_BITS / channels)
-    constants = NormConstants(channels, inverse, mantissa, exponent, shift)
-    return _integer_norm(norm_gain(gamma), beta, result, constants)
+    """Normalisation of the residual stream to `result`, statistics over `size` numbers."""
+    mantissa, exponent = _eps(eps * (size.counted / residual_step) ** 2)
+    gain = norm_gain(gamma, size.counted)
+    shift = _norm_shift(gain / result.step, beta / result.step + result.offset)
+    inverse = round(2 ** (INVERSE_BITS + size.shift) / size.numbers)
+    constants = NormConstants(
+        size.counted, inverse, mantissa, exponent, shift, sum_shift=size.shift
+    )
+    return _integer_norm(gain, beta, result, constants)
 
 
 def plain_norm(residual_step: float, result: Scale) -> IntegerNorm:
@@ -262,10 +302,10 @@ def plain_norm(residual_step: float, result: Scale) -> IntegerNorm:
     return _integer_norm(gain, beta, result, constants)
 
 
-def norm_gain(gamma: FloatArray) -> FloatArray:
-    """Real value that LayerNorm gives for one unit of its normalised integers."""
-    # The hardware scales by a power of two in place of the channel count: gamma makes up for it.
-    rest = len(gamma) / 2 ** (len(gamma).bit_length() - 1)
+def norm_gain(gamma: FloatArray, count: int) -> FloatArray:
+    """Real value that a normalisation over `count` numbers gives for one unit of its integers."""
+    # The hardware scales by a power of two in place of the count: gamma makes up for it.
+    rest = count / 2 ** (count.bit_length() - 1)
     return gamma * rest / 2.0**NORMALIZED_FRACTION_BITS
 
 

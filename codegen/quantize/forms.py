@@ -14,21 +14,26 @@ from ..graph import (
     Activation,
     Add,
     Attention,
+    Function,
     Graph,
+    GroupNorm,
+    ImagePatches,
     LayerNorm,
     Linear,
+    MaxPool,
     MeanPool,
     Node,
     PatchEmbed,
     SelectToken,
     TokenEmbed,
+    Unfold,
 )
 
 
 class Form(Enum):
     """The number format of a value; the text is how messages put it."""
 
-    FUSED = "an intermediate result inside one product"
+    FUSED = "an intermediate result inside one operation"
     INT8 = "int8"
     RESIDUAL = "int16 in the scale of the residual stream"
     OUTPUT = "an int16 result that leaves the accelerator"
@@ -44,9 +49,12 @@ READABLE: dict[type[Node], tuple[Form, ...]] = {
     MeanPool: (Form.INT8, Form.RESIDUAL),
     SelectToken: (Form.INT8, Form.RESIDUAL, Form.OUTPUT),
     Add: (Form.RESIDUAL, Form.FUSED),
+    GroupNorm: (Form.RESIDUAL,),
+    MaxPool: (Form.RESIDUAL,),
+    Unfold: (Form.RESIDUAL,),
 }
 INT8_READERS = (Linear, Attention, MeanPool)
-RESIDUAL_READERS = (LayerNorm, Add)
+RESIDUAL_READERS = (LayerNorm, Add, GroupNorm, MaxPool, Unfold)
 
 
 def assign_forms(graph: Graph) -> dict[str, Form]:
@@ -70,6 +78,34 @@ def readers(graph: Graph, name: str) -> Iterator[tuple[Node, str]]:
             yield from readers(graph, node.name)
         else:
             yield node, name
+
+
+def is_gathered(graph: Graph, node: Node) -> bool:
+    """Whether `node` is computed while a map is gathered from the residual stream."""
+    if isinstance(node, Activation):
+        behind_norm = isinstance(graph[node.inputs[0]], GroupNorm)
+        return behind_norm and node.function is Function.RELU
+    return isinstance(node, GroupNorm | MaxPool | Unfold)
+
+
+def joins(graph: Graph, node: Node) -> bool:
+    """Whether the gathered `node` is computed in one pass with its input.
+
+    The order in a pass is GroupNorm, ReLU, MaxPool, Unfold; what pads sees pixels one by one.
+    """
+    before = graph[node.inputs[0]]
+    match node:
+        case Activation():
+            return True
+        case MaxPool():
+            return isinstance(before, GroupNorm | Activation) and is_gathered(graph, before)
+        case Unfold(window=window):
+            pooled = isinstance(before, MaxPool) and before.window.grid == window.source
+            inside = pooled and not window.is_padded
+            normed = isinstance(before, GroupNorm | Activation) and is_gathered(graph, before)
+            return inside or normed
+        case _:
+            return False
 
 
 def branch(graph: Graph, add: Add) -> str | None:
@@ -115,6 +151,10 @@ def _form(graph: Graph, node: Node, forms: dict[str, Form]) -> Form:
     match node:
         case PatchEmbed():
             return Form.FUSED
+        case ImagePatches():
+            return Form.INT8
+        case GroupNorm() | MaxPool() | Unfold() | Activation() if is_gathered(graph, node):
+            return _form_of_gathered(graph, node)
         case TokenEmbed() | Add():
             return Form.RESIDUAL
         case LayerNorm() | Attention():
@@ -129,12 +169,20 @@ def _form(graph: Graph, node: Node, forms: dict[str, Form]) -> Form:
             raise unsupported(node, "the operator is unknown", "Export the model without it.")
 
 
+def _form_of_gathered(graph: Graph, node: Node) -> Form:
+    consumers = graph.consumers(node.name)
+    passed_on = bool(consumers) and all(
+        is_gathered(graph, c) and joins(graph, c) for c in consumers
+    )
+    return Form.FUSED if passed_on and not _is_output(graph, node.name) else Form.INT8
+
+
 def is_fused(graph: Graph, node: Node) -> bool:
     """Whether the product `node` becomes part of the operator that reads it."""
     reader = _only_reader(graph, node.name)
     if isinstance(reader, Add):
         return branch(graph, reader) == node.name
-    return isinstance(node, Linear) and isinstance(reader, Activation)
+    return isinstance(node, Linear) and isinstance(reader, Activation | TokenEmbed)
 
 
 def _form_for_readers(graph: Graph, node: Node) -> Form:
@@ -172,12 +220,14 @@ def _check(graph: Graph, node: Node, forms: dict[str, Form]) -> None:
         case Add():
             _check_add(graph, node, forms)
         case _:
-            _check_inputs(node, forms)
+            _check_inputs(graph, node, forms)
 
 
-def _check_inputs(node: Node, forms: dict[str, Form]) -> None:
-    if isinstance(node, PatchEmbed):
+def _check_inputs(graph: Graph, node: Node, forms: dict[str, Form]) -> None:
+    if isinstance(node, PatchEmbed | ImagePatches):
         return  # reads the image
+    if is_gathered(graph, node) and joins(graph, node):
+        return
     legal = READABLE[type(node)]
     for name in node.inputs:
         if forms[name] not in legal:

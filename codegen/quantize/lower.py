@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,25 +15,32 @@ from ..graph import (
     Add,
     Attention,
     Function,
+    GroupNorm,
+    ImagePatches,
     LayerNorm,
     Linear,
+    MaxPool,
     MeanPool,
     Node,
     PatchEmbed,
     SelectToken,
     TokenEmbed,
+    Unfold,
+    Window,
 )
 from ..numerics import INT8_MAX, INT16_MAX, SCORE_FRACTION_BITS
 from .calibrate import FloatArray
 from .constants import (
     HARMLESS_SCORE,
     LOWEST_SCORE,
+    GroupSize,
     IntegerNorm,
     IntegerWeights,
     Scale,
     accumulator_bound,
     epilogue,
     fixed_point,
+    group_size,
     integer_norm,
     integer_weights,
     mix_epilogue,
@@ -42,8 +49,9 @@ from .constants import (
     score_bias,
     score_epilogue,
 )
-from .forms import Form, branch, unsupported
+from .forms import Form, branch, is_gathered, joins, unsupported
 from .scales import HEADROOM, Evidence, copy_name, int8_readers, patches_name
+from .widen import as_map
 
 ACTIVATION_MAX = 2047.0  # what the activation's fixed-point format holds
 
@@ -58,19 +66,22 @@ class Lowering:
     def nodes(self) -> Iterator[q.QuantNode]:
         """The quantised nodes, in execution order."""
         for node in self.evidence.graph:
-            yield from self._lower(node)
-            residual = self.evidence.forms[node.name] is Form.RESIDUAL
-            if residual and int8_readers(self.evidence, node.name):
+            form = self.evidence.forms[node.name]
+            if form is not Form.FUSED:  # else it is part of the node that reads it
+                yield from self._lower(node)
+            if form is Form.RESIDUAL and int8_readers(self.evidence, node.name):
                 yield self._copy(node)
 
     def _lower(self, node: Node) -> Iterator[q.QuantNode]:
-        fused = self.evidence.forms[node.name] is Form.FUSED  # part of the node that reads it
         match node:
             case TokenEmbed():
                 yield from self._embedding(node)
+            case ImagePatches():
+                yield self._image_patches(node)
+            case _ if is_gathered(self.evidence.graph, node):
+                yield self._gather(node)
             case Linear() | Activation():
-                if not fused:
-                    yield self._product(node, node.name, None)
+                yield self._product(node, node.name, None)
             case Add():
                 yield self._residual_product(node)
             case LayerNorm():
@@ -78,14 +89,15 @@ class Lowering:
             case Attention():
                 yield self._attention(node)
             case SelectToken():
-                value = self._value(node.name)
-                yield q.SelectToken(node.name, node.inputs, (node.name,), value, node.index)
+                yield self._selection(node)
             case MeanPool():
                 yield self._pool(node)
-            case PatchEmbed():
-                pass  # part of the TokenEmbed that reads it
             case _:
                 raise missing_case(node, "The quantiser")
+
+    def _selection(self, node: SelectToken) -> q.SelectToken:
+        value = self._value(node.name)
+        return q.SelectToken(node.name, node.inputs, (node.name,), value, node.index)
 
     def _value(self, name: str, of: str | None = None) -> q.Value:
         """The description of value `name`; its size is that of graph value `of`."""
@@ -107,17 +119,17 @@ class Lowering:
     def _embedding(self, node: TokenEmbed) -> Iterator[q.QuantNode]:
         """The patches' product lands on a constant: prefix, positions and the product's bias."""
         embed = self.evidence.graph[node.inputs[0]]
-        assert isinstance(embed, PatchEmbed)
-        patches, constant = patches_name(embed), f"{node.name}.constant"
+        assert isinstance(embed, PatchEmbed | Linear)
         out, *patch = embed.weight.shape
-        yield q.PatchInput(
-            patches,
-            (),
-            (embed.name,),
-            self._value(patches, of=node.name),
-            tuple(patch),
-            len(node.prefix),
-        )
+        if isinstance(embed, PatchEmbed):
+            patches = patches_name(embed)
+            described = self._value(patches, of=node.name)
+            yield q.PatchInput(
+                patches, (), (embed.name,), described, tuple(patch), len(node.prefix)
+            )
+        else:
+            patches = self._operand(embed.inputs[0])
+        constant = f"{node.name}.constant"
         value = self._value(node.name)
         yield q.Constant(constant, (), (node.name,), value, self._constant(node, embed))
         operand = self.scales[patches]
@@ -136,13 +148,91 @@ class Lowering:
             epilogue(weights, self.scales[node.name], None, embed.name),
         )
 
-    def _constant(self, node: TokenEmbed, embed: PatchEmbed) -> q.Int16Array:
+    def _constant(self, node: TokenEmbed, embed: PatchEmbed | Linear) -> q.Int16Array:
         rows = node.positions.astype(np.float64)
         prefix = len(node.prefix)
         rows[:prefix] += node.prefix
         rows[prefix:] += embed.bias
         integers = np.rint(rows / self.scales[node.name].step)
         return np.clip(integers, -INT16_MAX, INT16_MAX).astype(np.int16)
+
+    def _prefix(self, node: Node) -> int:
+        """Rows of class and register tokens before those of `node`, if it is embedded as tokens."""
+        graph = self.evidence.graph
+        prefixes = [
+            len(reader.prefix)
+            for product in graph.consumers(node.name)
+            for reader in graph.consumers(product.name)
+            if isinstance(reader, TokenEmbed)
+        ]
+        return max(prefixes, default=0)
+
+    def _with_prefix(self, node: Node) -> q.Value:
+        value = self._value(node.name)
+        return replace(value, tokens=value.tokens + self._prefix(node))
+
+    # --- Maps ------------------------------------------------------------------------------------
+
+    def _image_patches(self, node: ImagePatches) -> q.PatchInput:
+        channels, *_ = self.evidence.graph.image.shape
+        return q.PatchInput(
+            node.name,
+            (),
+            (node.name,),
+            self._with_prefix(node),
+            (channels, *node.window.kernel),
+            self._prefix(node),
+            node.window,
+        )
+
+    def _gather(self, node: Node) -> q.Gather:
+        """`node` and all that is computed in one pass with it."""
+        graph = self.evidence.graph
+        chain = [node]
+        while joins(graph, chain[0]):
+            chain.insert(0, graph[chain[0].inputs[0]])
+        (source,) = chain[0].inputs
+        map_size = self._map_size(chain)
+        pools = [entry.window for entry in chain if isinstance(entry, MaxPool)]
+        pool = pools[0] if pools else Window.of_each(map_size)
+        unfolds = [entry.window for entry in chain if isinstance(entry, Unfold)]
+        unfold = unfolds[0] if unfolds else Window.of_each(pool.grid)
+        integers, groups = self._map_norm(chain, source, math.prod(unfold.kernel))
+        return q.Gather(
+            node.name,
+            (source,),
+            tuple(entry.name for entry in chain),
+            self._with_prefix(node),
+            integers.gamma,
+            integers.beta,
+            integers.constants,
+            groups,
+            any(isinstance(entry, Activation) for entry in chain),
+            pool,
+            unfold,
+            self._prefix(node),
+        )
+
+    def _map_size(self, chain: list[Node]) -> tuple[int, int]:
+        """Of the map that is gathered; its sides do not matter where each pixel is seen alone."""
+        for entry in chain:
+            if isinstance(entry, MaxPool | Unfold):
+                return entry.window.source
+        rows, _ = self.evidence.graph.shapes()[chain[0].name]
+        return as_map(rows)
+
+    def _map_norm(self, chain: list[Node], source: str, pixels: int) -> tuple[IntegerNorm, int]:
+        """Constants of the GroupNorm in `chain`, or of a copy; the number of groups."""
+        result = self.scales[chain[-1].name]
+        channels = len(result.step) // pixels
+        result, step = Scale(result.step[:channels]), self._residual_step(source)
+        norm = chain[0]
+        if not isinstance(norm, GroupNorm):
+            return plain_norm(step, result), 1
+        rows, _ = self.evidence.graph.shapes()[norm.name]
+        size = group_size(rows * channels // norm.groups, norm.name)
+        gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
+        return integer_norm(gamma, beta, norm.eps, step, result, size), norm.groups
 
     # --- Products --------------------------------------------------------------------------------
 
@@ -239,7 +329,8 @@ class Lowering:
     def _norm(self, node: LayerNorm) -> q.Norm:
         gamma, beta = node.gamma.astype(np.float64), node.beta.astype(np.float64)
         step = self._residual_step(node.inputs[0])
-        integers = integer_norm(gamma, beta, node.eps, step, self.scales[node.name])
+        size = GroupSize(len(gamma))
+        integers = integer_norm(gamma, beta, node.eps, step, self.scales[node.name], size)
         return self._norm_node(node.name, node.inputs[0], node.name, integers)
 
     def _copy(self, node: Node) -> q.Norm:

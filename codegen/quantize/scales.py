@@ -20,6 +20,7 @@ from its values is missing in its result; softmax does not see what is added to 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,16 +31,19 @@ from ..graph import (
     Activation,
     Attention,
     Graph,
+    GroupNorm,
+    ImagePatches,
     LayerNorm,
     Linear,
     Node,
     PatchEmbed,
     SelectToken,
+    Unfold,
 )
 from ..numerics import INT8_MAX, INT16_MAX
 from .calibrate import FloatArray, Statistics
-from .constants import Scale, exact_steps, norm_gain
-from .forms import INT8_READERS, Form, readers
+from .constants import Scale, exact_steps, group_size, norm_gain
+from .forms import INT8_READERS, Form, is_gathered, joins, readers
 
 HEADROOM = 1.25  # of the residual stream over what calibration showed
 OUTPUT_HEADROOM = 2.0  # of results, which have bits to spare
@@ -81,7 +85,7 @@ def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
         channels = shapes[node.name][1]
         match evidence.forms[node.name]:
             case Form.FUSED if isinstance(node, PatchEmbed):
-                scales[patches_name(node)] = _patch_scale(node, images)
+                scales[patches_name(node)] = _patch_scale(node.weight[0].size, images)
             case Form.FUSED:
                 pass
             case Form.RESIDUAL:
@@ -94,7 +98,7 @@ def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
             case Form.INT8 if isinstance(node, SelectToken):
                 scales[node.name] = scales[node.inputs[0]]
             case Form.INT8:
-                scales[node.name] = _int8_scale(evidence, node)
+                scales[node.name] = _int8_scale(evidence, node, images)
     return scales
 
 
@@ -102,6 +106,14 @@ def int8_readers(evidence: Evidence, name: str) -> list[Node]:
     """The operators that need an int8 copy of residual value `name`, not through SelectToken."""
     consumers = evidence.graph.consumers(name)
     return [node for node in consumers if isinstance(node, INT8_READERS)]
+
+
+def _numbers(graph: Graph, node: LayerNorm | GroupNorm) -> float:
+    """That the normalisation's sums count in integers."""
+    if isinstance(node, LayerNorm):
+        return len(node.gamma)
+    rows, channels = graph.shapes()[node.name]
+    return group_size(rows * channels // node.groups, node.name).counted
 
 
 def _positive(number: float) -> float:
@@ -116,24 +128,28 @@ def _residual_step(evidence: Evidence) -> float:
         if form is Form.RESIDUAL
     ]
     smallest = [
-        np.sqrt(node.eps) * len(node.gamma) / LARGEST_EPS_ROOT
+        np.sqrt(node.eps) * _numbers(evidence.graph, node) / LARGEST_EPS_ROOT
         for node in evidence.graph
-        if isinstance(node, LayerNorm)
+        if isinstance(node, LayerNorm | GroupNorm)
     ]
     step = HEADROOM * _positive(max(ranges, default=0.0)) / INT16_MAX
     return float(max([step, *smallest]))
 
 
-def _patch_scale(node: PatchEmbed, images: Float32Array) -> Scale:
+def _patch_scale(values: int, images: Float32Array) -> Scale:
     step = _positive(float(np.abs(images).max())) / INT8_MAX
-    return Scale(np.full(node.weight[0].size, step))
+    return Scale(np.full(values, step))
 
 
 # --- int8 values ---------------------------------------------------------------------------------
 
 
-def _int8_scale(evidence: Evidence, node: Node) -> Scale:
+def _int8_scale(evidence: Evidence, node: Node, images: Float32Array) -> Scale:
     name, statistics = node.name, evidence.statistics[node.name]
+    if isinstance(node, ImagePatches):
+        return _patch_scale(len(statistics.low), images)
+    if is_gathered(evidence.graph, node):
+        return _gathered_scale(evidence, node)
     feeds_products = _feeds_products(evidence, name)
     if isinstance(node, Activation):
         return _lopsided(evidence, name) if feeds_products else _one_step(statistics)
@@ -161,12 +177,35 @@ def _copy_scale(evidence: Evidence, name: str, residual_step: float) -> Scale:
 
 def _norm_scale(evidence: Evidence, node: LayerNorm) -> Scale:
     """Such that LayerNorm's integers are accurate in every channel."""
-    gain, beta = norm_gain(node.gamma.astype(np.float64)), node.beta.astype(np.float64)
+    gamma, beta = node.gamma.astype(np.float64), node.beta.astype(np.float64)
+    gain = norm_gain(gamma, len(gamma))
     centre = evidence.statistics[node.name].centre
     step = _folded(evidence, node.name, centre)
     # One channel that hardly varies must not take the others' bits.
     smallest = np.maximum(np.abs(node.gamma), np.abs(beta - centre)) / LARGEST_GAIN
     return _around(centre, exact_steps(gain, beta - centre, np.maximum(step, smallest)))
+
+
+def _gathered_scale(evidence: Evidence, node: Node) -> Scale:
+    """Without offset, since padding is zero; the same at all pixels of a kernel."""
+    pixels = math.prod(node.window.kernel) if isinstance(node, Unfold) else 1
+    centre = np.zeros(len(evidence.statistics[node.name].low))
+    step = _folded(evidence, node.name, centre, pixels)
+    norm = _norm_behind(evidence.graph, node)
+    if norm is not None:
+        # One channel that hardly varies must not take the others' bits.
+        smallest = np.maximum(np.abs(norm.gamma), np.abs(norm.beta)) / LARGEST_GAIN
+        step = np.maximum(step, np.tile(smallest, pixels))
+    return Scale(step)
+
+
+def _norm_behind(graph: Graph, node: Node) -> GroupNorm | None:
+    """The GroupNorm that is computed in one pass with `node`."""
+    while is_gathered(graph, node) and not isinstance(node, GroupNorm):
+        if not joins(graph, node):
+            return None
+        node = graph[node.inputs[0]]
+    return node if isinstance(node, GroupNorm) else None
 
 
 def _around(centre: FloatArray, step: FloatArray) -> Scale:
@@ -283,11 +322,14 @@ def _spread(low: float, high: float) -> Scale:
     return Scale(np.array([step]), round(-INT8_MAX - low / step))
 
 
-def _folded(evidence: Evidence, name: str, centre: FloatArray) -> FloatArray:
-    """The steps of a value that products read: they even out the channels as far as it pays."""
+def _folded(evidence: Evidence, name: str, centre: FloatArray, repeats: int = 1) -> FloatArray:
+    """The steps of a value that products read: they even out the channels as far as it pays.
+
+    With `repeats`, that many equal parts of the channels have the same steps.
+    """
     statistics, importance = evidence.statistics[name], _importance(evidence, name)
     weights = list(_weights(evidence, name))
-    ranges = _ranges(statistics, centre)
+    ranges = np.tile(_ranges(statistics, centre).reshape(repeats, -1).max(axis=0), repeats)
     largest = float(ranges.max())
     sample = statistics.sample - centre
     candidates = [(ranges / largest) ** exponent * largest / INT8_MAX for exponent in EXPONENTS]

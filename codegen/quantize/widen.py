@@ -1,10 +1,14 @@
 """Gives every value the products that its readers need.
 
-Only products write int16, to the residual stream or as results; LayerNorm and attention give int8.
-Where a reader needs a LayerNorm's or attention's result as int16 (a post-norm block, CLIP's norm
-before the first block, features as output), or where there is no product for an addition or an
-activation to become part of, a product with the identity is put in between. It is exact on the
-integers: what it costs is time, and that the value has the 8 bits of its operand.
+Only products write int16, to the residual stream or as results; LayerNorm, attention and what is
+gathered from maps are int8. Where a reader needs such a result as int16 (a post-norm block, CLIP's
+norm before the first block, the end of a residual block of convolutions, features as output), or
+where there is no product for an addition, an activation or an embedding to become part of, a
+product with the identity is put in between. It is exact on the integers: what it costs is time, and
+that the value has the 8 bits of its operand.
+
+Tokens that are embedded get the rows in front of them while they are gathered: where they are not,
+an Unfold of single pixels is put in between.
 """
 
 from __future__ import annotations
@@ -14,8 +18,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..graph import Activation, Add, Attention, Graph, LayerNorm, Linear, Node, SelectToken
-from .forms import branch, is_fused
+from ..graph import (
+    Activation,
+    Add,
+    Attention,
+    Graph,
+    ImagePatches,
+    LayerNorm,
+    Linear,
+    MaxPool,
+    MeanPool,
+    Node,
+    PatchEmbed,
+    SelectToken,
+    TokenEmbed,
+    Unfold,
+    Window,
+)
+from .forms import branch, is_fused, is_gathered, joins
+
+LONGEST_LINE = 511  # pixels in a line of a map
 
 
 @dataclass(frozen=True)
@@ -29,15 +51,19 @@ class _Gap:
 
 def widen(graph: Graph) -> Graph:
     """The same network with an identity in every gap."""
-    while (gap := next(_gaps(graph), None)) is not None:
-        graph = _filled(graph, gap)
-    return graph
+    while True:
+        if (gap := next(_gaps(graph), None)) is not None:
+            graph = _filled(graph, gap)
+        elif (linear := next(_not_gathered(graph), None)) is not None:
+            graph = _gathered(graph, linear)
+        else:
+            return graph
 
 
 def _gaps(graph: Graph) -> Iterator[_Gap]:
     for node in graph:
         if _is_narrow(graph, node):
-            wide = (r.name for r in graph.consumers(node.name) if isinstance(r, LayerNorm | Add))
+            wide = (r.name for r in graph.consumers(node.name) if _needs_product(graph, node, r))
             gap = _Gap(node.name, tuple(wide), any(v == node.name for _, v in graph.outputs))
             if gap.readers or gap.leaves:
                 yield gap
@@ -45,16 +71,60 @@ def _gaps(graph: Graph) -> Iterator[_Gap]:
             (value,) = node.inputs
             if not (isinstance(graph[value], Linear) and is_fused(graph, graph[value])):
                 yield _Gap(value, (node.name,))
+        elif isinstance(node, TokenEmbed):
+            (value,) = node.inputs
+            if not (isinstance(graph[value], PatchEmbed) or is_fused(graph, graph[value])):
+                yield _Gap(value, (node.name,))
     for node in graph:
         if isinstance(node, Add) and branch(graph, node) is None:
             yield _Gap(node.inputs[1], (node.name,))
+
+
+def _needs_product(graph: Graph, node: Node, reader: Node) -> bool:
+    """Whether `reader` cannot read the narrow value of `node`."""
+    if is_gathered(graph, reader):
+        return not joins(graph, reader)
+    if is_gathered(graph, node) and isinstance(reader, Attention | MeanPool | SelectToken):
+        return True  # what is gathered can only be the rows of a product
+    return isinstance(reader, LayerNorm | Add)
 
 
 def _is_narrow(graph: Graph, node: Node) -> bool:
     """Whether the value is int8 whatever its readers are."""
     while isinstance(node, SelectToken):
         node = graph[node.inputs[0]]
-    return isinstance(node, LayerNorm | Attention)
+    return isinstance(node, LayerNorm | Attention) or is_gathered(graph, node)
+
+
+def _not_gathered(graph: Graph) -> Iterator[Linear]:
+    """Products that tokens are embedded by, whose rows cannot get others in front."""
+    for node in graph:
+        if not isinstance(node, TokenEmbed) or not len(node.prefix):
+            continue
+        linear = graph[node.inputs[0]]
+        if isinstance(linear, Linear):
+            source = graph[linear.inputs[0]]
+            alone = graph.consumers(source.name) == (linear,)
+            if not (isinstance(source, ImagePatches | Unfold) and alone):
+                yield linear
+
+
+def _gathered(graph: Graph, linear: Linear) -> Graph:
+    (source,) = linear.inputs
+    before, (rows, _) = graph[source], graph.shapes()[source]
+    grid = before.window.grid if isinstance(before, MaxPool) else as_map(rows)
+    window = Window.of_each(grid)
+    unfold = Unfold(_free_name(graph, f"{source}.rows"), (source,), graph[source].origin, window)
+    nodes: list[Node] = []
+    for node in graph:
+        nodes += [unfold, _reading(node, source, unfold.name)] if node is linear else [node]
+    return Graph(graph.image, tuple(nodes), graph.outputs)
+
+
+def as_map(rows: int) -> tuple[int, int]:
+    """Height and width of a map of so many pixels, if only their number matters."""
+    width = max(n for n in range(1, min(rows, LONGEST_LINE) + 1) if rows % n == 0)
+    return rows // width, width
 
 
 def _filled(graph: Graph, gap: _Gap) -> Graph:

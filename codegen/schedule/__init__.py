@@ -87,6 +87,7 @@ def _input(graph: QuantGraph, lowered: Lowered) -> InputDescription:
         channels=node.value.channels,
         scale=tuple(float(scale) for scale in node.value.scale),
         size=lowered.input_size,
+        window=node.window,
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from .. import isa
 from ..config import HardwareConfig, Memory
 from ..errors import missing_case
+from ..gathering import pixel_words, read_pixels
 
 # A range where possible: indexing with it copies nothing.
 Words = slice | npt.NDArray[np.int64]
@@ -51,6 +52,8 @@ def accesses(instruction: isa.Instruction, config: HardwareConfig) -> tuple[Acce
             return tuple(_epilogue(instruction, config))
         case isa.Norm():
             return tuple(_norm(instruction, config))
+        case isa.Gather():
+            return tuple(_gather(instruction, config))
         case isa.End():
             return ()
         case _:
@@ -118,6 +121,19 @@ def _norm(norm: isa.Norm, config: HardwareConfig) -> Iterator[Access]:
         (norm.outer, norm.outer_stride),
         (norm.inner, norm.inner_stride),
         (config.words_per_tile, 1),
+    )
+
+
+def _gather(gather: isa.Gather, config: HardwareConfig) -> Iterator[Access]:
+    words = pixel_words(gather, read_pixels(gather, config), config).reshape(-1)
+    if words.size:
+        yield Access(Memory.RESIDUAL, False, words, int(words.max()) + 1)
+    yield _read(Memory.NORM, gather.parameter, (gather.inner * config.beats_per_row, 1))
+    yield _write(
+        Memory.LEFT,
+        gather.address,
+        (gather.outer, gather.outer_stride),
+        (gather.inner * config.words_per_tile, 1),
     )
 
 

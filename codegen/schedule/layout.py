@@ -7,6 +7,7 @@ the shape of a transformer block.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import Enum
 
@@ -19,6 +20,7 @@ from ..packing import round_up
 from ..quantgraph import (
     Attention,
     Constant,
+    Gather,
     Norm,
     PatchInput,
     Pool,
@@ -161,7 +163,7 @@ def _reads(node: QuantNode, wanted: tuple[Place, ...]) -> list[tuple[str, tuple[
             places = ((Place.LEFT_ROWS,), (Place.RIGHT_ROWS,), (Place.RIGHT_COLUMNS,))
         case Pool():
             places = ((Place.RIGHT_COLUMNS,),)
-        case Norm():
+        case Norm() | Gather():
             places = ((Place.RESIDUAL,),)
         case SelectToken():
             places = (wanted,)
@@ -194,6 +196,15 @@ def channel_layouts(graph: QuantGraph, config: HardwareConfig) -> dict[str, Chan
             for name in (*node.inputs, node.name):
                 channels = graph[name].value.channels
                 _require_heads(graph, heads, name, _padded_heads(channels, node.heads, config))
+    gathers = [node for node in graph if isinstance(node, Gather)]
+    for gather in gathers:
+        if not gather.constants.plain and _splits_tiles(gather, graph, config):
+            _require_heads(graph, heads, gather.inputs[0], gather.groups)
+    for gather in gathers:
+        # Of each pixel of the kernel whole column tiles are gathered.
+        parts = math.prod(gather.unfold.kernel) * heads.get(gather.inputs[0], 1)
+        padded = _padded_heads(gather.value.channels, parts, config)
+        _require_heads(graph, heads, gather.name, padded)
     for node in graph:
         if isinstance(node, SelectToken | Pool):
             heads.setdefault(node.name, heads.get(node.inputs[0], 1))
@@ -205,6 +216,12 @@ def channel_layouts(graph: QuantGraph, config: HardwareConfig) -> dict[str, Chan
     return layouts
 
 
+def _splits_tiles(node: Gather, graph: QuantGraph, config: HardwareConfig) -> bool:
+    """Whether a group neither is made of whole column tiles nor is one of several that fill one."""
+    group = graph[node.inputs[0]].value.channels // node.groups
+    return bool(group % config.tile and config.tile % group)
+
+
 def _padded_heads(channels: int, heads: int, config: HardwareConfig) -> int:
     return heads if channels // heads % config.tile else 1
 
@@ -213,21 +230,30 @@ def _require_heads(graph: QuantGraph, heads: dict[str, int], name: str, count: i
     """Notes that `name` has `count` separately padded heads; a selection has its input's."""
     if heads.setdefault(name, count) != count:
         raise UnsupportedModelError(
-            f"{name} is read by two attentions with {heads[name]} and {count} heads.",
-            "Choose a tile side that divides the channels of a head.",
+            f"{name} is read with {heads[name]} and with {count} heads or groups of channels.",
+            "Choose a tile side that divides the channels of a head or group.",
         )
     if isinstance(graph[name], SelectToken):
         _require_heads(graph, heads, graph[name].inputs[0], count)
 
 
+def _is_only_gathered(graph: QuantGraph, node: QuantNode) -> bool:
+    """Whether the product's int16 result is a map that is read by nothing but GATHER."""
+    outputs = {value for _, value in graph.outputs}
+    readers = graph.consumers(node.name)
+    gathered = bool(readers) and all(isinstance(reader, Gather) for reader in readers)
+    return len(node.inputs) == 1 and gathered and node.name not in outputs
+
+
 def _check_producers(graph: QuantGraph, layouts: dict[str, Channels]) -> None:
     for node in graph:
-        arranges = isinstance(node, Product | Attention | SelectToken | Pool)
-        if layouts[node.name].heads > 1 and (not arranges or node.value.bits == 16):
+        arranges = isinstance(node, Product | Attention | SelectToken | Pool | Gather)
+        alone = node.value.bits == 8 or _is_only_gathered(graph, node)
+        if layouts[node.name].heads > 1 and not (arranges and alone):
             raise UnsupportedModelError(
-                f"{node.name} gives an attention's heads, whose {node.value.channels} channels "
-                f"are no whole tiles, but {type(node).__name__} cannot pad heads.",
-                "Choose a tile side that divides the channels of a head.",
+                f"{node.name} gives heads or groups, whose {node.value.channels} channels are no "
+                f"whole tiles, but {type(node).__name__} cannot pad them where it stands.",
+                "Choose a tile side that divides the channels of a head or group.",
             )
         if isinstance(node, PatchInput | Constant) and node.inputs:
             raise UnsupportedModelError(f"{node.name} has inputs.", "It must have none.")

@@ -36,6 +36,7 @@ from ..program import Layer
 from ..quantgraph import (
     Attention,
     Constant,
+    Gather,
     Norm,
     PatchInput,
     Pool,
@@ -53,6 +54,23 @@ CHUNKS_IN_RING = 3
 
 Rings = Mapping[Memory, int]  # words for streamed tensors
 
+# That one GATHER reads.
+MOST_COLUMN_TILES = next(f.highest for f in isa.fields(isa.Gather) if f.name == "inner")
+# What the fields of GATHER that a model's geometry decides are called in messages.
+WINDOW_LIMITS = {
+    "outer": "row tiles that are gathered:",
+    "inner": "column tiles of a group:",
+    "tiles": "column tiles of the map:",
+    "width": "pixels in a line of the map:",
+    "height": "lines of the map:",
+    "columns": "results in a line:",
+    "step": "pixels from one result to the next:",
+    "x": "the kernel begins at column",
+    "y": "the kernel begins at line",
+    "kernel_width": "pixels across of a max pool:",
+    "kernel_height": "pixels down of a max pool:",
+    "prefix": "class and register tokens:",
+}
 CODES = {function: code for code, function in isa.FUNCTIONS.items()}
 
 
@@ -205,6 +223,8 @@ class _Lowering:
                     self._attention(node, place)
                 case Norm():
                     self._norm(node, place)
+                case Gather():
+                    self._gather(node, place)
                 case SelectToken():
                     self._select(node, place)
                 case Pool():
@@ -523,22 +543,22 @@ class _Lowering:
         source = self._read(node.inputs[0], Place.RESIDUAL, node.name)
         target = self._new(node, place, source.grid.row_tiles * self._config.tile, source.row)
         self._check_norm_buffer(node, source.grid.column_tiles)
-        offset = self._image.add(
-            f"{node.name}/norm",
-            pack_norm(
-                source.channels.spread(node.gamma), source.channels.spread(node.beta), self._config
-            ),
-            Memory.NORM,
-        )
-        words = source.grid.column_tiles * self._config.beats_per_row
-        tensor = self._streamed(f"{node.name}/norm", Memory.NORM, words)
-        load = self._load_all(tensor, node.name, offset)
+        load = self._norm_parameters(node, source)
+        ((_, tensor),) = load.operands
         body = [
             self._norm_operation(node, source, target, tensor, rows)
             for rows in self._groups(source.grid)
         ]
         self._place_norm(node, Stage([], body, [load]))
         self._define(node, place, target, body[-1])
+
+    def _norm_parameters(self, node: Norm | Gather, source: Placement) -> Operation:
+        """The LOAD of gamma and beta of all channels."""
+        gamma, beta = source.channels.spread(node.gamma), source.channels.spread(node.beta)
+        words = pack_norm(gamma, beta, self._config)
+        offset = self._image.add(f"{node.name}/norm", words, Memory.NORM)
+        tensor = self._streamed(f"{node.name}/norm", Memory.NORM, len(words))
+        return self._load_all(tensor, node.name, offset)
 
     def _check_norm_buffer(self, node: Norm, column_tiles: int) -> None:
         words = column_tiles * self._config.beats_per_tile
@@ -592,6 +612,24 @@ class _Lowering:
         product.streams += stage.streams
         for index, operation in reversed(list(zip(epilogues, stage.body, strict=True))):
             product.body.insert(index + 1, operation)
+
+    # --- Maps
+
+    def _gather(self, node: Gather, place: Place) -> None:
+        source = self._read(node.inputs[0], Place.RESIDUAL, node.name)
+        if place is not Place.LEFT_ROWS or source.row:
+            raise UnsupportedModelError(
+                f"{node.name} gathers row {source.row} and later ones of {node.inputs[0]} as "
+                f"{place.value}.",
+                "What is gathered can only be the rows of a product.",
+            )
+        target = self._new(node, place, node.value.tokens)
+        load = self._norm_parameters(node, source)
+        ((_, parameters),) = load.operands
+        gathering = _Gathering(node, self._config, source, target, parameters)
+        body = list(gathering.operations())
+        self._stages.append(Stage([], body, [load]))
+        self._define(node, place, target, body[-1])
 
     # --- Attention
 
@@ -801,6 +839,110 @@ class _Heads:
         yield Operation(isa.Epilogue(**fields | placed), operands, self.node.name)
 
 
+@dataclass(frozen=True)
+class _Gathering:
+    """The operations that gather a map.
+
+    Column tiles whose groups are normalised together are one block. A block is gathered once for
+    each pixel of the kernel that is unfolded; the first time its statistics are taken.
+    """
+
+    node: Gather
+    config: HardwareConfig
+    source: Placement
+    target: Placement
+    parameters: Tensor
+
+    def operations(self) -> Iterator[Operation]:
+        """GATHER by GATHER."""
+        height, width = self.node.unfold.kernel
+        for block in self._blocks():
+            for pixel in range(height * width):
+                instruction = self._instruction(block, *divmod(pixel, width))
+                _check_fields(self.node.name, instruction)
+                operands = (
+                    ("base", self.source.tensor),
+                    ("address", self.target.tensor),
+                    ("parameter", self.parameters),
+                )
+                yield Operation(instruction, operands, self.node.name)
+
+    @property
+    def _group(self) -> int:
+        """Channels that are normalised together, padding included."""
+        channels, groups = self.source.channels, self.node.groups
+        return channels.head if channels.heads == groups else channels.count // groups
+
+    def _blocks(self) -> Iterator[range]:
+        tiles = self.source.grid.column_tiles
+        step = max(1, self._group // self.config.tile)
+        if self.node.constants.plain:
+            step = min(tiles, MOST_COLUMN_TILES)
+        for start in range(0, tiles, step):
+            yield range(start, min(start + step, tiles))
+
+    def _instruction(self, block: range, line: int, column: int) -> isa.Gather:
+        """The GATHER of one block for one pixel of the unfolded kernel."""
+        node, pool, unfold, constants = (
+            self.node,
+            self.node.pool,
+            self.node.unfold,
+            self.node.constants,
+        )
+        kernel_column = line * unfold.kernel[1] + column
+        tile = self.config.tile
+        height, width = pool.source
+        top, left = (
+            (place - before) * pool.stride - pooled_before
+            for place, before, pooled_before in zip(
+                (line, column), unfold.before, pool.before, strict=True
+            )
+        )
+        first = not (line or column or constants.plain)
+        return isa.Gather(
+            outer=self.target.grid.row_tiles,
+            inner=len(block),
+            statistics=int(first),
+            group=(min(self._group, tile)).bit_length() - 1,
+            plain=int(constants.plain),
+            relu=int(node.relu),
+            base=self.source.word(0, block.start),
+            tiles=self.source.grid.column_tiles,
+            address=self.target.word(
+                0, kernel_column * self.source.grid.column_tiles + block.start
+            ),
+            outer_stride=self.target.grid.row_stride,
+            parameter=block.start * self.config.beats_per_row,
+            channels=constants.channels,
+            inverse=constants.inverse,
+            eps_mantissa=constants.eps_mantissa,
+            eps_exponent=constants.eps_exponent,
+            sum_shift=constants.sum_shift,
+            shift=constants.shift,
+            width=width,
+            height=height,
+            columns=unfold.grid[1],
+            step=unfold.stride * pool.stride,
+            x=left,
+            y=top,
+            kernel_width=pool.kernel[1],
+            kernel_height=pool.kernel[0],
+            prefix=node.prefix,
+        )
+
+
+def _check_fields(layer: str, gather: isa.Gather) -> None:
+    """CapacityError for a map or a window that is too large for the instruction."""
+    for field_ in isa.fields(isa.Gather):
+        value = getattr(gather, field_.name)
+        if field_.name in WINDOW_LIMITS and not field_.least <= value <= field_.highest:
+            raise CapacityError(
+                f"{layer}: {WINDOW_LIMITS[field_.name]} {value}, GATHER holds {field_.least} to "
+                f"{field_.highest}.",
+                "Use a smaller image, or smaller kernels and strides.",
+            )
+
+
 def _rescaling(step: Requantization) -> dict[str, int]:
     """Fields of EPILOGUE that hold a requantisation's common constants."""
     return {
@@ -822,7 +964,7 @@ def _layer(node: QuantNode, graph: QuantGraph) -> Layer:
             macs = tokens * key.tokens * (query.channels + channels)
         case Pool():
             macs = (node.stop - node.start) * channels
-        case PatchInput() | Constant() | Norm() | SelectToken():
+        case PatchInput() | Constant() | Norm() | Gather() | SelectToken():
             macs = 0
         case _:
             raise missing_case(node, "The count of MACs")

@@ -5,7 +5,8 @@ An MLP's hidden matrix, and the heads of an attention, are sums over channels in
     x + W2 gelu(W1 n) = x + W2[:, a] gelu(W1[a] n) + W2[:, b] gelu(W1[b] n)
 
 So only a part of them need exist at a time. Every weight is still read once; what it costs is that
-the residual stream is rounded, read and written once more for each part.
+the residual stream is rounded, read and written once more for each part. The same holds for the map
+of a convolution stem, between the convolution that makes it and the one that makes tokens of it.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ import numpy.typing as npt
 from ..config import HardwareConfig
 from ..errors import CapacityError
 from ..program import Program
-from ..quantgraph import Attention, Product, QuantGraph, QuantNode, Requantization, Value
+from ..quantgraph import Attention, Gather, Product, QuantGraph, QuantNode, Requantization, Value
 from . import schedule
 
 PARTS = (1, 2, 4, 8, 16)
 
-Channels = slice
+Channels = npt.NDArray[np.int64]  # numbers of channels, in order
 
 
 def schedule_in_parts(graph: QuantGraph, config: HardwareConfig) -> Program:
@@ -46,7 +47,7 @@ def schedule_in_parts(graph: QuantGraph, config: HardwareConfig) -> Program:
 
 
 def split(graph: QuantGraph, parts: int) -> QuantGraph:
-    """`graph` with each MLP's hidden channels, and each attention's heads, in up to `parts` parts.
+    """`graph` with hidden channels, heads and the stem's channels in up to `parts` parts each.
 
     Values keep their names, scales and sizes; results differ in the rounding of the residual.
     """
@@ -66,9 +67,17 @@ def split(graph: QuantGraph, parts: int) -> QuantGraph:
             sources = [graph[name] for name in before.inputs]
             alone = all(len(graph.consumers(source.name)) == 1 for source in sources)
             if alone and all(isinstance(s, Product) and len(s.inputs) == 1 for s in sources):
-                cuts = _head_cuts(before, parts)
+                cuts = _whole_groups(before.value.channels, before.heads, parts)
                 chain = [list(_heads(sources, before, last, cuts, each)) for each in cuts]
                 nodes = _replaced(nodes, (*sources, before, last), chain)
+        elif isinstance(before, Gather):
+            source = graph[before.inputs[0]]
+            alone = len(graph.consumers(source.name)) == 1
+            if alone and isinstance(source, Product) and len(source.inputs) == 1:
+                groups = source.value.channels if before.constants.plain else before.groups
+                stem_cuts = _whole_groups(source.value.channels, groups, parts)
+                chain = [list(_gathered(source, before, last, stem_cuts, c)) for c in stem_cuts]
+                nodes = _replaced(nodes, (source, before, last), chain)
     return replace(graph, nodes=tuple(nodes))
 
 
@@ -79,15 +88,13 @@ def _adds(node: QuantNode) -> bool:
 
 def _cuts(value: Value, parts: int) -> list[Channels]:
     """Ranges of channels, nearly even."""
-    edges = np.linspace(0, value.channels, min(parts, value.channels) + 1).round().astype(int)
-    return [slice(int(low), int(high)) for low, high in itertools.pairwise(edges)]
+    return _whole_groups(value.channels, value.channels, parts)
 
 
-def _head_cuts(node: Attention, parts: int) -> list[Channels]:
-    """Ranges of channels, in whole heads."""
-    size = node.value.channels // node.heads
-    edges = np.linspace(0, node.heads, min(parts, node.heads) + 1).round().astype(int) * size
-    return [slice(int(low), int(high)) for low, high in itertools.pairwise(edges)]
+def _whole_groups(channels: int, groups: int, parts: int) -> list[Channels]:
+    """Ranges of channels that cut through no group, nearly even."""
+    edges = np.linspace(0, groups, min(parts, groups) + 1).round().astype(int)
+    return [np.arange(low, high) for low, high in itertools.pairwise(edges * (channels // groups))]
 
 
 def _replaced(
@@ -118,6 +125,32 @@ def _hidden(
     yield _inputs(last, part.name, first.value, cuts, channels)
 
 
+def _gathered(
+    source: Product, node: Gather, last: Product, cuts: Sequence[Channels], channels: Channels
+) -> Iterator[QuantNode]:
+    part = _outputs(source, channels)
+    yield part
+    columns = [_of_each_pixel(node, source.value.channels, cut) for cut in cuts]
+    own = columns[next(i for i, cut in enumerate(cuts) if cut is channels)]
+    gather = replace(
+        node,
+        name=f"{node.name}.{channels[0]}",
+        inputs=(part.name,),
+        value=_part(node.value, own),
+        gamma=node.gamma[channels],
+        beta=node.beta[channels],
+        groups=max(1, node.groups * len(channels) // source.value.channels),
+    )
+    yield gather
+    yield _inputs(last, gather.name, node.value, columns, own)
+
+
+def _of_each_pixel(node: Gather, channels: int, cut: Channels) -> Channels:
+    """The same channels of each pixel of the kernel that is unfolded."""
+    pixels = np.arange(node.value.channels // channels)
+    return np.asarray((pixels[:, None] * channels + cut).reshape(-1), np.int64)
+
+
 def _heads(
     sources: Sequence[QuantNode],
     node: Attention,
@@ -131,10 +164,10 @@ def _heads(
         parts.append(_outputs(source, channels))
     yield from parts
     size = node.value.channels // node.heads
-    first, count = channels.start // size, (channels.stop - channels.start) // size
+    first, count = int(channels[0]) // size, len(channels) // size
     heads = replace(
         node,
-        name=f"{node.name}.{channels.start}",
+        name=f"{node.name}.{channels[0]}",
         inputs=tuple(part.name for part in parts),
         value=_part(node.value, channels),
         heads=count,
@@ -148,7 +181,7 @@ def _heads(
 def _part(value: Value, channels: Channels) -> Value:
     return replace(
         value,
-        channels=channels.stop - channels.start,
+        channels=len(channels),
         scale=value.scale[channels],
         offset=np.broadcast_to(value.offset, value.channels)[channels],
     )
@@ -167,7 +200,7 @@ def _outputs(node: Product, channels: Channels) -> Product:
     """The product's output channels in `channels` alone."""
     return replace(
         node,
-        name=f"{node.name}.{channels.start}",
+        name=f"{node.name}.{channels[0]}",
         value=_part(node.value, channels),
         weight=node.weight[channels],
         requantization=_requantization(node.requantization, channels),
@@ -183,7 +216,7 @@ def _inputs(
     partial sums then stay as small as the whole.
     """
     bias = _undone(node, value, channels)
-    if channels == cuts[0]:
+    if channels is cuts[0]:
         bias = node.requantization.bias - sum(_undone(node, value, each) for each in cuts[1:])
     return replace(
         node,

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from ..config import HardwareConfig, Memory
 from ..errors import CapacityError, missing_case
-from ..isa import Compute, Epilogue, Instruction, Load, LoadTarget, Norm, Store
+from ..isa import Compute, Epilogue, Gather, Instruction, Load, LoadTarget, Norm, Store
 
-# A ring holds so many of its largest tensor at most. In an endless one, where no load waits for
-# words to be free, loads could outrun what semaphores count.
-TENSORS_IN_RING = 64
+# A ring begins anew after so many tensors, however much room there is. A load waits only for whom
+# it overwrites: in an endless ring loads could outrun what semaphores count.
+TENSORS_IN_LAP = 64
 
 
 @dataclass(frozen=True)
@@ -101,20 +101,24 @@ class Ring:
     def __init__(self, words: int) -> None:
         self.words = words
         self._alive: deque[tuple[int, int]] = deque()  # (first word, past the last)
+        self._lap = 0  # tensors since the first word was last taken
 
     def find(self, words: int) -> int | None:
         """Where the next tensor can stand; None when there is no room yet."""
         if not self._alive:
             return 0 if words <= self.words else None
         oldest, newest = self._alive[0][0], self._alive[-1][1]
+        begins_anew = words <= oldest
         if newest > oldest:
-            if newest + words <= self.words:
+            ends = self._lap >= TENSORS_IN_LAP and begins_anew
+            if newest + words <= self.words and not ends:
                 return newest
-            newest = 0
+            return 0 if begins_anew else None
         return newest if newest + words <= oldest else None
 
     def push(self, place: int, words: int) -> None:
         """Takes the words of a tensor."""
+        self._lap = self._lap + 1 if place else 1
         self._alive.append((place, place + words))
 
     def pop(self) -> None:
@@ -123,6 +127,7 @@ class Ring:
 
     def drop(self) -> None:
         """Takes the newest tensor back."""
+        self._lap -= 1
         self._alive.pop()
 
 
@@ -198,13 +203,7 @@ class _Streams:
         self.places: dict[Tensor, int] = {}
         self._stages = stages
         self._done = _last_uses(stages)
-        largest = dict.fromkeys(rings, 0)
-        for tensor in (tensor for stage in stages for tensor in stage.streamed):
-            largest[tensor.memory] = max(largest[tensor.memory], tensor.words)
-        self._rings = {
-            memory: Ring(min(words, TENSORS_IN_RING * largest[memory]))
-            for memory, words in rings.items()
-        }
+        self._rings = {memory: Ring(words) for memory, words in rings.items()}
         self._config = config
         self._loaded = 0  # stages whose operands have their place
         self._bus_free = 0  # estimated cycle at which all loads so far are done
@@ -257,7 +256,7 @@ class _Streams:
                 return words * self._config.beats_per_word(Memory[LoadTarget(target).name])
             case Compute(outer=outer, inner=inner, depth=depth):
                 return outer * inner * depth
-            case Store() | Epilogue() | Norm():
+            case Store() | Epilogue() | Norm() | Gather():
                 return 0
             case _:
                 raise missing_case(operation.instruction, "The order of loads")

@@ -102,6 +102,10 @@ class _Clock:
                 row_tile = instruction.inner * self._config.beats_per_tile
                 free = start + instruction.outer * row_tile
                 self._norm = self._finish(instruction, free, row_tile + LANDING_CYCLES)
+            case isa.Gather():
+                self._norm_start = start
+                free = start + _gather_words(instruction, self._config)
+                self._norm = self._finish(instruction, free, LANDING_CYCLES)
             case isa.End():
                 self.end = start
             case _:
@@ -168,3 +172,17 @@ class _Clock:
         if epilogue.accumulate:
             self._hold_norm(last - tiles * drain, last)
         self._pending = None
+
+
+def _gather_words(gather: isa.Gather, config: HardwareConfig) -> int:
+    """Words that norm_walk reads, a cycle each: the sums' pass over the map, then the results'."""
+    row_tile = gather.inner * config.beats_per_tile
+    kernel = gather.kernel_height * gather.kernel_width
+    results = gather.outer * row_tile * kernel
+    if not gather.statistics:
+        return results
+    visits = max(
+        1, config.lanes >> gather.group
+    )  # a word is read once for each group that it holds
+    row_tiles = -(-gather.width * gather.height // config.tile)
+    return results + row_tiles * row_tile * visits

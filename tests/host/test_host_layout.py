@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from builders import Shape, config, images, of_videos, vision_transformer
+from builders import (
+    Shape,
+    config,
+    images,
+    of_overlapping_patches,
+    of_videos,
+    vision_transformer,
+)
+from vitessera.codegen.graph import Window
 from vitessera.codegen.hostlayout import host_layout
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.program import Program, pack_input, unpack_outputs
@@ -26,11 +34,18 @@ CONFIGS = {"4x4x4": config(4, 4, 4), "8x8x4": config(), "16x16x4": config(16, 4,
 VIDEO, TUBELET = (5, 3, 8, 9), (2, 3, 2, 2)
 
 
-@pytest.fixture(params=[*SHAPES, "tubelets"])
+# Five times six windows on images of three channels, with padding on three sides.
+IMAGE, WINDOW = (3, 9, 12), Window((9, 12), (3, 4), 2, (1, 1), (5, 6))
+
+
+@pytest.fixture(params=[*SHAPES, "tubelets", "overlapping"])
 def graph(request: pytest.FixtureRequest) -> QuantGraph:
     generator = np.random.default_rng(1)
     if request.param == "tubelets":
         return of_videos(vision_transformer(generator, Shape(tokens=33, patch=24)), VIDEO, TUBELET)
+    if request.param == "overlapping":
+        shape = Shape(tokens=31, patch=36, prefix=1)
+        return of_overlapping_patches(vision_transformer(generator, shape), IMAGE, WINDOW)
     return vision_transformer(generator, SHAPES[request.param])
 
 

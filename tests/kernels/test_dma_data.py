@@ -110,6 +110,8 @@ ILLEGAL = {
     "no words": isa.Load().encode() & ~(1 << 43),
     "no outer steps": isa.Compute().encode() & ~(1 << 21),
     "no channels": isa.Norm().encode() & ~(1 << 153),
+    "no columns": isa.Gather().encode() & ~(1 << 72),
+    "undefined top bit in GATHER": isa.Gather().encode() | 1 << 255,
 }
 
 

@@ -22,6 +22,7 @@ STRUCTS = {
     ("softmax", "maximum_s"): "maxima",
     ("probability_pack", "probability_s"): "probability_write",
     ("norm_walk", "tag_s"): "norm_tag",
+    ("norm_stats", "word_s"): "norm_word",
     ("norm_stats", "statistics_s"): "row_statistics",
     ("norm_result_walk", "tag_s"): "norm_result_tag",
 }

@@ -101,12 +101,17 @@ class Words:
         self.operand_write = _write(config, Memory.LEFT)
         self.probability_write = _write(config, Memory.PROBABILITY)
         self.residual_write = _write(config, Memory.RESIDUAL)
+        statistics = ("channels", "inverse", "eps_mantissa", "eps_exponent", "sum_shift")
         self.norm_tag = Struct(
-            *(("row", 4), ("first", 1), ("last", 1), ("channels", 12), ("inverse", 27)),
-            *(("eps_mantissa", 16), ("eps_exponent", 6)),
+            *(("row", 4), ("first", 1), ("last", 1), ("valid", 1, lanes)),
+            *(("forward", 1), ("outside", 1), *_as_in(isa.Gather, *statistics)),
         )
+        self.norm_word = Struct(("outside", 1), ("word", config.word_bits(Memory.RESIDUAL)))
         self.row_statistics = Struct(("mean", 25), ("mantissa", 16), ("shift", 6))
-        self.norm_result_tag = Struct(("row_start", 1), *_as_in(isa.Norm, "plain", "shift"), target)
+        self.norm_result_tag = Struct(
+            *(("fresh", 1), ("group", 3), ("by_column", 1), ("plain", 1), ("relu", 1)),
+            *(("first", 1), ("last", 1), ("shift", 6), target),
+        )
 
 
 def _as_in(kind: type[isa.Instruction], *names: str) -> list[tuple[str, int]]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 from vitessera.codegen.isa import Epilogue, fields
+from vitessera.codegen.isa import Gather as GatherInstruction
 from vitessera.codegen.isa import Norm as NormInstruction
 from vitessera.codegen.numerics import BIASED_BITS, INT8_MAX, INT16_MAX, SCALED_BITS
 from vitessera.codegen.quantgraph import (
     Attention,
+    Gather,
     Norm,
     Pool,
     Product,
@@ -59,9 +61,12 @@ def _check(quantgraph: QuantGraph, node: QuantNode) -> None:
             ratio = node.mix.multiplier / 2.0 ** (node.mix.shift + float(node.mix.pre_shift))
             assert (worst * ratio).max() < 2 ** (SCALED_BITS - 1), "the mix would saturate"
             assert 0 <= node.mix.scale_shift <= 63 - 27, "the reciprocal adds up to 27"
-        case Norm(gamma=gamma, beta=beta, constants=constants):
+        case (
+            Norm(gamma=gamma, beta=beta, constants=constants)
+            | Gather(gamma=gamma, beta=beta, constants=constants)
+        ):
             assert (gamma.dtype, beta.dtype) == (np.int16, np.int32)
-            for field in fields(NormInstruction):
+            for field in fields(NormInstruction if isinstance(node, Norm) else GatherInstruction):
                 if hasattr(constants, field.name):
                     field.encode(int(getattr(constants, field.name)))
         case _:

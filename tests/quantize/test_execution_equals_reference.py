@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from random_hybrid import STEMS, random_hybrid
 from random_vit import Shape, random_images, random_vit
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.graph import Function
+from vitessera.codegen.graph import Function, Graph
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.quantexec import execute
-from vitessera.codegen.quantgraph import PatchInput
+from vitessera.codegen.quantgraph import Gather, PatchInput, QuantGraph
 from vitessera.codegen.quantize import quantize
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.schedule import schedule
+from vitessera.codegen.schedule.split import split
 
 
 @pytest.mark.parametrize("tile, depth, lanes", [(8, 4, 8), (4, 2, 4), (8, 2, 2)])
@@ -28,12 +30,46 @@ from vitessera.codegen.schedule import schedule
     ids=["token", "mean", "mean_first", "bias", "causal"],
 )
 def test_values_are_equal(shape: Shape, tile: int, depth: int, lanes: int) -> None:
-    graph = random_vit(0, shape)
+    check_values(random_vit(0, shape), tile, depth, lanes)
+
+
+@pytest.mark.parametrize("tile, depth, lanes", [(8, 4, 8), (4, 2, 4), (8, 2, 2), (16, 4, 4)])
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize("name", STEMS)
+def test_values_of_hybrids_are_equal(
+    name: str, prefix: int, tile: int, depth: int, lanes: int
+) -> None:
+    shape = Shape(image=(3, 20, 28), blocks=1, prefix=prefix)
+    check_values(random_hybrid(0, shape, STEMS[name]), tile, depth, lanes)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 16])
+@pytest.mark.parametrize(
+    "name", ["r-stem", "large groups", "groups of three", "no norm", "no pool"]
+)
+def test_values_of_stems_in_parts_are_equal(name: str, parts: int) -> None:
+    graph = random_hybrid(0, stem=STEMS[name])
+    whole = quantize(graph, random_images(graph, 8, seed=1))
+    cut = split(whole, parts)
+    gathers = [node for node in cut if isinstance(node, Gather)]
+    groups = whole.nodes[1].value.channels if name == "no norm" else STEMS[name].groups
+    assert len(gathers) == min(parts, groups)
+    check_integers(cut, graph, 8, 4, 4)
+    images = random_images(graph, 4, seed=3)
+    exact, rounded = (execute(network, images)["head"].astype(int) for network in (whole, cut))
+    assert np.abs(exact - rounded).max() <= 0.05 * exact.std()
+
+
+def check_values(graph: Graph, tile: int, depth: int, lanes: int) -> None:
     quantgraph = quantize(graph, random_images(graph, 8, seed=1))
+    check_integers(quantgraph, graph, tile, depth, lanes)
+
+
+def check_integers(quantgraph: QuantGraph, graph: Graph, tile: int, depth: int, lanes: int) -> None:
     (image,) = random_images(graph, 1, seed=2)
     source = quantgraph.nodes[0]
     assert isinstance(source, PatchInput)
-    config = HardwareConfig(tile=tile, depth=depth, lanes=lanes)
+    config = HardwareConfig(tile=tile, depth=depth, lanes=lanes, left_words=65536)
     observed = Reference(schedule(quantgraph, config)).values(patches(source, image))
     executed = execute(quantgraph, image[None], lanes)
     assert len(observed) > 10

@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 from vitessera.codegen import numerics
 from vitessera.codegen.errors import UnsupportedModelError
-from vitessera.codegen.graph import Function
+from vitessera.codegen.graph import Function, Window
 from vitessera.codegen.numerics import INT8_MAX, IntArray
 from vitessera.codegen.preprocess import patch_rows, patches
 from vitessera.codegen.quantexec import requantize
 from vitessera.codegen.quantgraph import PatchInput, Requantization, Value
 from vitessera.codegen.quantize.constants import (
+    GroupSize,
     Scale,
     accumulator_bound,
     epilogue,
     exact_steps,
     fixed_point,
+    group_size,
     integer_norm,
     integer_weights,
     mix_epilogue,
@@ -194,11 +196,44 @@ def test_layer_norm_is_within_one_unit(channels: int, spread: float, seed: int) 
     high, low = wanted.max(axis=0), wanted.min(axis=0)
     step = (high - low) / (2 * INT8_MAX)
     result = Scale(step, -(high + low) / 2 / step)
-    norm = integer_norm(gamma, beta, eps, residual_step, result)
+    norm = integer_norm(gamma, beta, eps, residual_step, result, GroupSize(len(gamma)))
     found = numerics.layer_norm(
         integers, norm.gamma.astype(np.int64), norm.beta.astype(np.int64), norm.constants
     )
     assert np.abs(found - wanted / step - result.offset).max() <= 1.0
+
+
+@pytest.mark.parametrize("pixels, group", [(1, 3), (49, 1), (196, 2), (1024, 32), (12544, 2)])
+@pytest.mark.parametrize("centre", [0.0, 2000.0])
+def test_group_norm_is_within_one_unit(pixels: int, group: int, centre: float) -> None:
+    generator = np.random.default_rng(pixels)
+    residual_step, eps, groups = 0.002, 1e-5, 4
+    x = np.rint(generator.standard_normal((pixels, groups * group)) * 3000 + centre)
+    x = np.clip(x, -32767, 32767)
+    gamma = generator.uniform(0.2, 2, x.shape[1]) * generator.choice([-1, 1], x.shape[1])
+    beta = generator.standard_normal(x.shape[1])
+    real = (x * residual_step).reshape(pixels, groups, group)
+    deviation = real - real.mean(axis=(0, 2), keepdims=True)
+    variance = np.square(deviation).mean(axis=(0, 2), keepdims=True)
+    wanted = (deviation / np.sqrt(variance + eps)).reshape(x.shape) * gamma + beta
+    result = Scale(np.abs(wanted).max(axis=0) / INT8_MAX)
+    size = group_size(pixels * group, "norm")
+    norm = integer_norm(gamma, beta, eps, residual_step, result, size)
+    found = numerics.group_norm(
+        x.astype(np.int64),
+        norm.gamma.astype(np.int64),
+        norm.beta.astype(np.int64),
+        norm.constants,
+        groups,
+    )
+    assert np.abs(found - wanted / result.step).max() <= 1.0
+
+
+def test_sums_are_shifted_no_more_than_they_must() -> None:
+    assert (group_size(4095, "x").shift, group_size(4096, "x").shift) == (0, 1)
+    assert group_size(4095 * 128, "x").shift == 7
+    with pytest.raises(UnsupportedModelError, match="Node x: it normalises 600000 numbers"):
+        group_size(600000, "x")
 
 
 @pytest.mark.parametrize("eps", [0.0, 1e-12, 1e-6, 1e-4])
@@ -207,7 +242,7 @@ def test_eps_counts_when_the_variance_is_small(eps: float) -> None:
     real = x * 1e-3
     wanted = real / np.sqrt(np.square(real).mean() + eps)
     result = Scale(np.full(8, max(np.abs(wanted).max(), 1e-3) / INT8_MAX))
-    norm = integer_norm(np.ones(8), np.zeros(8), eps, 1e-3, result)
+    norm = integer_norm(np.ones(8), np.zeros(8), eps, 1e-3, result, GroupSize(8))
     found = numerics.layer_norm(
         x, norm.gamma.astype(np.int64), norm.beta.astype(np.int64), norm.constants
     )
@@ -244,6 +279,15 @@ def test_tubelets_are_boxes_of_frames() -> None:
     rows = patch_rows(video, (2, 2, 2, 4))[0]
     assert rows.shape == (4, 32)
     assert np.array_equal(rows[2], video[0, 2:4, :, :2].ravel())
+
+
+def test_overlapping_patches_are_what_a_convolution_sees() -> None:
+    image = np.arange(1, 2 * 5 * 6 + 1).reshape(1, 2, 5, 6)
+    window = Window((5, 6), (3, 2), 2, (1, 0), (3, 3))
+    rows = patch_rows(image, (2, 3, 2), window)[0]
+    padded = np.pad(image[0], ((0, 0), (1, 1), (0, 0)))
+    seen = [padded[:, y : y + 3, x : x + 2].ravel() for y in (0, 2, 4) for x in (0, 2, 4)]
+    assert np.array_equal(rows, seen)
 
 
 def test_patches_round_half_up_and_saturate() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.graph import Function, Image
+from vitessera.codegen.graph import Function, Image, Window
 from vitessera.codegen.numerics import INT16_MAX, INVERSE_BITS, NormConstants
 from vitessera.codegen.quantgraph import (
     Attention,
@@ -242,6 +242,16 @@ def of_videos(graph: QuantGraph, video: tuple[int, ...], patch: tuple[int, ...])
         replace(node, patch=patch) if isinstance(node, PatchInput) else node for node in graph.nodes
     ]
     return QuantGraph(Image("video", video), tuple(nodes), graph.outputs)
+
+
+def of_overlapping_patches(graph: QuantGraph, image: tuple[int, ...], window: Window) -> QuantGraph:
+    """The same network on what `window` sees of images, of as many values and as often."""
+    patch = (image[0], *window.kernel)
+    nodes = [
+        replace(node, patch=patch, window=window) if isinstance(node, PatchInput) else node
+        for node in graph.nodes
+    ]
+    return QuantGraph(Image("image", image), tuple(nodes), graph.outputs)
 
 
 def images(rng: np.random.Generator, graph: QuantGraph, count: int) -> npt.NDArray[np.float32]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from builders import Shape, config, vision_transformer
+from gathers import Gathers, Step, gather, steps
 from vitessera.codegen import isa
 from vitessera.codegen.config import HardwareConfig, Memory
 from vitessera.codegen.program import Program
@@ -53,6 +54,26 @@ def observed(program: Program, monkeypatch: pytest.MonkeyPatch) -> list[Touched]
 def test_accesses(size: tuple[int, int, int], bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = Shape(blocks=1, pool="mean", channels=24, bias=bias)
     program = schedule(vision_transformer(np.random.default_rng(40), shape), config(*size))
+    assert_predicted(program, monkeypatch)
+
+
+@pytest.mark.parametrize("size", [(4, 4, 4), (8, 4, 4), (16, 4, 16)])
+def test_accesses_of_gathers(size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    hardware = config(*size)
+    assert_predicted(Gathers(hardware, steps(hardware)).program, monkeypatch)
+
+
+def test_a_gather_that_sees_nothing_reads_no_pixel(monkeypatch: pytest.MonkeyPatch) -> None:
+    beyond: Step = gather(config(), 0, 8, plain=1, x=100)
+    program = Gathers(config(), (beyond,)).program
+    assert_predicted(program, monkeypatch)
+    (found,) = (i for i in program.instructions if isinstance(i, isa.Gather))
+    memories = [access.memory for access in accesses(found, program.config)]
+    assert memories == [Memory.NORM, Memory.LEFT]
+
+
+def assert_predicted(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each instruction touches what `accesses` says."""
     for instruction, touched in zip(
         program.instructions, observed(program, monkeypatch), strict=True
     ):

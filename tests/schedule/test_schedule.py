@@ -17,6 +17,7 @@ from vitessera.codegen.quantexec import execute
 from vitessera.codegen.quantgraph import Attention, PatchInput, Product, QuantGraph
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.schedule import Tuning, schedule
+from vitessera.codegen.schedule.stages import TENSORS_IN_LAP, Ring
 
 SIZES = [(4, 4, 4), (8, 4, 4), (8, 4, 8), (16, 4, 16)]
 
@@ -340,8 +341,8 @@ def offset_in_padding(build: Builder, source: str) -> str:
         (overwritten, "late reads x after y has added to it in place"),
         (other_row, "y adds row 2 of b to row 1"),
         (wrong_bits, "x is an int16 value, but is used as left operand"),
-        (two_heads, "read by two attentions with 2 and 4 heads"),
-        (norm_as_heads, "normed gives an attention's heads, .* but Norm cannot pad heads"),
+        (two_heads, "read with 2 and with 4 heads"),
+        (norm_as_heads, "normed gives heads or groups, .* but Norm cannot pad them"),
         (selected_key, "key selects a token of k as (transposed )?right operand"),
         (patches_with_offset, "patches have offset 1"),
         (transposed_patches, "patches patches are used as transposed right operand"),
@@ -360,3 +361,31 @@ def test_network_without_input_is_refused() -> None:
     nodes = (PatchInput("more", (), (), value(3, 8, 8), (8, 1, 1), 0), *graph.nodes)
     with pytest.raises(UnsupportedModelError, match="2 inputs"):
         schedule(QuantGraph(graph.image, nodes, graph.outputs), config())
+
+
+# --- Rings
+
+
+def test_a_ring_begins_anew_though_there_is_room() -> None:
+    """Else nothing would keep loads from outrunning the semaphores' counters."""
+    ring = Ring(1 << 18)
+    places = []
+    for _ in range(10 * TENSORS_IN_LAP):
+        place = ring.find(8)
+        assert place is not None
+        ring.push(place, 8)
+        places.append(place)
+        if len(places) > 2:
+            ring.pop()
+    assert max(places) <= 8 * TENSORS_IN_LAP
+    assert places.count(0) == 10
+
+
+def test_a_ring_takes_what_fits_only_further_on() -> None:
+    ring = Ring(4096)
+    for place in range(0, 8 * TENSORS_IN_LAP, 8):
+        assert ring.find(8) == place
+        ring.push(place, 8)
+        if place:
+            ring.pop()
+    assert ring.find(1024) == 8 * TENSORS_IN_LAP

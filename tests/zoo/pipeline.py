@@ -12,7 +12,6 @@ import torch
 from exporters import AFTERWARDS, EXPORTERS
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.graph import Graph
-from vitessera.codegen.importer import evaluate
 from vitessera.codegen.preprocess import patches
 from vitessera.codegen.program import Program
 from vitessera.codegen.quantexec import execute
@@ -106,17 +105,6 @@ def integers(graph: QuantGraph, program: Program, image: FloatArray) -> None:
     results = Reference(program).run(patches(graph.source, image))
     for name, value in graph.outputs:
         np.testing.assert_array_equal(results[name], values[value][0])
-
-
-def compare_float(path: Path, graph: Graph) -> dict[str, float]:
-    """The greatest error of each output of the float network, of ONNX Runtime's greatest value."""
-    batch = images(graph, IMAGES, seed=2)
-    expected = wanted(path, batch)
-    values = evaluate(graph, batch)
-    return {
-        name: float(np.abs(values[value] - expected[name]).max() / np.abs(expected[name]).max())
-        for name, value in graph.outputs
-    }
 
 
 def compare(path: Path, graph: Graph, config: HardwareConfig) -> dict[str, float]:

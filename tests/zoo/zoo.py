@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 Build = Callable[[], Any]
@@ -442,83 +443,47 @@ TORCH = (
     _torch("three-heads", "Encoder", changes={"norm_first": True, "heads": (10, 3, 1)}),
 )
 
-LARGER = (3, 64, 64)
-R_STEM = ("vit_tiny_r_s16_p8_224", "native")
+# Convolutions before the transformer; maps need room.
+_timm_hybrid = partial(_timm, image=(3, 64, 64), memory={"left_words": 1 << 15})
+_hf_hybrid = partial(_hf, image=(3, 64, 64), memory={"left_words": 1 << 15})
+_r_stem = partial(
+    _timm_hybrid, model="vit_tiny_r_s16_p8_224", function="native", changes={"img_size": 64}
+)
+_early = partial(_torch, function="early_convolutions", memory={"left_words": 1 << 15})
 HYBRIDS = (
-    _timm("r-stem", *R_STEM, changes={"img_size": 64}, image=LARGER),
-    _timm("r-stem-opset21", *R_STEM, changes={"img_size": 64}, image=LARGER, opset=21),
-    _timm(
-        "r-stem-opset25", *R_STEM, changes={"img_size": 64}, image=LARGER, opset=25, symbolic=True
-    ),
-    _timm(
-        "r-stem-script",
-        *R_STEM,
-        changes={"img_size": 64},
-        image=LARGER,
-        exporter="script",
-        opset=17,
-    ),
-    _timm(
-        "r-stem-script-symbolic",
-        *R_STEM,
-        changes={"img_size": 64},
-        image=LARGER,
-        exporter="script",
-        opset=20,
-        symbolic=True,
-    ),
-    _timm(
-        "r-stem-script-opset14",
-        *R_STEM,
-        changes={"img_size": 64},
-        image=LARGER,
-        exporter="script",
-        opset=14,
-    ),
-    _timm("r-stem-batch", *R_STEM, changes={"img_size": 64}, image=LARGER, batch=3),
-    _timm(
-        "r-stem-onnxsim",
-        *R_STEM,
-        changes={"img_size": 64},
-        image=LARGER,
-        exporter="script",
-        opset=17,
-        after="onnxsim",
-    ),
-    _timm("r-stem-ort-optimised", *R_STEM, changes={"img_size": 64}, image=LARGER, after="ort"),
-    _hf("dpt-hybrid", "dpt_hybrid", image=LARGER),
-    _hf("dpt-hybrid-script", "dpt_hybrid", image=LARGER, exporter="script", opset=17),
-    _timm("big-transfer", "big_transfer", "hybrid", image=LARGER),
-    _timm("big-transfer-opset21", "big_transfer", "hybrid", image=LARGER, opset=21),
-    _timm(
-        "big-transfer-script", "big_transfer", "hybrid", image=LARGER, exporter="script", opset=17
-    ),
-    _timm("resnet-d", "resnet_d", "hybrid", image=LARGER),
-    _timm("resnet-d-script", "resnet_d", "hybrid", image=LARGER, exporter="script", opset=17),
-    _timm("conv-stem", "conv_stem", "hybrid", changes={"project": False}, image=LARGER),
-    _timm(
+    _r_stem("r-stem"),
+    _r_stem("r-stem-opset21", opset=21),
+    _r_stem("r-stem-opset25", opset=25, symbolic=True),
+    _r_stem("r-stem-script", exporter="script", opset=17),
+    _r_stem("r-stem-script-symbolic", exporter="script", opset=20, symbolic=True),
+    _r_stem("r-stem-script-opset14", exporter="script", opset=14),
+    _r_stem("r-stem-batch", batch=3),
+    _r_stem("r-stem-onnxsim", exporter="script", opset=17, after="onnxsim"),
+    _r_stem("r-stem-ort-optimised", after="ort"),
+    _hf_hybrid("dpt-hybrid", "dpt_hybrid"),
+    _hf_hybrid("dpt-hybrid-script", "dpt_hybrid", exporter="script", opset=17),
+    _timm_hybrid("big-transfer", "big_transfer", "hybrid"),
+    _timm_hybrid("big-transfer-opset21", "big_transfer", "hybrid", opset=21),
+    _timm_hybrid("big-transfer-script", "big_transfer", "hybrid", exporter="script", opset=17),
+    _timm_hybrid("resnet-d", "resnet_d", "hybrid"),
+    _timm_hybrid("resnet-d-script", "resnet_d", "hybrid", exporter="script", opset=17),
+    _timm_hybrid("conv-stem", "conv_stem", "hybrid", changes={"project": False}),
+    _timm_hybrid(
         "conv-stem-script",
         "conv_stem",
         "hybrid",
         changes={"project": False},
-        image=LARGER,
         exporter="script",
         opset=17,
         batch=2,
     ),
+    _early("early-convolutions-batch", changes={"norm": "batch"}),
+    _early("early-convolutions-group-gelu", changes={"norm": "group", "activation": "GELU"}),
+    _early("early-convolutions-instance-silu", changes={"norm": "instance", "activation": "SiLU"}),
+    _early("early-convolutions-layer-pooled", changes={"norm": "layer", "token": False}),
     *(
-        _torch(f"early-convolutions-{name}", "early_convolutions", changes=changes)
-        for name, changes in {
-            "batch": {"norm": "batch"},
-            "group-gelu": {"norm": "group", "activation": "GELU"},
-            "instance-silu": {"norm": "instance", "activation": "SiLU"},
-            "layer-pooled": {"norm": "layer", "token": False},
-        }.items()
-    ),
-    *(
-        _torch(
+        _early(
             f"early-convolutions-{norm}-script",
-            "early_convolutions",
             changes={"norm": norm},
             exporter="script",
             opset=17,
@@ -541,8 +506,7 @@ OPSETS = tuple(
 )
 
 ZOO = (*HUGGING_FACE, *TIMM, *TORCH, *HYBRIDS, *OPSETS)
-IMPORTED = HYBRIDS  # shown in float, not compiled
-MAPPED = tuple(export for export in ZOO if not export.refused and export not in IMPORTED)
+MAPPED = tuple(export for export in ZOO if not export.refused)
 REFUSED = tuple(export for export in ZOO if export.refused)
 
 # The first export of each architecture that compiles also runs on the RTL.
