@@ -68,7 +68,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("operand_pack", 2),
     Kernel("softmax", 8),
     Kernel("probability_pack", 2),
-    Kernel("norm_walk", 2),
+    Kernel("norm_walk", 4),
     Kernel("norm_stats", 9),
     Kernel("norm_result_walk", 2),
     Kernel("norm_scale", 6),

@@ -156,21 +156,21 @@ def _factors(config: HardwareConfig) -> dict[str, int]:
 
 
 _LUTS = {
-    "one": 9944,
+    "one": 10970,
     "macs": 9.0,
     "accumulators": 79.4,
     "operands": 31.2,
     "rows": 80,
-    "lanes": 2429,
+    "lanes": 2516,
     "bus bits": 5.3,
 }
 _FLIP_FLOPS = {
-    "one": 5886,
+    "one": 7000,
     "macs": 1.25,
     "accumulators": 133.5,
     "operands": 12.3,
     "rows": 195,
-    "lanes": 980,
+    "lanes": 890,
     "bus bits": 4.5,
 }
 FAMILIES: dict[ProcessorKind, Family] = {
@@ -192,7 +192,7 @@ FAMILIES: dict[ProcessorKind, Family] = {
             _ULTRA,
         ),
         luts={**_LUTS, "macs": 17.25, "accumulators": 79.3},
-        flip_flops={**_FLIP_FLOPS, "macs": 16.25, "accumulators": 107.5, "lanes": 1049},
+        flip_flops={**_FLIP_FLOPS, "macs": 16.25, "accumulators": 107.5, "lanes": 959},
     ),
 }
 DSPS_PER_LANE = 3  # two in the epilogue, one in LayerNorm
