@@ -50,6 +50,7 @@ class HardwareConfig:
         left_words ... norm_words: depth of each on-chip memory, in its own words.
         norm_buffer_words: depth of LayerNorm's row buffer, in residual words; at least one row
             tile (T rows of all channels) must fit.
+        maps: whether NORM's kernels execute GATHER, which convolution stems need.
         clock_mhz: the frequency the bitstream is built for.
         board: name of the board it was sized for, or "custom".
     """
@@ -65,6 +66,7 @@ class HardwareConfig:
     parameter_words: int = 512
     norm_words: int = 256
     norm_buffer_words: int = 512
+    maps: bool = False
     clock_mhz: int = 100
     board: str = "custom"
 
@@ -151,15 +153,14 @@ class HardwareConfig:
     @classmethod
     def from_dict(cls, values: dict[str, object], source: str) -> HardwareConfig:
         """Builds a configuration from parsed JSON or TOML; `source` names it in errors."""
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        kinds = {field.name: type(field.default) for field in dataclasses.fields(cls)}
         for key, value in values.items():
-            if key not in fields:
+            if key not in kinds:
                 raise ConfigError(
-                    f"{source}: unknown key {key!r}.", f"Known keys: {', '.join(sorted(fields))}."
+                    f"{source}: unknown key {key!r}.", f"Known keys: {', '.join(sorted(kinds))}."
                 )
-            expected = str if key == "board" else int
-            if type(value) is not expected:
+            if type(value) is not kinds[key]:
                 raise ConfigError(
-                    f"{source}: {key} is {value!r}.", f"It must be {expected.__name__}."
+                    f"{source}: {key} is {value!r}.", f"It must be {kinds[key].__name__}."
                 )
         return cls(**values)  # type: ignore[arg-type]

@@ -102,11 +102,12 @@ def config_module(config: HardwareConfig) -> str:
     return template("config.x.j2", constants=tuple(_constants(config)), tables=tuple(_tables()))
 
 
-def _constants(config: HardwareConfig) -> Iterator[tuple[str, str, int]]:
+def _constants(config: HardwareConfig) -> Iterator[tuple[str, str, int | str]]:
     yield "TILE", "u32", config.tile
     yield "DEPTH", "u32", config.depth
     yield "LANES", "u32", config.lanes
     yield "BUS_BITS", "u32", config.bus_bits
+    yield "MAPS", "bool", str(config.maps).lower()
     yield "BEATS_PER_ROW", "u32", config.beats_per_row
     yield "BEATS_PER_TILE", "u32", config.beats_per_tile
     yield "WORDS_PER_TILE", "u32", config.words_per_tile

@@ -227,6 +227,11 @@ class QuantGraph:
         return by_name(self.nodes, name, "node")
 
     @property
+    def gathers_maps(self) -> bool:
+        """Whether it takes an accelerator with `maps`."""
+        return any(isinstance(node, Gather) for node in self.nodes)
+
+    @property
     def source(self) -> PatchInput:
         """The node that takes the image; UnsupportedModelError unless there is exactly one."""
         inputs = [node for node in self.nodes if isinstance(node, PatchInput)]

@@ -423,6 +423,8 @@ class Machine:
 
     def _check_groups(self, gather: isa.Gather) -> None:
         size, tile = 1 << gather.group, self.config.tile
+        if not self.config.maps:
+            raise _Fault("gathers a map, which the accelerator cannot")
         if gather.plain and not gather.statistics:
             return
         if size > tile:

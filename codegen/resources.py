@@ -152,26 +152,32 @@ def _factors(config: HardwareConfig) -> dict[str, int]:
         "rows": config.tile,
         "lanes": config.lanes,
         "bus bits": config.bus_bits,
+        "maps": int(config.maps),
+        "lanes of maps": config.maps * config.lanes,
     }
 
 
 _LUTS = {
-    "one": 10970,
+    "one": 9944,
     "macs": 9.0,
     "accumulators": 79.4,
     "operands": 31.2,
     "rows": 80,
-    "lanes": 2516,
+    "lanes": 2429,
     "bus bits": 5.3,
+    "maps": 1026,
+    "lanes of maps": 87,
 }
 _FLIP_FLOPS = {
-    "one": 7000,
+    "one": 5886,
     "macs": 1.25,
     "accumulators": 133.5,
     "operands": 12.3,
     "rows": 195,
-    "lanes": 890,
+    "lanes": 980,
     "bus bits": 4.5,
+    "maps": 1114,
+    "lanes of maps": -90,
 }
 FAMILIES: dict[ProcessorKind, Family] = {
     ProcessorKind.ZYNQ_7000: Family(
@@ -192,7 +198,7 @@ FAMILIES: dict[ProcessorKind, Family] = {
             _ULTRA,
         ),
         luts={**_LUTS, "macs": 17.25, "accumulators": 79.3},
-        flip_flops={**_FLIP_FLOPS, "macs": 16.25, "accumulators": 107.5, "lanes": 959},
+        flip_flops={**_FLIP_FLOPS, "macs": 16.25, "accumulators": 107.5, "lanes": 1049},
     ),
 }
 DSPS_PER_LANE = 3  # two in the epilogue, one in LayerNorm

@@ -100,7 +100,7 @@ def _fastest(cut: _Cut, board: Board) -> Pick:
     best: Pick | None = None
     refusal: CapacityError | None = None
     for shape in SHAPES:
-        base = _base(board, *shape)
+        base = _base(board, *shape, maps=cut.maps)
         if best is not None and _bound(best, base) < GAIN * best.images_per_second:
             continue
         try:
@@ -125,8 +125,9 @@ def boards_that_would_do(graph: QuantGraph) -> list[str]:
 def _would_do(board: Board, cuts: Sequence[_Cut]) -> bool:
     return any(
         _could_fit(cut, base, board)
-        for base in (_base(board, *shape) for shape in SHAPES)
+        for shape in SHAPES
         for cut in cuts
+        for base in (_base(board, *shape, maps=cut.maps),)
     )
 
 
@@ -145,11 +146,13 @@ class _Cut:
 
     Attributes:
         parts: at most so many.
+        maps: whether it takes an accelerator that gathers them.
     """
 
     def __init__(self, graph: QuantGraph, parts: int) -> None:
         self._whole = graph
         self.parts = parts
+        self.maps = graph.gathers_maps
 
     @cached_property
     def graph(self) -> QuantGraph:
@@ -158,7 +161,7 @@ class _Cut:
 
     @cached_property
     def _known(self) -> tuple[HardwareConfig, dict[str, int]]:
-        config = _base(next(iter(BOARDS.values())), *SHAPES[0])
+        config = _base(next(iter(BOARDS.values())), *SHAPES[0], maps=self.maps)
         return config, _used(schedule(self.graph, config))
 
     def about(self, config: HardwareConfig) -> dict[str, int]:
@@ -210,13 +213,14 @@ def plan(graph: QuantGraph, program: Program) -> str:
     )
 
 
-def _base(board: Board, tile: int, depth: int, lanes: int) -> HardwareConfig:
+def _base(board: Board, tile: int, depth: int, lanes: int, *, maps: bool) -> HardwareConfig:
     shape = replace(
         board.config,
         tile=tile,
         depth=depth,
         lanes=lanes,
         bus_bits=board.memory_port_bits,
+        maps=maps,
         board=board.name,
     )
     return _deep(shape, dict.fromkeys(_depths(shape), ROOMY))

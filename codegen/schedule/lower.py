@@ -623,6 +623,12 @@ class _Lowering:
                 f"{place.value}.",
                 "What is gathered can only be the rows of a product.",
             )
+        if not self._config.maps:
+            raise CapacityError(
+                f"{node.name} gathers a map, and the configuration says that the accelerator is "
+                "built without what that takes.",
+                "Add maps = true to it, or choose a --board.",
+            )
         target = self._new(node, place, node.value.tokens)
         load = self._norm_parameters(node, source)
         ((_, parameters),) = load.operands
