@@ -38,6 +38,10 @@ FAMILIES = (
             "flexivit_small",
         )
     ),
+    "transformers dpt_hybrid(",
+    *(f"timm hybrid({backbone}" for backbone in ("big_transfer", "resnet_d", "conv_stem")),
+    "timm native(vit_tiny_r_s16_p8_224",
+    "torch early_convolutions",
     "torchvision torchvision_vit",
     "torch Encoder(norm_first=True",
     "torch Encoder(norm_first=False",
