@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from gathers import Gathers, random_patches, steps
@@ -13,7 +15,7 @@ from whole import DEFAULT, SMALL, Workload, check
 pytestmark = pytest.mark.accelerator
 
 
-@pytest.mark.parametrize("config", [DEFAULT, SMALL], ids=["default", "small"])
+@pytest.mark.parametrize("config", [replace(DEFAULT, maps=True), SMALL], ids=["default", "small"])
 def test_gathers(config: HardwareConfig) -> None:
     case = Gathers(config, steps(config))
     patches = random_patches(case, 2)

@@ -20,8 +20,8 @@ from vitessera.codegen.schedule import schedule
 from vitessera.codegen.toplevel import Rtl
 from vitessera.sim.accelerator import DramTiming, Simulation, simulate
 
-# Every configuration is a simulation binary of its own, so tests share these two.
-SMALL = HardwareConfig(tile=4, depth=4, lanes=4)
+# Every configuration is a simulation binary of its own, so tests share these two. One gathers maps.
+SMALL = HardwareConfig(tile=4, depth=4, lanes=4, maps=True)
 DEFAULT = HardwareConfig()
 
 # Some hundred times what any workload here takes; a hang fails in seconds.

@@ -8,7 +8,7 @@ from vitessera.codegen.config import MAX_BURST, HardwareConfig
 
 # A word of several beats in every memory, and words that are narrower than a beat.
 CONFIGS = {
-    "default": HardwareConfig(),
+    "default": HardwareConfig(maps=True),
     "wide_bus": HardwareConfig(tile=4, depth=2, lanes=2, bus_bits=128),
 }
 PAGE_BYTES = 4096

@@ -12,10 +12,11 @@ from vitessera.codegen.config import HardwareConfig
 from vitessera.sim.kernel import check_kernel
 
 # Every configuration is one simulation binary with all kernels.
-MAIN = HardwareConfig()
-SMALL = HardwareConfig(tile=4, depth=4, lanes=4)
-LARGE = HardwareConfig(tile=16, depth=4, lanes=16)
-HALF_ROW = HardwareConfig(tile=8, depth=4, lanes=4)  # the one with two beats a row
+MAIN = HardwareConfig(maps=True)
+SMALL = HardwareConfig(tile=4, depth=4, lanes=4, maps=True)
+LARGE = HardwareConfig(tile=16, depth=4, lanes=16, maps=True)
+HALF_ROW = HardwareConfig(tile=8, depth=4, lanes=4, maps=True)  # the one with two beats a row
+WITHOUT_MAPS = HardwareConfig()  # NORM's kernels have less to do
 
 START_CYCLES = 4  # taking the first word, and what a pipeline's registers add at its ends
 
@@ -37,6 +38,7 @@ class Run:
     def __str__(self) -> str:
         config = self.config
         size = f"{config.tile}x{config.tile}x{config.depth}-lanes{config.lanes}"
+        size += "" if config.maps else "-without-maps"
         return f"{size}-stall{self.stall}-seed{self.seed}"
 
     def rng(self) -> np.random.Generator:
@@ -55,6 +57,8 @@ RUNS = (
     Run(HALF_ROW, 0.4, 7),
 )
 every_run = pytest.mark.parametrize("run", RUNS, ids=str)
+WITHOUT = (Run(WITHOUT_MAPS, 0.0, 9), Run(WITHOUT_MAPS, 0.4, 10))
+with_and_without_maps = pytest.mark.parametrize("run", RUNS + WITHOUT, ids=str)
 full_speed = pytest.mark.parametrize("run", RUNS[:1], ids=str)
 
 

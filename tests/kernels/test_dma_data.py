@@ -115,6 +115,15 @@ ILLEGAL = {
 }
 
 
+def test_dispatch_stops_at_what_the_accelerator_is_built_without() -> None:
+    config = HardwareConfig()
+    inputs, outputs = dispatch_case(config, [isa.Norm().encode()])
+    word = isa.Gather().encode()
+    inputs["beat_r"] += cut(word, INSTRUCTION_BITS // config.bus_bits, config.bus_bits)
+    outputs["error_s"] = [HardwareError.DECODE]
+    check_kernel(config, "dispatch", inputs, outputs, stall=0.3, seed=27)
+
+
 @pytest.mark.parametrize("bad", ILLEGAL.values(), ids=ILLEGAL.keys())
 def test_dispatch_stops_at_an_illegal_instruction(bad: int) -> None:
     source = random.Random(24)

@@ -14,7 +14,7 @@ from norm_model import (
     row_statistics,
     scaled,
 )
-from runs import Run, Traffic, check, every_run
+from runs import Run, Traffic, check, every_run, with_and_without_maps
 from vitessera.codegen import isa, numerics
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.numerics import INT16_MAX
@@ -159,7 +159,7 @@ def column_normalized(x: IntArray, group: int, found: Statistics) -> IntArray:
     return numerics.normalize(x, columns)
 
 
-@every_run
+@with_and_without_maps
 def test_rows_are_normalised_as_numerics_says(run: Run) -> None:
     """Statistics of the rows themselves: the whole LayerNorm, as test_norm_stats leaves it."""
     rng, config = run.rng(), run.config
@@ -182,7 +182,7 @@ def test_rows_are_normalised_as_numerics_says(run: Run) -> None:
     check(run, "norm_scale", traffic)
 
 
-@every_run
+@with_and_without_maps
 def test_any_statistics_and_parameters(run: Run) -> None:
     """Every field from its whole range, its ends above all."""
     rng, config = run.rng(), run.config

@@ -12,7 +12,7 @@ from norm_model import (
     sum_shift_of,
     visits,
 )
-from runs import MAIN, Run, Traffic, check, every_run, full_speed
+from runs import MAIN, Run, Traffic, check, every_run, full_speed, with_and_without_maps
 from vitessera.codegen import isa, numerics
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.numerics import INT16_MAX, NormConstants
@@ -126,7 +126,7 @@ def pad(x: IntArray, tile: int) -> IntArray:
     return np.pad(x, ((0, 0), (0, -x.shape[1] % tile)))
 
 
-@every_run
+@with_and_without_maps
 def test_statistics_of_rows(run: Run) -> None:
     rng, config = run.rng(), run.config
     traffic = new_traffic()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from norm_model import OUTSIDE, visits, window_pixels
-from runs import Run, Traffic, check, every_run
+from runs import Run, Traffic, check, every_run, with_and_without_maps
 from vitessera.codegen import isa
 from vitessera.codegen.config import ADDRESS_BITS, HardwareConfig
 from words import random_instruction, words
@@ -227,7 +227,7 @@ def random_gathers(rng: np.random.Generator, config: HardwareConfig) -> list[Com
     return found
 
 
-@every_run
+@with_and_without_maps
 def test_words_are_walked_back_to_back(run: Run) -> None:
     check(run, "norm_walk", walk(run.config, random_norms(run.rng())))
 
@@ -253,7 +253,7 @@ def test_groups_of_every_size(run: Run) -> None:
     check(run, "norm_result_walk", walk_results(run.config, commands))
 
 
-@every_run
+@with_and_without_maps
 def test_results_are_walked_back_to_back(run: Run) -> None:
     traffic = walk_results(run.config, random_norms(run.rng()))
     check(run, "norm_result_walk", traffic)

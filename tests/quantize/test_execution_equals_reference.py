@@ -69,7 +69,7 @@ def check_integers(quantgraph: QuantGraph, graph: Graph, tile: int, depth: int, 
     (image,) = random_images(graph, 1, seed=2)
     source = quantgraph.nodes[0]
     assert isinstance(source, PatchInput)
-    config = HardwareConfig(tile=tile, depth=depth, lanes=lanes, left_words=65536)
+    config = HardwareConfig(tile=tile, depth=depth, lanes=lanes, left_words=65536, maps=True)
     observed = Reference(schedule(quantgraph, config)).values(patches(source, image))
     executed = execute(quantgraph, image[None], lanes)
     assert len(observed) > 10

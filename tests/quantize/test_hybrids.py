@@ -39,7 +39,9 @@ def test_integers_stay_near_float(name: str, prefix: int) -> None:
 def test_many_column_tiles_are_copied_by_several_instructions() -> None:
     graph = random_hybrid(3, Shape(image=(3, 8, 8), blocks=0), Stem(channels=520, groups=0))
     quantgraph = quantize(graph, random_images(graph, 2, seed=1))
-    program = schedule(quantgraph, HardwareConfig(tile=4, depth=4, lanes=4, right_words=1 << 17))
+    program = schedule(
+        quantgraph, HardwareConfig(tile=4, depth=4, lanes=4, right_words=1 << 17, maps=True)
+    )
     gathers = [entry for entry in program.instructions if isinstance(entry, isa.Gather)]
     assert [entry.inner for entry in gathers] == [127] * 4 + [3] * 4
     check_fields(quantgraph)
@@ -115,4 +117,12 @@ def with_pool(kernel: int) -> Graph:
 def test_what_the_instruction_does_not_hold_is_refused(graph: Graph, message: str) -> None:
     quantgraph = quantize(graph, random_images(graph, 2, seed=1))
     with pytest.raises(CapacityError, match=message):
-        schedule(quantgraph, HardwareConfig(left_words=1 << 18, residual_words=1 << 18))
+        schedule(quantgraph, HardwareConfig(left_words=1 << 18, residual_words=1 << 18, maps=True))
+
+
+def test_an_accelerator_without_maps_refuses_hybrids() -> None:
+    graph = random_hybrid(3)
+    quantgraph = quantize(graph, random_images(graph, 2, seed=1))
+    with pytest.raises(CapacityError, match="gathers a map, and the configuration says") as caught:
+        schedule(quantgraph, HardwareConfig())
+    assert "maps = true" in caught.value.remedy

@@ -38,6 +38,7 @@ ROOMY = {
     "parameter_words": 1 << 12,
     "norm_words": 1 << 10,
     "norm_buffer_words": 1 << 12,
+    "maps": True,
 }
 
 
