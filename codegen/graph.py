@@ -168,7 +168,7 @@ class GroupNorm(Node):
 class TokenEmbed(Node):
     """concat(prefix, input) + positions: class and register tokens, then position embedding.
 
-    The input is a PatchEmbed, or a Linear behind an Unfold.
+    The input is a PatchEmbed, or a Linear of a map.
     """
 
     prefix: FloatArray  # [prefix tokens, channels]; zero rows when there is none

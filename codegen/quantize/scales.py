@@ -29,6 +29,7 @@ import numpy as np
 from ...host.images import Float32Array
 from ..graph import (
     Activation,
+    Add,
     Attention,
     Graph,
     GroupNorm,
@@ -79,7 +80,7 @@ def copy_name(name: str) -> str:
 def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
     """The scale of every value that has one, of the patches and of the int8 copies."""
     graph, statistics = evidence.graph, evidence.statistics
-    shapes, residual = graph.shapes(), _residual_step(evidence)
+    shapes, residual = graph.shapes(), _residual_steps(evidence)
     scales: dict[str, Scale] = {}
     for node in graph:
         channels = shapes[node.name][1]
@@ -89,9 +90,10 @@ def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
             case Form.FUSED:
                 pass
             case Form.RESIDUAL:
-                scales[node.name] = Scale(np.full(channels, residual))
+                step = residual[node.name]
+                scales[node.name] = Scale(np.full(channels, step))
                 if int8_readers(evidence, node.name):
-                    scales[copy_name(node.name)] = _copy_scale(evidence, node.name, residual)
+                    scales[copy_name(node.name)] = _copy_scale(evidence, node.name, step)
             case Form.OUTPUT:
                 step = OUTPUT_HEADROOM * _positive(statistics[node.name].range) / INT16_MAX
                 scales[node.name] = Scale(np.full(channels, step))
@@ -121,19 +123,34 @@ def _positive(number: float) -> float:
     return number if number > 0.0 else 1.0
 
 
-def _residual_step(evidence: Evidence) -> float:
-    ranges = [
-        evidence.statistics[name].range
-        for name, form in evidence.forms.items()
-        if form is Form.RESIDUAL
-    ]
-    smallest = [
-        np.sqrt(node.eps) * _numbers(evidence.graph, node) / LARGEST_EPS_ROOT
-        for node in evidence.graph
-        if isinstance(node, LayerNorm | GroupNorm)
-    ]
-    step = HEADROOM * _positive(max(ranges, default=0.0)) / INT16_MAX
-    return float(max([step, *smallest]))
+def _residual_steps(evidence: Evidence) -> dict[str, float]:
+    """The step of every int16 value that is read: the same for those that are added up."""
+    streams = _streams(evidence)
+    steps: dict[int, float] = {}
+    for number in set(streams.values()):
+        names = [name for name, stream in streams.items() if stream == number]
+        largest = max(evidence.statistics[name].range for name in names)
+        smallest = [
+            np.sqrt(node.eps) * _numbers(evidence.graph, node) / LARGEST_EPS_ROOT
+            for node in evidence.graph
+            if isinstance(node, LayerNorm | GroupNorm) and node.inputs[0] in names
+        ]
+        step = HEADROOM * _positive(largest) / INT16_MAX
+        steps[number] = float(max([step, *smallest]))
+    return {name: steps[stream] for name, stream in streams.items()}
+
+
+def _streams(evidence: Evidence) -> dict[str, int]:
+    """The residual values by the stream that additions and selections make of them."""
+    streams: dict[str, int] = {}
+    for number, node in enumerate(evidence.graph):
+        if evidence.forms[node.name] is not Form.RESIDUAL:
+            continue
+        added = node.inputs if isinstance(node, Add | SelectToken) else ()
+        joined = {streams[name] for name in added if name in streams}
+        streams = {name: number if s in joined else s for name, s in streams.items()}
+        streams[node.name] = number
+    return streams
 
 
 def _patch_scale(values: int, images: Float32Array) -> Scale:

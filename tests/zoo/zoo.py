@@ -448,14 +448,13 @@ TORCH = (
 )
 
 # Convolutions before the transformer; maps need room.
-_timm_hybrid = partial(_timm, image=(3, 64, 64), memory={"left_words": 1 << 15, "maps": True})
-_hf_hybrid = partial(_hf, image=(3, 64, 64), memory={"left_words": 1 << 15, "maps": True})
+MAPS = {"left_words": 1 << 15, "maps": True}
+_timm_hybrid = partial(_timm, image=(3, 64, 64), memory=MAPS)
+_hf_hybrid = partial(_hf, image=(3, 64, 64), memory=MAPS)
 _r_stem = partial(
     _timm_hybrid, model="vit_tiny_r_s16_p8_224", function="native", changes={"img_size": 64}
 )
-_early = partial(
-    _torch, function="early_convolutions", memory={"left_words": 1 << 15, "maps": True}
-)
+_early = partial(_torch, function="early_convolutions", memory=MAPS)
 HYBRIDS = (
     _r_stem("r-stem"),
     _r_stem("r-stem-opset21", opset=21),
