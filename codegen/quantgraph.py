@@ -7,7 +7,7 @@ activation and residual addition. Sizes are true sizes; padding to tiles is the 
 Three kinds of values flow:
 
 - int8 matrices (-127 ... 127), operands of products;
-- the int16 residual stream, one scale for the whole network;
+- int16 matrices: residual streams and maps, one scale for all that are added up;
 - int16 results, which leave the accelerator.
 """
 

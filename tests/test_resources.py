@@ -112,8 +112,13 @@ def test_the_report_sums_up() -> None:
 @needs_yosys
 @pytest.mark.parametrize(
     ("config", "board"),
-    [(SEEN, "pynq-z2"), (UNSEEN, "pynq-z2"), (UNSEEN, "kv260")],
-    ids=["calibrated", "unseen", "unseen-ultrascale"],
+    [
+        (SEEN, "pynq-z2"),
+        (UNSEEN, "pynq-z2"),
+        (UNSEEN, "kv260"),
+        (dataclasses.replace(UNSEEN, lanes=4, depth=4, maps=True), "pynq-z2"),
+    ],
+    ids=["calibrated", "unseen", "unseen-ultrascale", "maps"],
 )
 def test_the_model_is_near_yosys(config: HardwareConfig, board: str) -> None:
     report = measured(config, BOARDS[board])
