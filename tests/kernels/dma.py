@@ -9,7 +9,7 @@ from vitessera.codegen.config import MAX_BURST, HardwareConfig
 # A word of several beats in every memory, and words that are narrower than a beat.
 CONFIGS = {
     "default": HardwareConfig(maps=True),
-    "wide_bus": HardwareConfig(tile=4, depth=2, lanes=2, bus_bits=128),
+    "wide_bus": HardwareConfig(tile=4, depth=2, lanes=2, bus_bits=128, maps=True),
 }
 PAGE_BYTES = 4096
 BASES = (0x12_3456_7000, 0x2000_0000, 0xFFFF_FFFF_0000_0FF0)
