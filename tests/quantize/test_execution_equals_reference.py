@@ -33,11 +33,12 @@ def test_values_are_equal(shape: Shape, tile: int, depth: int, lanes: int) -> No
     check_values(random_vit(0, shape), tile, depth, lanes)
 
 
-@pytest.mark.parametrize("tile, depth, lanes", [(8, 4, 8), (4, 2, 4), (8, 2, 2), (16, 4, 4)])
-@pytest.mark.parametrize("prefix", [0, 1, 5])
+@pytest.mark.parametrize(
+    "tile, depth, lanes, prefix", [(8, 4, 8, 1), (4, 2, 4, 5), (8, 2, 2, 0), (16, 4, 4, 15)]
+)
 @pytest.mark.parametrize("name", STEMS)
 def test_values_of_hybrids_are_equal(
-    name: str, prefix: int, tile: int, depth: int, lanes: int
+    name: str, tile: int, depth: int, lanes: int, prefix: int
 ) -> None:
     shape = Shape(image=(3, 20, 28), blocks=1, prefix=prefix)
     check_values(random_hybrid(0, shape, STEMS[name]), tile, depth, lanes)
