@@ -27,6 +27,10 @@ PARAMETER_BITS = 64
 NORM_PARAMETER_BITS = 48
 
 
+# What messages call the types of fields.
+KINDS = {int: "a whole number", bool: "true or false, without quotes", str: "a string in quotes"}
+
+
 class Memory(Enum):
     """The on-chip memories; the value is the name in RTL and messages."""
 
@@ -161,6 +165,6 @@ class HardwareConfig:
                 )
             if type(value) is not kinds[key]:
                 raise ConfigError(
-                    f"{source}: {key} is {value!r}.", f"It must be {kinds[key].__name__}."
+                    f"{source}: {key} is {value!r}.", f"It must be {KINDS[kinds[key]]}."
                 )
         return cls(**values)  # type: ignore[arg-type]

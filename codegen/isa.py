@@ -415,6 +415,11 @@ def fields(kind: type[Instruction]) -> tuple[Field, ...]:
     return _LAYOUT[kind]
 
 
+def highest(kind: type[Instruction], name: str) -> int:
+    """The greatest legal value of field `name`."""
+    return next(entry.highest for entry in fields(kind) if entry.name == name)
+
+
 def _layout(kind: type[Instruction]) -> Iterator[Field]:
     low = OPCODE_BITS
     for entry in dataclasses.fields(kind):

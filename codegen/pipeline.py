@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from ..host.imagesets import Array
 from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
@@ -13,15 +15,19 @@ from .builddir import Build
 from .config import HardwareConfig
 from .errors import CapacityError
 from .importer import import_model
+from .numerics import INT16_MAX
 from .preprocessing import Given, find_preprocessing
 from .program import Program
+from .quantexec import execute
 from .quantgraph import QuantGraph
 from .quantize import default_calibration, quantize
-from .schedule.split import schedule_in_parts
+from .schedule.split import schedule_in_parts, split
 from .sizing import boards_that_would_do, pick, plan
 from .vivado import check_board, vivado_sources
 
 Announce = Callable[[str], None]
+INT16_BITS = 16
+TRIED_IMAGES = 4  # that sums of parts are looked at on
 KEPT_IMAGES = 32  # calibration images that the build directory carries
 
 
@@ -61,6 +67,8 @@ def compile_model(
     config = program.config
     announce("measure quantisation error")
     kept = images[:KEPT_IMAGES]
+    if program.parts > 1:
+        check_parts(quantized, program, kept)
     errors = quantreport.report(graph, quantized, kept, config.lanes)
     announce("compile HLS kernels")
     rtl = toplevel.generate(config)
@@ -84,6 +92,28 @@ def compile_model(
         images=kept,
         preprocessing=preprocessing,
     )
+
+
+def check_parts(graph: QuantGraph, program: Program, images: Array) -> None:
+    """CapacityError if a sum of some parts of a layer leaves int16, though the whole does not.
+
+    Args:
+        graph: the whole network.
+        program: what became of it.
+        images: to try it on.
+    """
+    whole = {node.name for node in graph}
+    cut = split(graph, program.parts)
+    for image in images[:TRIED_IMAGES]:
+        values = execute(cut, image[None], program.config.lanes)
+        for node in cut:
+            partial = len(node.inputs) > 1 and node.value.bits == INT16_BITS
+            if partial and node.name not in whole and np.abs(values[node.name]).max() >= INT16_MAX:
+                raise CapacityError(
+                    f"{node.name}: in {program.parts} parts, the sum after this one leaves int16 "
+                    "on the calibration images.",
+                    "Choose a larger board or deeper memories, so that the network is not cut.",
+                )
 
 
 def _program(graph: QuantGraph, target: HardwareConfig | Board) -> Program:

@@ -176,8 +176,7 @@ _FLIP_FLOPS = {
     "rows": 195,
     "lanes": 980,
     "bus bits": 4.5,
-    "maps": 1114,
-    "lanes of maps": -90,
+    "maps": 400,
 }
 FAMILIES: dict[ProcessorKind, Family] = {
     ProcessorKind.ZYNQ_7000: Family(

@@ -142,7 +142,8 @@ class _Cut:
     """A graph in parts, and how deep its memories must be, without a schedule for each shape.
 
     One schedule, for the shape that takes least time, tells the bytes; other shapes pack the same
-    bytes into other words.
+    bytes into other words. Where groups of a map's channels are padded to tiles, it takes one for
+    each tile side.
 
     Attributes:
         parts: at most so many.
@@ -153,16 +154,19 @@ class _Cut:
         self._whole = graph
         self.parts = parts
         self.maps = graph.gathers_maps
+        self._schedules: dict[tuple[int, int, int], tuple[HardwareConfig, dict[str, int]]] = {}
 
     @cached_property
     def graph(self) -> QuantGraph:
         """What is scheduled."""
         return split(self._whole, self.parts)
 
-    @cached_property
-    def _known(self) -> tuple[HardwareConfig, dict[str, int]]:
-        config = _base(next(iter(BOARDS.values())), *SHAPES[0], maps=self.maps)
-        return config, _used(schedule(self.graph, config))
+    def _known(self, tile: int) -> tuple[HardwareConfig, dict[str, int]]:
+        shape = next(shape for shape in SHAPES if shape[0] == tile or not self.maps)
+        if shape not in self._schedules:
+            config = _base(next(iter(BOARDS.values())), *shape, maps=self.maps)
+            self._schedules[shape] = config, _used(schedule(self.graph, config))
+        return self._schedules[shape]
 
     def about(self, config: HardwareConfig) -> dict[str, int]:
         """Depths for `config`: at least that, a little padding aside.
@@ -170,7 +174,7 @@ class _Cut:
         Raises:
             CapacityError: instructions cannot address that many words.
         """
-        known, depths = self._known
+        known, depths = self._known(config.tile)
         rough = {
             name: depth * _bits(known, name) // _bits(config, name)
             for name, depth in depths.items()

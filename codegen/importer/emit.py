@@ -118,6 +118,12 @@ EMBEDDED_TWICE = Refused(
 )
 
 
+SEEN_TWICE = Refused(
+    "the image is convolved, or cut into patches, in two ways",
+    "Let one convolution read the image, and everything else what it gives.",
+)
+
+
 def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | None:
     """The graph, or None if a term is left that the graph cannot hold.
 
@@ -128,9 +134,9 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
         trace.refused.setdefault(term.origin[0], refusal)
     embeddings = [term for term in order if isinstance(term, Embed)]
     readers = [term for term in order if isinstance(term, Patches | ImageWindows)]
-    for twice in (embeddings, readers):
+    for twice, refusal in ((embeddings, EMBEDDED_TWICE), (readers, SEEN_TWICE)):
         if len(twice) > 1 and not trace.refused:  # else it may be the consequence
-            trace.refused[twice[1].origin[0]] = EMBEDDED_TWICE
+            trace.refused[twice[1].origin[0]] = refusal
     if trace.refused or trace.bad_outputs:
         return None
     names = _names(order, roots, source.image.name)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from ..errors import UnsupportedModelError
 from ..graph import Function
+from ..isa import Gather, highest
 from ..numerics import (
     BIASED_BITS,
     DELTA_TABLES,
@@ -29,8 +30,10 @@ IntArray = npt.NDArray[np.int64]
 
 MULTIPLIER_BITS = 16
 SHIFT_MAX = 63
-COUNTED_MAX = 4095  # numbers that the sums of a normalisation count
-SUM_SHIFT_MAX = 7
+COUNTED_MAX = highest(Gather, "channels")  # numbers that the sums of a normalisation count
+MOST_SUM_SHIFT = highest(Gather, "sum_shift")
+# By how much of the variance the count's rounding may change it.
+COUNT_ERROR = 0.02
 PRE_SHIFT_MAX = 7
 INT32_MAX = 2**31 - 1
 # A bias up to here leaves half of the biased accumulator to the products.
@@ -259,16 +262,21 @@ class GroupSize:
         """Numbers that the shifted sums count."""
         return round(self.numbers / 2**self.shift)
 
+    @property
+    def error(self) -> float:
+        """Of the variance, as a share of the mean's square: what rounding the count causes."""
+        return abs(self.counted * 2**self.shift - self.numbers) / self.numbers
+
 
 def group_size(numbers: int, culprit: str) -> GroupSize:
     """The least shift of the sums of so many numbers; `culprit` names the node."""
-    for shift in range(SUM_SHIFT_MAX + 1):
+    for shift in range(MOST_SUM_SHIFT + 1):
         size = GroupSize(numbers, shift)
         if size.counted <= COUNTED_MAX:
             return size
     raise UnsupportedModelError(
         f"Node {culprit}: it normalises {numbers} numbers together, the hardware sums "
-        f"{COUNTED_MAX << SUM_SHIFT_MAX} at most.",
+        f"{COUNTED_MAX << MOST_SUM_SHIFT} at most.",
         "Use more groups or a smaller image.",
     )
 

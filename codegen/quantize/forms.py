@@ -94,18 +94,25 @@ def joins(graph: Graph, node: Node) -> bool:
     The order in a pass is GroupNorm, ReLU, MaxPool, Unfold; what pads sees pixels one by one.
     """
     before = graph[node.inputs[0]]
+    normed = isinstance(before, GroupNorm | Activation) and is_gathered(graph, before)
     match node:
         case Activation():
             return True
         case MaxPool():
-            return isinstance(before, GroupNorm | Activation) and is_gathered(graph, before)
+            return normed
         case Unfold(window=window):
             pooled = isinstance(before, MaxPool) and before.window.grid == window.source
-            inside = pooled and not window.is_padded
-            normed = isinstance(before, GroupNorm | Activation) and is_gathered(graph, before)
-            return inside or normed
+            return normed or (pooled and not window.is_padded)
         case _:
             return False
+
+
+def chain(graph: Graph, node: Node) -> list[Node]:
+    """The operators that are computed in one pass with the gathered `node`, which is the last."""
+    found = [node]
+    while joins(graph, found[0]):
+        found.insert(0, graph[found[0].inputs[0]])
+    return found
 
 
 def branch(graph: Graph, add: Add) -> str | None:
@@ -235,7 +242,7 @@ def _check_inputs(graph: Graph, node: Node, forms: dict[str, Form]) -> None:
                 node,
                 f"its input {name} is {forms[name].value}, but it reads only "
                 + " or ".join(form.value for form in legal),
-                "The accelerator maps pre-norm transformers; change the model or its export.",
+                "Change the model or its export; docs/models.md lists what is mapped.",
             )
 
 
@@ -253,5 +260,5 @@ def _check_add(graph: Graph, node: Add, forms: dict[str, Form]) -> None:
         raise unsupported(
             node,
             f"its input {other} is {forms[other].value}, not {Form.RESIDUAL.value}",
-            "The accelerator maps pre-norm transformers; change the model or its export.",
+            "Change the model or its export; docs/models.md lists what is mapped.",
         )

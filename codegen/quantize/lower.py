@@ -31,6 +31,7 @@ from ..graph import (
 from ..numerics import INT8_MAX, INT16_MAX, SCORE_FRACTION_BITS
 from .calibrate import FloatArray
 from .constants import (
+    COUNT_ERROR,
     HARMLESS_SCORE,
     LOWEST_SCORE,
     GroupSize,
@@ -40,7 +41,6 @@ from .constants import (
     accumulator_bound,
     epilogue,
     fixed_point,
-    group_size,
     integer_norm,
     integer_weights,
     mix_epilogue,
@@ -49,8 +49,8 @@ from .constants import (
     score_bias,
     score_epilogue,
 )
-from .forms import Form, branch, is_gathered, joins, unsupported
-from .scales import HEADROOM, Evidence, copy_name, int8_readers, patches_name
+from .forms import Form, branch, chain, is_gathered, unsupported
+from .scales import HEADROOM, Evidence, copy_name, int8_readers, norm_size, patches_name
 from .widen import as_map
 
 ACTIVATION_MAX = 2047.0  # what the activation's fixed-point format holds
@@ -188,51 +188,65 @@ class Lowering:
     def _gather(self, node: Node) -> q.Gather:
         """`node` and all that is computed in one pass with it."""
         graph = self.evidence.graph
-        chain = [node]
-        while joins(graph, chain[0]):
-            chain.insert(0, graph[chain[0].inputs[0]])
-        (source,) = chain[0].inputs
-        map_size = self._map_size(chain)
-        pools = [entry.window for entry in chain if isinstance(entry, MaxPool)]
+        passed = chain(graph, node)
+        (source,) = passed[0].inputs
+        map_size = self._map_size(passed)
+        pools = [entry.window for entry in passed if isinstance(entry, MaxPool)]
         pool = pools[0] if pools else Window.of_each(map_size)
-        unfolds = [entry.window for entry in chain if isinstance(entry, Unfold)]
+        unfolds = [entry.window for entry in passed if isinstance(entry, Unfold)]
         unfold = unfolds[0] if unfolds else Window.of_each(pool.grid)
-        integers, groups = self._map_norm(chain, source, math.prod(unfold.kernel))
+        integers, groups = self._map_norm(passed, source, math.prod(unfold.kernel))
         return q.Gather(
             node.name,
             (source,),
-            tuple(entry.name for entry in chain),
+            tuple(entry.name for entry in passed),
             self._with_prefix(node),
             integers.gamma,
             integers.beta,
             integers.constants,
             groups,
-            any(isinstance(entry, Activation) for entry in chain),
+            any(isinstance(entry, Activation) for entry in passed),
             pool,
             unfold,
             self._prefix(node),
         )
 
-    def _map_size(self, chain: list[Node]) -> tuple[int, int]:
+    def _map_size(self, passed: list[Node]) -> tuple[int, int]:
         """Of the map that is gathered; its sides do not matter where each pixel is seen alone."""
-        for entry in chain:
+        for entry in passed:
             if isinstance(entry, MaxPool | Unfold):
                 return entry.window.source
-        rows, _ = self.evidence.graph.shapes()[chain[0].name]
+        rows, _ = self.evidence.graph.shapes()[passed[0].name]
         return as_map(rows)
 
-    def _map_norm(self, chain: list[Node], source: str, pixels: int) -> tuple[IntegerNorm, int]:
-        """Constants of the GroupNorm in `chain`, or of a copy; the number of groups."""
-        result = self.scales[chain[-1].name]
+    def _map_norm(self, passed: list[Node], source: str, pixels: int) -> tuple[IntegerNorm, int]:
+        """Constants of the GroupNorm in `passed`, or of a copy; the number of groups."""
+        result = self.scales[passed[-1].name]
         channels = len(result.step) // pixels
         result, step = Scale(result.step[:channels]), self._residual_step(source)
-        norm = chain[0]
+        norm = passed[0]
         if not isinstance(norm, GroupNorm):
             return plain_norm(step, result), 1
-        rows, _ = self.evidence.graph.shapes()[norm.name]
-        size = group_size(rows * channels // norm.groups, norm.name)
+        size = norm_size(self.evidence.graph, norm)
+        self._check_count(norm, size)
         gamma, beta = norm.gamma.astype(np.float64), norm.beta.astype(np.float64)
         return integer_norm(gamma, beta, norm.eps, step, result, size), norm.groups
+
+    def _check_count(self, norm: GroupNorm, size: GroupSize) -> None:
+        """Refuses groups whose mean is so great that a rounded count changes their variance."""
+        sample = self.evidence.statistics[norm.inputs[0]].sample
+        groups = sample.reshape(len(sample), norm.groups, -1)
+        mean, variance = groups.mean(axis=(0, 2)), groups.var(axis=(0, 2)) + norm.eps
+        error = float((np.square(mean) / variance).max() * size.error)
+        if error > COUNT_ERROR:
+            raise unsupported(
+                norm,
+                f"it normalises {size.numbers} numbers together, which the hardware counts as "
+                f"{size.counted << size.shift}; where a group's mean is as great as here, that "
+                f"changes the variance by {error:.0%}",
+                f"Use maps of which a group has a multiple of {1 << size.shift} numbers, or train "
+                "with means nearer to zero.",
+            )
 
     # --- Products --------------------------------------------------------------------------------
 
@@ -329,7 +343,7 @@ class Lowering:
     def _norm(self, node: LayerNorm) -> q.Norm:
         gamma, beta = node.gamma.astype(np.float64), node.beta.astype(np.float64)
         step = self._residual_step(node.inputs[0])
-        size = GroupSize(len(gamma))
+        size = norm_size(self.evidence.graph, node)
         integers = integer_norm(gamma, beta, node.eps, step, self.scales[node.name], size)
         return self._norm_node(node.name, node.inputs[0], node.name, integers)
 

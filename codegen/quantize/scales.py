@@ -43,8 +43,8 @@ from ..graph import (
 )
 from ..numerics import INT8_MAX, INT16_MAX
 from .calibrate import FloatArray, Statistics
-from .constants import Scale, exact_steps, group_size, norm_gain
-from .forms import INT8_READERS, Form, is_gathered, joins, readers
+from .constants import GroupSize, Scale, exact_steps, group_size, norm_gain
+from .forms import INT8_READERS, Form, chain, is_gathered, readers
 
 HEADROOM = 1.25  # of the residual stream over what calibration showed
 OUTPUT_HEADROOM = 2.0  # of results, which have bits to spare
@@ -94,11 +94,11 @@ def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
                 scales[node.name] = Scale(np.full(channels, step))
                 if int8_readers(evidence, node.name):
                     scales[copy_name(node.name)] = _copy_scale(evidence, node.name, step)
+            case Form.OUTPUT | Form.INT8 if isinstance(node, SelectToken):
+                scales[node.name] = scales[node.inputs[0]]  # the same integers
             case Form.OUTPUT:
                 step = OUTPUT_HEADROOM * _positive(statistics[node.name].range) / INT16_MAX
                 scales[node.name] = Scale(np.full(channels, step))
-            case Form.INT8 if isinstance(node, SelectToken):
-                scales[node.name] = scales[node.inputs[0]]
             case Form.INT8:
                 scales[node.name] = _int8_scale(evidence, node, images)
     return scales
@@ -110,12 +110,12 @@ def int8_readers(evidence: Evidence, name: str) -> list[Node]:
     return [node for node in consumers if isinstance(node, INT8_READERS)]
 
 
-def _numbers(graph: Graph, node: LayerNorm | GroupNorm) -> float:
-    """That the normalisation's sums count in integers."""
+def norm_size(graph: Graph, node: LayerNorm | GroupNorm) -> GroupSize:
+    """How many numbers each statistic of `node` is of."""
     if isinstance(node, LayerNorm):
-        return len(node.gamma)
+        return GroupSize(len(node.gamma))
     rows, channels = graph.shapes()[node.name]
-    return group_size(rows * channels // node.groups, node.name).counted
+    return group_size(rows * channels // node.groups, node.name)
 
 
 def _positive(number: float) -> float:
@@ -131,7 +131,7 @@ def _residual_steps(evidence: Evidence) -> dict[str, float]:
         names = [name for name, stream in streams.items() if stream == number]
         largest = max(evidence.statistics[name].range for name in names)
         smallest = [
-            np.sqrt(node.eps) * _numbers(evidence.graph, node) / LARGEST_EPS_ROOT
+            np.sqrt(node.eps) * norm_size(evidence.graph, node).counted / LARGEST_EPS_ROOT
             for node in evidence.graph
             if isinstance(node, LayerNorm | GroupNorm) and node.inputs[0] in names
         ]
@@ -208,21 +208,12 @@ def _gathered_scale(evidence: Evidence, node: Node) -> Scale:
     pixels = math.prod(node.window.kernel) if isinstance(node, Unfold) else 1
     centre = np.zeros(len(evidence.statistics[node.name].low))
     step = _folded(evidence, node.name, centre, pixels)
-    norm = _norm_behind(evidence.graph, node)
-    if norm is not None:
+    norm = chain(evidence.graph, node)[0]
+    if isinstance(norm, GroupNorm):
         # One channel that hardly varies must not take the others' bits.
         smallest = np.maximum(np.abs(norm.gamma), np.abs(norm.beta)) / LARGEST_GAIN
         step = np.maximum(step, np.tile(smallest, pixels))
     return Scale(step)
-
-
-def _norm_behind(graph: Graph, node: Node) -> GroupNorm | None:
-    """The GroupNorm that is computed in one pass with `node`."""
-    while is_gathered(graph, node) and not isinstance(node, GroupNorm):
-        if not joins(graph, node):
-            return None
-        node = graph[node.inputs[0]]
-    return node if isinstance(node, GroupNorm) else None
 
 
 def _around(centre: FloatArray, step: FloatArray) -> Scale:

@@ -35,9 +35,10 @@ from ..graph import (
     Unfold,
     Window,
 )
+from ..isa import Gather, highest
 from .forms import branch, is_fused, is_gathered, joins
 
-LONGEST_LINE = 511  # pixels in a line of a map
+LONGEST_LINE = highest(Gather, "width")  # pixels
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,25 @@ def _gaps(graph: Graph) -> Iterator[_Gap]:
                 yield _Gap(value, (node.name,))
         elif isinstance(node, TokenEmbed):
             (value,) = node.inputs
-            if not (isinstance(graph[value], PatchEmbed) or is_fused(graph, graph[value])):
+            if not _is_embedding(graph, node, graph[value]):
                 yield _Gap(value, (node.name,))
     for node in graph:
         if isinstance(node, Add) and branch(graph, node) is None:
             yield _Gap(node.inputs[1], (node.name,))
+
+
+def _is_embedding(graph: Graph, node: TokenEmbed, product: Node) -> bool:
+    """Whether `product` can become part of `node`.
+
+    What others see of the image, too, gets no rows in front of it.
+    """
+    if isinstance(product, PatchEmbed):
+        return True
+    shared = False
+    if isinstance(product, Linear) and len(node.prefix):
+        source = graph[product.inputs[0]]
+        shared = isinstance(source, ImagePatches) and graph.consumers(source.name) != (product,)
+    return is_fused(graph, product) and not shared
 
 
 def _needs_product(graph: Graph, node: Node, reader: Node) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..config import HardwareConfig, Memory
-from ..errors import UnsupportedModelError, missing_case
+from ..errors import CapacityError, UnsupportedModelError, missing_case
 from ..packing import round_up
 from ..quantgraph import (
     Attention,
@@ -29,6 +29,8 @@ from ..quantgraph import (
     QuantNode,
     SelectToken,
 )
+
+ANOTHER_TILE = "Choose a tile side, in a --config, that divides the channels of a head or group."
 
 
 class Place(Enum):
@@ -188,7 +190,7 @@ def channel_layouts(graph: QuantGraph, config: HardwareConfig) -> dict[str, Chan
     """The padding of every value's channels.
 
     Raises:
-        UnsupportedModelError: heads need a padding that the producer cannot give.
+        CapacityError: heads or groups need a padding that the producer cannot give.
     """
     heads: dict[str, int] = {}
     for node in graph:
@@ -201,6 +203,7 @@ def channel_layouts(graph: QuantGraph, config: HardwareConfig) -> dict[str, Chan
         if not gather.constants.plain and _splits_tiles(gather, graph, config):
             _require_heads(graph, heads, gather.inputs[0], gather.groups)
     for gather in gathers:
+        _check_groups(gather, heads.get(gather.inputs[0], 1))
         # Of each pixel of the kernel whole column tiles are gathered.
         parts = math.prod(gather.unfold.kernel) * heads.get(gather.inputs[0], 1)
         padded = _padded_heads(gather.value.channels, parts, config)
@@ -222,6 +225,16 @@ def _splits_tiles(node: Gather, graph: QuantGraph, config: HardwareConfig) -> bo
     return bool(group % config.tile and config.tile % group)
 
 
+def _check_groups(node: Gather, heads: int) -> None:
+    """CapacityError if groups overlap with the `heads` groups that are padded on their own."""
+    if not node.constants.plain and heads % node.groups and node.groups % heads:
+        raise CapacityError(
+            f"{node.name} normalises {node.groups} groups of channels of {node.inputs[0]}, which "
+            f"also is read with {heads} groups; neither are made of whole tiles.",
+            ANOTHER_TILE,
+        )
+
+
 def _padded_heads(channels: int, heads: int, config: HardwareConfig) -> int:
     return heads if channels // heads % config.tile else 1
 
@@ -229,9 +242,9 @@ def _padded_heads(channels: int, heads: int, config: HardwareConfig) -> int:
 def _require_heads(graph: QuantGraph, heads: dict[str, int], name: str, count: int) -> None:
     """Notes that `name` has `count` separately padded heads; a selection has its input's."""
     if heads.setdefault(name, count) != count:
-        raise UnsupportedModelError(
+        raise CapacityError(
             f"{name} is read with {heads[name]} and with {count} heads or groups of channels.",
-            "Choose a tile side that divides the channels of a head or group.",
+            ANOTHER_TILE,
         )
     if isinstance(graph[name], SelectToken):
         _require_heads(graph, heads, graph[name].inputs[0], count)
@@ -250,10 +263,10 @@ def _check_producers(graph: QuantGraph, layouts: dict[str, Channels]) -> None:
         arranges = isinstance(node, Product | Attention | SelectToken | Pool | Gather)
         alone = node.value.bits == 8 or _is_only_gathered(graph, node)
         if layouts[node.name].heads > 1 and not (arranges and alone):
-            raise UnsupportedModelError(
+            raise CapacityError(
                 f"{node.name} gives heads or groups, whose {node.value.channels} channels are no "
                 f"whole tiles, but {type(node).__name__} cannot pad them where it stands.",
-                "Choose a tile side that divides the channels of a head or group.",
+                ANOTHER_TILE,
             )
         if isinstance(node, PatchInput | Constant) and node.inputs:
             raise UnsupportedModelError(f"{node.name} has inputs.", "It must have none.")

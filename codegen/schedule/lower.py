@@ -55,7 +55,7 @@ CHUNKS_IN_RING = 3
 Rings = Mapping[Memory, int]  # words for streamed tensors
 
 # That one GATHER reads.
-MOST_COLUMN_TILES = next(f.highest for f in isa.fields(isa.Gather) if f.name == "inner")
+MOST_COLUMN_TILES = isa.highest(isa.Gather, "inner")
 # What the fields of GATHER that a model's geometry decides are called in messages.
 WINDOW_LIMITS = {
     "outer": "row tiles that are gathered:",
@@ -259,7 +259,7 @@ class _Lowering:
         if writer is not None:
             raise UnsupportedModelError(
                 f"{reader} reads {name} after {writer} has added to it in place.",
-                f"Only one result may be added to {name}, after all other readers.",
+                "Let everything that reads the sum's first operand come before the addition.",
             )
         return self._placements[name, place]
 
@@ -377,7 +377,8 @@ class _Lowering:
     def _check_padding(self, node: Product, place: Place) -> None:
         """LayerNorm sums over padding channels, which must be zero."""
         padded = self._channels[node.name].padded != node.value.channels
-        normed = any(isinstance(reader, Norm) for reader in self._graph.consumers(node.name))
+        readers = self._graph.consumers(node.name)
+        normed = any(isinstance(reader, Norm | Gather) for reader in readers)
         if place is Place.RESIDUAL and node.requantization.offset and padded and normed:
             raise UnsupportedModelError(
                 f"{node.name} has an offset, and LayerNorm reads its padding channels.",
@@ -625,9 +626,8 @@ class _Lowering:
             )
         if not self._config.maps:
             raise CapacityError(
-                f"{node.name} gathers a map, and the configuration says that the accelerator is "
-                "built without what that takes.",
-                "Add maps = true to it, or choose a --board.",
+                f"{node.name} gathers a map, and the configuration has maps = false.",
+                "Set maps = true there, or choose a --board.",
             )
         target = self._new(node, place, node.value.tokens)
         load = self._norm_parameters(node, source)
@@ -877,7 +877,9 @@ class _Gathering:
     def _group(self) -> int:
         """Channels that are normalised together, padding included."""
         channels, groups = self.source.channels, self.node.groups
-        return channels.head if channels.heads == groups else channels.count // groups
+        if channels.heads % groups == 0:  # each is made of groups that are padded on their own
+            return channels.head * (channels.heads // groups)
+        return channels.count // groups
 
     def _blocks(self) -> Iterator[range]:
         tiles = self.source.grid.column_tiles
@@ -945,7 +947,7 @@ def _check_fields(layer: str, gather: isa.Gather) -> None:
             raise CapacityError(
                 f"{layer}: {WINDOW_LIMITS[field_.name]} {value}, GATHER holds {field_.least} to "
                 f"{field_.highest}.",
-                "Use a smaller image, or smaller kernels and strides.",
+                "Use a smaller image, smaller kernels, or an accelerator with a larger tile side.",
             )
 
 

@@ -72,7 +72,8 @@ def split(graph: QuantGraph, parts: int) -> QuantGraph:
                 nodes = _replaced(nodes, (*sources, before, last), chain)
         elif isinstance(before, Gather):
             source = graph[before.inputs[0]]
-            alone = len(graph.consumers(source.name)) == 1
+            stored = source.name in {value for _, value in graph.outputs}
+            alone = len(graph.consumers(source.name)) == 1 and not stored
             if alone and isinstance(source, Product) and len(source.inputs) == 1:
                 groups = source.value.channels if before.constants.plain else before.groups
                 stem_cuts = _whole_groups(source.value.channels, groups, parts)

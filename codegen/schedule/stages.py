@@ -100,17 +100,17 @@ class Ring:
 
     def __init__(self, words: int) -> None:
         self.words = words
-        self._alive: deque[tuple[int, int]] = deque()  # (first word, past the last)
-        self._lap = 0  # tensors since the first word was last taken
+        # (first word, past the last, tensors since the first word of the ring was last taken)
+        self._alive: deque[tuple[int, int, int]] = deque()
 
     def find(self, words: int) -> int | None:
         """Where the next tensor can stand; None when there is no room yet."""
         if not self._alive:
             return 0 if words <= self.words else None
-        oldest, newest = self._alive[0][0], self._alive[-1][1]
+        oldest, (_, newest, lap) = self._alive[0][0], self._alive[-1]
         begins_anew = words <= oldest
         if newest > oldest:
-            ends = self._lap >= TENSORS_IN_LAP and begins_anew
+            ends = lap >= TENSORS_IN_LAP and begins_anew
             if newest + words <= self.words and not ends:
                 return newest
             return 0 if begins_anew else None
@@ -118,8 +118,8 @@ class Ring:
 
     def push(self, place: int, words: int) -> None:
         """Takes the words of a tensor."""
-        self._lap = self._lap + 1 if place else 1
-        self._alive.append((place, place + words))
+        lap = self._alive[-1][2] + 1 if place else 1
+        self._alive.append((place, place + words, lap))
 
     def pop(self) -> None:
         """Frees the oldest tensor."""
@@ -127,7 +127,6 @@ class Ring:
 
     def drop(self) -> None:
         """Takes the newest tensor back."""
-        self._lap -= 1
         self._alive.pop()
 
 

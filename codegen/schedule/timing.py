@@ -181,8 +181,6 @@ def _gather_words(gather: isa.Gather, config: HardwareConfig) -> int:
     results = gather.outer * row_tile * kernel
     if not gather.statistics:
         return results
-    visits = max(
-        1, config.lanes >> gather.group
-    )  # a word is read once for each group that it holds
+    visits = max(1, config.lanes >> gather.group)  # of a word, one for each group it holds
     row_tiles = -(-gather.width * gather.height // config.tile)
     return results + row_tiles * row_tile * visits

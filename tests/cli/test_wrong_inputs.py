@@ -254,7 +254,7 @@ def test_board_file_name(
         ("broken.json", "{tile: 8}", ("broken.json", "not valid JSON")),
         ("list.json", "[8]", ("list.json", "no table")),
         ("unknown.toml", "tiles = 8", ("unknown.toml", "'tiles'", "Known keys", "tile")),
-        ("type.toml", "tile = '8'", ("type.toml", "tile is '8'", "int")),
+        ("type.toml", "tile = '8'", ("type.toml", "tile is '8'", "whole number")),
         ("tile.toml", "tile = 6", ("tile is 6", "power of two")),
         ("depth.toml", "depth = 3", ("depth is 3", "divide tile")),
         ("lanes.toml", "lanes = 2", ("lanes is 2", "multiple of depth")),
@@ -263,7 +263,8 @@ def test_board_file_name(
         ("words.toml", "left_words = 0", ("left_words is 0", "1 to 262144")),
         ("buffer.toml", "norm_buffer_words = 0", ("norm_buffer_words is 0", "1 to 262144")),
         ("huge.toml", "norm_buffer_words = 300000", ("norm_buffer_words is 300000", "262144")),
-        ("bool.toml", "tile = true", ("bool.toml", "tile is True", "int")),
+        ("bool.toml", "tile = true", ("bool.toml", "tile is True", "whole number")),
+        ("maps.toml", "maps = 'true'", ("maps.toml", "maps is 'true'", "true or false")),
     ],
 )
 def test_configuration(

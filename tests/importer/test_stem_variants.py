@@ -282,8 +282,10 @@ CONVOLUTIONS = {
     "relu6": Variant("Clip is not supported", change=op("Clip", 0.0, 6.0)),
     "hard swish": Variant("HardSwish is not supported", change=op("HardSwish")),
     "leaky relu": Variant("LeakyRelu is not supported", change=op("LeakyRelu")),
-    "the image convolved twice": Variant("embedded in two ways", stem=two_readers),
-    "the image cut and convolved": Variant("embedded in two ways", stem=patches_and_convolution),
+    "the image convolved twice": Variant("cut into patches, in two ways", stem=two_readers),
+    "the image cut and convolved": Variant(
+        "cut into patches, in two ways", stem=patches_and_convolution
+    ),
     "patches that are a map": Variant(
         stem=conv(2, stride=2, inputs=3), change=chain(relu, three_by_three)
     ),

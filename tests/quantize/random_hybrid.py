@@ -14,7 +14,10 @@ from vitessera.codegen.graph import (
     GroupNorm,
     Image,
     ImagePatches,
+    Linear,
     MaxPool,
+    MeanPool,
+    Node,
     SelectToken,
     TokenEmbed,
     Unfold,
@@ -70,6 +73,26 @@ STEMS = {
     "bottleneck": Stem(bottleneck=True),
     "bottleneck, single pixels": Stem(bottleneck=True, patch=1),
 }
+
+
+def two_norms(channels: int, first: int, second: int) -> Graph:
+    """A map that two norms of so many groups read, and a product of each."""
+    make = random_parameters(5)
+    seen = window((12, 12), 3, 2)
+    nodes: list[Node] = [ImagePatches("patches", ("image",), (), seen)]
+
+    def linear(name: str, source: str, out: int, width: int) -> Linear:
+        return Linear(name, (source,), (), make(f"{name}.weight", (out, width)), make(name, (out,)))
+
+    nodes.append(linear("map", "patches", channels, 27))
+    for name, groups in (("first", first), ("second", second)):
+        gamma, beta = make("norm.weight", (channels,)), make("norm.bias", (channels,))
+        nodes.append(GroupNorm(f"{name}.norm", ("map",), (), groups, gamma, beta, 1e-5))
+        nodes.append(linear(name, f"{name}.norm", 16, channels))
+    nodes.append(Add("sum", ("first", "second"), ()))
+    nodes.append(MeanPool("mean", ("sum",), (), 0, 36))
+    nodes.append(linear("head", "mean", 5, 16))
+    return Graph(Image("image", (3, 12, 12)), tuple(nodes), (("logits", "head"),))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,16 +10,28 @@ import numpy.typing as npt
 import pytest
 from fields import check_fields
 from random_hybrid import STEMS, Stem, random_hybrid, window
-from random_vit import Shape, random_images
+from random_vit import Shape, random_images, random_parameters
 from vitessera.codegen import isa
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.errors import CapacityError
-from vitessera.codegen.graph import Graph, GroupNorm, MaxPool, Node, Window
+from vitessera.codegen.errors import CapacityError, UnsupportedModelError
+from vitessera.codegen.graph import (
+    Graph,
+    GroupNorm,
+    Linear,
+    MaxPool,
+    MeanPool,
+    Node,
+    SelectToken,
+    TokenEmbed,
+    Window,
+)
 from vitessera.codegen.importer import evaluate
+from vitessera.codegen.pipeline import check_parts
 from vitessera.codegen.quantexec import predict
 from vitessera.codegen.quantgraph import Constant, Gather, PatchInput, Product, QuantGraph
 from vitessera.codegen.quantize import quantize
 from vitessera.codegen.schedule import schedule
+from vitessera.codegen.schedule.split import split
 
 
 def cosine(quantgraph: QuantGraph, graph: Graph, images: npt.NDArray[np.float32]) -> float:
@@ -90,6 +103,75 @@ def test_what_cannot_be_one_pass_gets_a_product(reader: str) -> None:
     assert cosine(quantgraph, graph, random_images(graph, 8, seed=2)) > 0.99
 
 
+def test_a_map_that_leaves_is_not_cut() -> None:
+    graph = random_hybrid(3)
+    graph = replace(graph, outputs=(*graph.outputs, ("map", "stem")))
+    quantgraph = quantize(graph, random_images(graph, 4, seed=1))
+    cut = split(quantgraph, 2)
+    assert "stem" in {node.name for node in cut}
+    schedule(cut, HardwareConfig(left_words=1 << 16, residual_words=1 << 17, maps=True))
+
+
+def cancelling(graph: Graph) -> Graph:
+    """Tokens that half of the stem's channels make great, and the other half small again."""
+    projection = graph["projection"]
+    assert isinstance(projection, Linear)
+    size = len(projection.weight)
+    weight = 3 * np.abs(projection.weight).reshape(size, -1, 2, Stem().channels // 2)
+    weight[:, :, 1] *= -1
+    changed = replace(projection, weight=weight.reshape(size, -1))
+    return replace(graph, nodes=tuple(changed if n is projection else n for n in graph.nodes))
+
+
+def test_sums_of_parts_that_leave_int16_are_found() -> None:
+    graph = cancelling(random_hybrid(3))
+    images = random_images(graph, 8, seed=1)
+    quantgraph = quantize(graph, images)
+    config = HardwareConfig(left_words=1 << 16, residual_words=1 << 17, maps=True)
+    program = schedule(split(quantgraph, 2), config)
+    with pytest.raises(CapacityError, match=r"embed\.0: in 2 parts, the sum after this one leaves"):
+        check_parts(quantgraph, replace(program, parts=2), images)
+    check_parts(quantgraph, replace(program, parts=1), images)
+
+
+def test_a_count_that_would_change_the_variance_is_refused() -> None:
+    """65 x 65 numbers are counted as twice 2,112, which matters where the mean is great."""
+    graph = random_hybrid(3, Shape(image=(1, 130, 130), blocks=0), Stem(channels=4, groups=4))
+    stem = graph["stem"]
+    assert isinstance(stem, Linear)
+    far = replace(stem, bias=stem.bias + np.float32(60.0))
+    moved = replace(graph, nodes=tuple(far if n is stem else n for n in graph.nodes))
+    images = random_images(graph, 2, seed=1)
+    quantize(graph, images)
+    with pytest.raises(UnsupportedModelError, match=r"normalises 4225 numbers .* as 4224;"):
+        quantize(moved, images)
+
+
+def test_an_image_that_two_convolutions_see_alike() -> None:
+    """One makes tokens behind a class token; the other's rows stay as they are."""
+    graph = random_hybrid(3)
+    patches = graph["image_patches"]
+    width = graph.shapes()[patches.name][1]
+    make = random_parameters(7)
+    tokens = math.prod(graph.shapes()[patches.name][:1])
+    nodes: list[Node] = [
+        patches,
+        Linear("a", (patches.name,), (), make("a.weight", (24, width)), make("a", (24,))),
+        TokenEmbed("embed", ("a",), (), make("cls", (1, 24)), make("pos", (tokens + 1, 24))),
+        Linear("b", (patches.name,), (), make("b.weight", (24, width)), make("b", (24,))),
+        MeanPool("mean", ("b",), (), 0, tokens),
+        SelectToken("token", ("embed",), (), 0),
+        Linear("one", ("token",), (), make("one.weight", (5, 24)), make("one", (5,))),
+        Linear("two", ("mean",), (), make("two.weight", (5, 24)), make("two", (5,))),
+        MeanPool("all", ("embed",), (), 0, tokens + 1),
+        Linear("three", ("all",), (), make("three.weight", (5, 24)), make("three", (5,))),
+    ]
+    outputs = (("logits", "three"), ("one", "one"), ("two", "two"))
+    graph = Graph(graph.image, tuple(nodes), outputs)
+    quantgraph = quantize(graph, random_images(graph, 8, seed=1))
+    assert cosine(quantgraph, graph, random_images(graph, 4, seed=2)) > 0.99
+
+
 def with_pool(kernel: int) -> Graph:
     """A hybrid with a larger max pool."""
     graph = random_hybrid(3, stem=Stem(patch=1))
@@ -123,6 +205,8 @@ def test_what_the_instruction_does_not_hold_is_refused(graph: Graph, message: st
 def test_an_accelerator_without_maps_refuses_hybrids() -> None:
     graph = random_hybrid(3)
     quantgraph = quantize(graph, random_images(graph, 2, seed=1))
-    with pytest.raises(CapacityError, match="gathers a map, and the configuration says") as caught:
+    with pytest.raises(
+        CapacityError, match="gathers a map, and the configuration has maps = false"
+    ) as caught:
         schedule(quantgraph, HardwareConfig())
     assert "maps = true" in caught.value.remedy

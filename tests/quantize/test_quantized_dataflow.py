@@ -22,6 +22,7 @@ from vitessera.codegen.graph import (
     SelectToken,
     TokenEmbed,
 )
+from vitessera.codegen.importer import evaluate
 from vitessera.codegen.quantexec import predict
 from vitessera.codegen.quantgraph import Norm, Product, QuantGraph
 from vitessera.codegen.quantize import quantize
@@ -174,3 +175,17 @@ def test_scales_of_queries_and_keys_balance() -> None:
     query, key = (quantgraph[f"blocks.0.attn.{part}"].value.scale for part in "qk")
     assert np.ptp(query) > 0.0
     assert np.allclose(query * key, query[0] * key[0])
+
+
+def test_selected_results_of_one_product_have_its_scale() -> None:
+    """A selection is a view of integers: a step of its own would be another number."""
+    graph = random_vit(3, Shape(blocks=1, pool="none"))
+    head = graph.outputs[0][1]
+    tokens = tuple(SelectToken(f"token{i}", (head,), (), i) for i in range(2))
+    outputs = tuple((f"logits{i}", f"token{i}") for i in range(2))
+    graph = Graph(graph.image, (*graph.nodes, *tokens), outputs)
+    quantgraph = quantize(graph, random_images(graph, 8, seed=1))
+    images = random_images(graph, 8, seed=2)
+    real, found = evaluate(graph, images), predict(quantgraph, images)
+    for label, name in outputs:
+        assert np.linalg.norm(found[label] - real[name]) < 0.05 * np.linalg.norm(real[name])

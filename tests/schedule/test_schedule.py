@@ -341,8 +341,6 @@ def offset_in_padding(build: Builder, source: str) -> str:
         (overwritten, "late reads x after y has added to it in place"),
         (other_row, "y adds row 2 of b to row 1"),
         (wrong_bits, "x is an int16 value, but is used as left operand"),
-        (two_heads, "read with 2 and with 4 heads"),
-        (norm_as_heads, "normed gives heads or groups, .* but Norm cannot pad them"),
         (selected_key, "key selects a token of k as (transposed )?right operand"),
         (patches_with_offset, "patches have offset 1"),
         (transposed_patches, "patches patches are used as transposed right operand"),
@@ -354,6 +352,22 @@ def test_unsupported_combinations_are_named(make: object, named: str) -> None:
     with pytest.raises(UnsupportedModelError, match=named):
         output = make(build, build.patches(9, 8, 0))
         schedule(build.graph((output,)), config())
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (two_heads, "read with 2 and with 4 heads"),
+        (norm_as_heads, "normed gives heads or groups, .* but Norm cannot pad them"),
+    ],
+)
+def test_what_another_tile_side_could_pad_is_named(make: object, named: str) -> None:
+    assert callable(make)
+    build = Builder(np.random.default_rng(15))
+    with pytest.raises(CapacityError, match=named) as caught:
+        output = make(build, build.patches(9, 8, 0))
+        schedule(build.graph((output,)), config())
+    assert "tile side" in caught.value.remedy
 
 
 def test_network_without_input_is_refused() -> None:
@@ -379,6 +393,18 @@ def test_a_ring_begins_anew_though_there_is_room() -> None:
             ring.pop()
     assert max(places) <= 8 * TENSORS_IN_LAP
     assert places.count(0) == 10
+
+
+def test_a_place_that_is_given_back_does_not_lengthen_the_lap() -> None:
+    ring = Ring(1000)
+    for place in range(0, 10 * TENSORS_IN_LAP, 10):
+        ring.push(place, 10)
+    for _ in range(40):
+        ring.pop()
+    for _ in range(3):
+        assert ring.find(10) == 0
+        ring.push(0, 10)
+        ring.drop()
 
 
 def test_a_ring_takes_what_fits_only_further_on() -> None:
