@@ -63,12 +63,10 @@ def compile_model(
     announce("quantise")
     quantized = quantize(graph, images)
     announce("schedule")
-    program = _program(quantized, target)
+    kept = images[:KEPT_IMAGES]
+    program = _program(quantized, target, kept)
     config = program.config
     announce("measure quantisation error")
-    kept = images[:KEPT_IMAGES]
-    if program.parts > 1:
-        check_parts(quantized, program, kept)
     errors = quantreport.report(graph, quantized, kept, config.lanes)
     announce("compile HLS kernels")
     rtl = toplevel.generate(config)
@@ -102,6 +100,8 @@ def check_parts(graph: QuantGraph, program: Program, images: Array) -> None:
         program: what became of it.
         images: to try it on.
     """
+    if program.parts == 1:
+        return
     whole = {node.name for node in graph}
     cut = split(graph, program.parts)
     for image in images[:TRIED_IMAGES]:
@@ -116,13 +116,19 @@ def check_parts(graph: QuantGraph, program: Program, images: Array) -> None:
                 )
 
 
-def _program(graph: QuantGraph, target: HardwareConfig | Board) -> Program:
-    """The schedule for `target`; CapacityError names the boards that would do."""
+def _program(graph: QuantGraph, target: HardwareConfig | Board, images: Array) -> Program:
+    """The schedule for `target`; CapacityError names other boards that may do."""
     try:
         if isinstance(target, Board):
-            return pick(graph, target).program
-        return schedule_in_parts(graph, target)
+            program = pick(graph, target).program
+        else:
+            program = schedule_in_parts(graph, target)
+        check_parts(graph, program, images)
     except CapacityError as error:
-        boards = ", ".join(boards_that_would_do(graph))
-        fitting = f"It fits: {boards}." if boards else "It fits none of the boards that are known."
+        tried = target.name if isinstance(target, Board) else target.board
+        boards = ", ".join(name for name in boards_that_would_do(graph) if name != tried)
+        fitting = "It fits none of the other boards that are known."
+        if boards:
+            fitting = f"By its size it may fit {boards}; 'vitessera boards --model' tells."
         raise CapacityError(error.culprit, f"{error.remedy} {fitting}") from error
+    return program
