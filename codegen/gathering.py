@@ -31,9 +31,16 @@ def seen_pixels(gather: Gather, config: HardwareConfig) -> Indices:
 
 def read_pixels(gather: Gather, config: HardwareConfig) -> Indices:
     """The map's rows that are read, each once, in order."""
-    if gather.statistics:
-        return np.arange(gather.width * gather.height, dtype=np.int64)
-    seen = seen_pixels(gather, config)
+    return all_pixels(gather) if gather.statistics else inside(seen_pixels(gather, config))
+
+
+def all_pixels(gather: Gather) -> Indices:
+    """The map's rows: what sums are taken of."""
+    return np.arange(gather.width * gather.height, dtype=np.int64)
+
+
+def inside(seen: Indices) -> Indices:
+    """The map's rows among those that are seen, each once, in order."""
     return np.unique(seen[seen != OUTSIDE])
 
 

@@ -19,7 +19,7 @@ from . import isa, numerics
 from .assembler import print_instruction
 from .config import SOFTMAX_BLOCKS, Memory
 from .errors import ProgramError, missing_case
-from .gathering import pixel_words, seen_pixels
+from .gathering import all_pixels, inside, pixel_words, seen_pixels
 from .graph import OUTSIDE
 from .isa import FUNCTIONS
 from .numerics import IntArray, SoftmaxState
@@ -405,10 +405,10 @@ class Machine:
         config, tile = self.config, self.config.tile
         self._check_groups(gather)
         if gather.statistics:
-            pixels = np.arange(gather.width * gather.height, dtype=np.int64)
-            self._group_statistics = self._sum_groups(gather, self._pixels(gather, pixels))
+            whole = self._pixels(gather, all_pixels(gather))
+            self._group_statistics = self._sum_groups(gather, whole)
         seen = seen_pixels(gather, config)
-        pixels = np.unique(seen[seen != OUTSIDE])
+        pixels = inside(seen)
         results = self._normalize_pixels(gather, self._pixels(gather, pixels))
         # One more pixel, below all others, stands for what is outside.
         outside = ((0, 0), (0, 1), (0, 0), (0, 0))
