@@ -15,11 +15,9 @@ from .errors import ConfigError
 
 INSTRUCTION_BITS = 256
 ADDRESS_BITS = 18  # of an on-chip word, in every instruction
-# Instructions that the queue of a unit holds. A full queue stops dispatch: with slow DRAM that of
-# LOAD would. 32 words are one LUT RAM deep.
-QUEUE_DEPTH = 32
 MAX_BURST = 16  # beats of a burst; what AXI3 ports (Zynq-7000) take
 OUTSTANDING_BURSTS = 16  # that have been asked for and not been answered
+DEEPEST_QUEUE = 1024  # entries; what is deeper belongs into block RAM
 SOFTMAX_BLOCKS = 4  # blocks of rows whose maxima, and sums, wait for the units that take them
 # One output channel's requantisation: bias s32, multiplier u16, shift u8, 8 bits unused.
 PARAMETER_BITS = 64
@@ -54,6 +52,12 @@ class HardwareConfig:
         left_words ... norm_words: depth of each on-chip memory, in its own words.
         norm_buffer_words: depth of LayerNorm's row buffer, in residual words; at least one row
             tile (T rows of all channels) must fit.
+        queue_depth: instructions that the queue of a unit holds. A full queue stops dispatch: with
+            slow DRAM that of LOAD would. 32 words are one LUT RAM deep.
+        fetch_depth: instructions that the fetch FIFO holds.
+        stream_depth: the most words that a stream between two kernels holds. Streams whose whole
+            depth programs or credits count on keep it. The three depths change speed alone; tests
+            set them to 1, where whoever counts on room that is not there stops for ever.
         maps: whether NORM's kernels execute GATHER, which convolution stems need.
         clock_mhz: the frequency the bitstream is built for.
         board: name of the board it was sized for, or "custom".
@@ -70,6 +74,9 @@ class HardwareConfig:
     parameter_words: int = 512
     norm_words: int = 256
     norm_buffer_words: int = 512
+    queue_depth: int = 32
+    fetch_depth: int = 32
+    stream_depth: int = 64
     maps: bool = False
     clock_mhz: int = 100
     board: str = "custom"
@@ -86,21 +93,31 @@ class HardwareConfig:
         tile, depth, lanes = self.tile, self.depth, self.lanes
         depths = {memory.value: self.words(memory) for memory in Memory}
         depths["norm_buffer"] = self.norm_buffer_words
-        return {
-            f"tile is {tile}, must be a power of two from 4 to 16": tile not in (4, 8, 16),
-            f"depth is {depth}, must be 2, 4 or 8 and divide tile": depth not in (2, 4, 8)
-            or bool(tile % depth),
-            f"lanes is {lanes}, must be a multiple of depth and divide tile": lanes <= 0
-            or bool(lanes % depth)
-            or bool(tile % lanes),
-            f"bus_bits is {self.bus_bits}, must be 64 or 128": self.bus_bits not in (64, 128),
-            f"clock_mhz is {self.clock_mhz}, must be positive": self.clock_mhz <= 0,
-        } | {
-            f"{name}_words is {words}, must be 1 to {2**ADDRESS_BITS}": not (
-                1 <= words <= 2**ADDRESS_BITS
-            )
-            for name, words in depths.items()
-        }
+        queues = {name: getattr(self, f"{name}_depth") for name in ("queue", "fetch", "stream")}
+        return (
+            {
+                f"tile is {tile}, must be a power of two from 4 to 16": tile not in (4, 8, 16),
+                f"depth is {depth}, must be 2, 4 or 8 and divide tile": depth not in (2, 4, 8)
+                or bool(tile % depth),
+                f"lanes is {lanes}, must be a multiple of depth and divide tile": lanes <= 0
+                or bool(lanes % depth)
+                or bool(tile % lanes),
+                f"bus_bits is {self.bus_bits}, must be 64 or 128": self.bus_bits not in (64, 128),
+                f"clock_mhz is {self.clock_mhz}, must be positive": self.clock_mhz <= 0,
+            }
+            | {
+                f"{name}_words is {words}, must be 1 to {2**ADDRESS_BITS}": not (
+                    1 <= words <= 2**ADDRESS_BITS
+                )
+                for name, words in depths.items()
+            }
+            | {
+                f"{name}_depth is {entries}, must be 1 to {DEEPEST_QUEUE}": not (
+                    1 <= entries <= DEEPEST_QUEUE
+                )
+                for name, entries in queues.items()
+            }
+        )
 
     @property
     def macs(self) -> int:

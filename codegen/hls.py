@@ -29,8 +29,24 @@ from .errors import ToolError
 from .graph import Function
 from .lookup import by_name
 
-FETCH_DEPTH = 32  # instructions that the fetch FIFO holds
 SOURCE = resources.files("vitessera.hls")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A word sent that tells that another one has been taken.
+
+    XLS does not order what a step sends and takes: see "What a step promises" in
+    docs/architecture.md. A promise moves the send to a later pipeline stage, which a step enters
+    only when all of its earlier stages are done.
+
+    Attributes:
+        taken: the channel that receives.
+        told: the channel that sends.
+    """
+
+    taken: str
+    told: str
 
 
 @dataclass(frozen=True)
@@ -40,10 +56,12 @@ class Kernel:
     Attributes:
         name: file, module and (in CamelCase) proc.
         stages: pipeline stages; enough that no stage holds more than about one multiplication.
+        promises: what its words tell others about words that it has taken.
     """
 
     name: str
     stages: int
+    promises: tuple[Promise, ...] = ()
 
     @property
     def proc(self) -> str:
@@ -56,7 +74,8 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("instruction_fetch", 2),
     Kernel("axi_read_request", 2),
     Kernel("axi_read_data", 1),
-    Kernel("dispatch", 2),
+    # A credit tells that an instruction's last beat has left the fetch FIFO.
+    Kernel("dispatch", 2, (Promise("beat_r", "credit_s"),)),
     Kernel("load_request", 2),
     Kernel("load_fill", 2),
     Kernel("operand_walk", 2),
@@ -114,7 +133,7 @@ def _constants(config: HardwareConfig) -> Iterator[tuple[str, str, int | str]]:
     yield "ADDRESS_BITS", "u32", ADDRESS_BITS
     yield "INSTRUCTION_BITS", "u32", INSTRUCTION_BITS
     yield "INSTRUCTION_BEATS", "u32", INSTRUCTION_BITS // config.bus_bits
-    yield "FETCH_DEPTH", "u32", FETCH_DEPTH
+    yield "FETCH_DEPTH", "u32", config.fetch_depth
     yield "MAX_BURST", "u32", MAX_BURST
     for memory in Memory:
         yield f"{memory.name}_BITS", "u32", config.word_bits(memory)
@@ -273,9 +292,14 @@ def options() -> str:
 
 def _scheduling(entry: Kernel) -> str:
     """XLS's scheduling options; a throughput of 1 is what the project calls II=1."""
+    later = (
+        f', io_constraints: "{entry.name}__{promise.taken}:recv:'
+        f'{entry.name}__{promise.told}:send:1:none"'
+        for promise in entry.promises
+    )
     return (
         f'delay_model: "unit", pipeline_stages: {entry.stages}, '
-        "worst_case_throughput: 1, multi_proc: true"
+        f"worst_case_throughput: 1, multi_proc: true{''.join(later)}"
     )
 
 

@@ -15,6 +15,7 @@ from enum import Enum, IntEnum
 
 from ..host.interface import INTERFACE_VERSION
 from .config import HardwareConfig
+from .isa import Unit
 from .lookup import by_name
 
 MAGIC = 0x56495453  # "VITS", so that the host knows what answers at an address
@@ -245,6 +246,17 @@ SOFT_RESET = Register(
     ),
 )
 
+QUEUES = Register(
+    "QUEUES",
+    0xA8,
+    Access.READ,
+    "Which units hold instructions that have not started; a bit each, as in `signal`.",
+    (
+        BitField("FILLED", 0, len(Unit), "units with an instruction in their queue"),
+        BitField("BLOCKED", 8, len(Unit), "those whose next instruction waits for semaphores"),
+    ),
+)
+
 COUNTER_BASE = 0x100
 COUNTERS: tuple[Counter, ...] = (
     Counter("CYCLES", Counting.CYCLES, "Cycles from start to done."),
@@ -279,6 +291,7 @@ REGISTERS: tuple[Register, ...] = (
     *IDENTIFICATION,
     STATUS,
     SOFT_RESET,
+    QUEUES,
     *map(counter_register, COUNTERS),
 )
 
@@ -320,6 +333,7 @@ def shell_values(config: HardwareConfig, design_hash: int) -> dict[str, object]:
         "errors": HardwareError,
         "states": State,
         "events": Event,
+        "units": len(Unit),
     }
 
 

@@ -9,8 +9,7 @@ from . import isa
 from .boards import Board, ProcessorKind, Resources
 from .config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareConfig, Memory
 from .errors import ToolError
-from .hls import FETCH_DEPTH
-from .toplevel import MEMORIES, MemoryPorts, links
+from .toplevel import MEMORIES, READ_AHEAD, MemoryPorts, links
 
 
 def total(parts: Iterable[Resources]) -> Resources:
@@ -223,7 +222,6 @@ def _ram(bits: int, words: int, family: Family) -> Resources:
 
 
 QUEUE_CONTROL = Resources(luts=10, flip_flops=16)
-READ_BUFFER_WORDS = 8
 WRITE_PORT_BITS = ADDRESS_BITS + isa.SIGNAL_BITS  # beside the word
 
 
@@ -234,7 +232,7 @@ def _queue(bits: int, words: int, family: Family) -> Resources:
 def _memory(bits: int, words: int, ports: MemoryPorts, family: Family) -> Resources:
     """One of the on-chip memories, with what leads to its ports."""
     choice = Resources(luts=(bits + WRITE_PORT_BITS) * (len(ports.writers) > 1))
-    readers = _queue(bits, READ_BUFFER_WORDS, family).times(len(ports.readers))
+    readers = _queue(bits, READ_AHEAD, family).times(len(ports.readers))
     return total((_ram(bits, words, family), choice, readers))
 
 
@@ -242,15 +240,15 @@ def _streams(config: HardwareConfig, family: Family) -> Resources:
     """The queues between kernels: short ones, and the few that are not."""
     lanes, rows, operands = config.lanes, config.tile, config.tile * config.depth
     bits = 1000 + 95 * lanes + 29 * rows + 8 * operands + 3 * config.bus_bits
-    fetched = FETCH_DEPTH * INSTRUCTION_BITS // config.bus_bits
+    fetched = config.fetch_depth * INSTRUCTION_BITS // config.bus_bits
     row_bits = config.word_bits(Memory.RESIDUAL)
     return total(
         (
-            _ram(bits, READ_BUFFER_WORDS, family),
+            _ram(bits, READ_AHEAD, family),
             QUEUE_CONTROL.times(len(links(config))),
             _ram(config.bus_bits, fetched, family),
             _ram(row_bits, config.norm_buffer_words, family),
-            _queue(row_bits, READ_BUFFER_WORDS, family),
+            _queue(row_bits, READ_AHEAD, family),
             Resources(flip_flops=32 * config.tile * config.tile),  # the tile that drains
         )
     )

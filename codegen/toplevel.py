@@ -6,6 +6,7 @@ two ends of every stream must agree.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,6 @@ from .config import (
     ADDRESS_BITS,
     INSTRUCTION_BITS,
     OUTSTANDING_BURSTS,
-    QUEUE_DEPTH,
     SOFTMAX_BLOCKS,
     HardwareConfig,
     Memory,
@@ -36,6 +36,10 @@ VERILOG_LIBRARY = (
     "unit_queue.v",
 )
 
+# Words of a memory that each reader is given ahead. Three are on their way in a stream at full
+# speed; the rest evens out operands that take paths of different length.
+READ_AHEAD = 8
+
 # Instance → kernel. Most kernels are there once.
 INSTANCES: dict[str, str] = {
     entry.name: entry.name for entry in hls.KERNELS if entry.name != "operand_pack"
@@ -49,24 +53,36 @@ class Link:
     Attributes:
         source, sink: "instance.channel".
         depth: words that its queue holds; 2 keeps full speed, more lets the source run ahead.
+        counted: a program or a credit counts on the whole depth. Without it, any depth will do.
         in_ram: the queue is deep enough to live in block RAM.
     """
 
     source: str
     sink: str
     depth: int = 2
+    counted: bool = False
     in_ram: bool = False
 
 
 def links(config: HardwareConfig) -> tuple[Link, ...]:
     """Every stream between two kernels, in the order in which data flows."""
-    fetch_beats = hls.FETCH_DEPTH * INSTRUCTION_BITS // config.bus_bits
+    return tuple(
+        link
+        if link.counted
+        else dataclasses.replace(link, depth=min(link.depth, config.stream_depth))
+        for link in _full_links(config)
+    )
+
+
+def _full_links(config: HardwareConfig) -> tuple[Link, ...]:
+    """The same, each as deep as it is good for."""
+    fetch_beats = config.fetch_depth * INSTRUCTION_BITS // config.bus_bits
     return (
         Link("instruction_fetch.request_s", "axi_read_request.fetch_r"),
         Link("load_request.request_s", "axi_read_request.load_r"),
         Link("axi_read_request.route_s", "axi_read_data.route_r", OUTSTANDING_BURSTS),
-        Link("axi_read_data.fetch_s", "dispatch.beat_r", fetch_beats),
-        Link("dispatch.credit_s", "instruction_fetch.credit_r", hls.FETCH_DEPTH),
+        Link("axi_read_data.fetch_s", "dispatch.beat_r", fetch_beats, counted=True),
+        Link("dispatch.credit_s", "instruction_fetch.credit_r", config.fetch_depth),
         Link("load_request.fill_s", "load_fill.command_r", 16),
         Link("axi_read_data.load_s", "load_fill.beat_r", 4),
         # Tags wait for the memories' words, which take three cycles.
@@ -80,11 +96,17 @@ def links(config: HardwareConfig) -> tuple[Link, ...]:
         Link("epilogue.operand_s", "epilogue_pack.beat_r"),
         Link("epilogue.score_s", "softmax.beat_r"),
         Link("softmax.probability_s", "probability_pack.beat_r"),
-        Link("softmax.maximum_s", "left_operand.maximum_r", SOFTMAX_BLOCKS),
-        Link("softmax.reciprocal_s", "epilogue.reciprocal_r", SOFTMAX_BLOCKS),
+        Link("softmax.maximum_s", "left_operand.maximum_r", SOFTMAX_BLOCKS, counted=True),
+        Link("softmax.reciprocal_s", "epilogue.reciprocal_r", SOFTMAX_BLOCKS, counted=True),
         Link("norm_walk.tag_s", "norm_stats.tag_r", 8),
         Link("norm_walk.command_s", "norm_result_walk.command_r"),
-        Link("norm_stats.word_s", "norm_scale.word_r", config.norm_buffer_words, in_ram=True),
+        Link(
+            "norm_stats.word_s",
+            "norm_scale.word_r",
+            config.norm_buffer_words,
+            counted=True,
+            in_ram=True,
+        ),
         Link("norm_stats.statistics_s", "norm_scale.statistics_r", 2 * config.tile),
         Link("norm_result_walk.tag_s", "norm_scale.tag_r", 8),
         Link("norm_scale.operand_s", "norm_pack.beat_r"),
@@ -321,7 +343,8 @@ def core(config: HardwareConfig, modules: Mapping[str, str]) -> str:
         instruction_bits=INSTRUCTION_BITS,
         sources=len(Source),
         units=len(Unit),
-        queue_depth=QUEUE_DEPTH,
+        queue_depth=config.queue_depth,
+        read_ahead=min(READ_AHEAD, config.stream_depth),
     )
 
 

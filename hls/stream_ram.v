@@ -8,7 +8,8 @@ module stream_ram #(
   parameter WORDS = 16,
   parameter WRITERS = 1,
   parameter READERS = 1,
-  parameter ADDRESS_BITS = 18
+  parameter ADDRESS_BITS = 18,
+  parameter READ_AHEAD = 8  // words that a reader's buffer holds
 ) (
   input wire clk,
   input wire rst,
@@ -23,9 +24,7 @@ module stream_ram #(
   output wire [READERS-1:0] word_vld,
   input wire [READERS-1:0] word_rdy
 );
-  // Three words are on their way in a stream at full speed; the rest evens out operands that take
-  // paths of different length.
-  localparam BUFFER = 8;
+  localparam ROOM = $clog2(READ_AHEAD + 1);
   localparam INDEX = WORDS > 1 ? $clog2(WORDS) : 1;
 
   reg [WIDTH-1:0] memory [0:WORDS-1];
@@ -75,12 +74,12 @@ module stream_ram #(
   genvar g;
   generate
     for (g = 0; g < READERS; g = g + 1) begin : reader
-      reg [3:0] room;
+      reg [ROOM-1:0] room;
       assign has_room[g] = room != 0;
       always @(posedge clk)
-        if (rst) room <= BUFFER;
+        if (rst) room <= READ_AHEAD;
         else room <= room - read_grant[g] + (word_vld[g] & word_rdy[g]);
-      fifo #(.WIDTH(WIDTH), .DEPTH(BUFFER)) buffer (
+      fifo #(.WIDTH(WIDTH), .DEPTH(READ_AHEAD)) buffer (
         .clk(clk), .rst(rst),
         .push_data(read_word), .push_vld(read_for[g]), .push_rdy(),
         .pop_data(word_data[g*WIDTH +: WIDTH]), .pop_vld(word_vld[g]), .pop_rdy(word_rdy[g])

@@ -16,17 +16,17 @@ module unit_queue #(
   output wire [WIDTH-1:0] pop_data,
   output wire pop_vld,
   input wire pop_rdy,
+  output wire filled,  // there is an instruction, whether or not it may leave
   input wire [SOURCES-1:0] above_zero,
   output wire [SOURCES-1:0] take
 );
-  wire waiting_vld;
   wire [SOURCES-1:0] waits = pop_data[WAIT_LOW +: SOURCES];
-  assign pop_vld = waiting_vld & ~|(waits & ~above_zero);
+  assign pop_vld = filled & ~|(waits & ~above_zero);
   assign take = pop_vld & pop_rdy ? waits : 0;
 
   fifo #(.WIDTH(WIDTH), .DEPTH(DEPTH)) queue (
     .clk(clk), .rst(rst),
     .push_data(push_data), .push_vld(push_vld), .push_rdy(push_rdy),
-    .pop_data(pop_data), .pop_vld(waiting_vld), .pop_rdy(pop_vld & pop_rdy)
+    .pop_data(pop_data), .pop_vld(filled), .pop_rdy(pop_vld & pop_rdy)
   );
 endmodule

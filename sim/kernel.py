@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from ..codegen import hls
 from ..codegen.config import HardwareConfig
 from . import verilator
-from .kernel_task import KernelRun
+from .kernel_task import KernelRun, Order
 
 
 @lru_cache
@@ -59,6 +59,7 @@ def check_kernel(
     *,
     stall: float,
     seed: int,
+    orders: Sequence[Order] = (),
 ) -> int:
     """Simulates a kernel's RTL and compares every word it sends.
 
@@ -69,16 +70,17 @@ def check_kernel(
         outputs: channel → words expected; every output channel must be named.
         stall: probability that a stream stalls in a cycle; 0 for full speed.
         seed: of the stalls.
+        orders: which words must not pass before which others.
 
     Returns:
         Cycles from the first input word taken to the last output word.
 
     Raises:
-        SimulationError: a word differs, is missing or is one too many.
+        SimulationError: a word differs, is missing, comes too early or is one too many.
     """
     with TemporaryDirectory() as scratch:
         task = Path(scratch, "task.pickle")
-        task.write_bytes(pickle.dumps(KernelRun(kernel, inputs, outputs, stall, seed)))
+        task.write_bytes(pickle.dumps(KernelRun(kernel, inputs, outputs, stall, seed, orders)))
         env = {"VITESSERA_KERNEL_TASK": str(task)}
         verilator.run(
             kernels_design(config), "vitessera.sim.kernel_bench", Path(scratch, "run"), env

@@ -14,7 +14,7 @@ from cocotb.clock import Clock
 from cocotb.handle import LogicArrayObject, LogicObject
 from cocotb.triggers import RisingEdge
 
-from .kernel_task import KernelRun
+from .kernel_task import KernelRun, Order
 
 RESET_CYCLES = 4
 PATIENCE_CYCLES = 2000  # without any transfer
@@ -104,6 +104,16 @@ async def _reset(dut: Any, inputs: list[Input], outputs: list[Output]) -> None: 
     dut.rst.value = 0
 
 
+def _check_orders(streams: Sequence[Stream], orders: Sequence[Order]) -> None:
+    passed = {stream.channel: stream.position for stream in streams}
+    for order in orders:
+        later, earlier = passed[order.later], passed[order.earlier]
+        assert later * order.words <= earlier, (
+            f"{order.later}: word {later - 1} passed after {earlier} words of {order.earlier}, "
+            f"{later * order.words} must come first"
+        )
+
+
 async def _run(dut: Any, inputs: list[Input], outputs: list[Output], task: KernelRun) -> int:  # noqa: ANN401
     source = random.Random(task.seed)
     streams: list[Input | Output] = [*inputs, *outputs]
@@ -114,6 +124,7 @@ async def _run(dut: Any, inputs: list[Input], outputs: list[Output], task: Kerne
         await RisingEdge(dut.clk)
         cycle += 1
         moved = [stream.after_edge(source.random() < task.stall) for stream in streams]
+        _check_orders(streams, task.orders)
         idle = 0 if any(moved) else idle + 1
         if any(moved):
             first = cycle if first is None else first

@@ -15,7 +15,6 @@ from ..config import (
     INSTRUCTION_BITS,
     MAX_BURST,
     OUTSTANDING_BURSTS,
-    QUEUE_DEPTH,
     HardwareConfig,
     Memory,
 )
@@ -75,7 +74,7 @@ class _Clock:
         self._dispatched = START_CYCLES
         self._bus = START_CYCLES  # when the answers to all requests so far are in
         self._queues: dict[isa.Unit, deque[int]] = {
-            unit: deque([0] * QUEUE_DEPTH, QUEUE_DEPTH) for unit in isa.Unit
+            unit: deque([0] * config.queue_depth, config.queue_depth) for unit in isa.Unit
         }
         self._raised: dict[tuple[isa.Source, isa.Unit], deque[_Raise]] = defaultdict(deque)
         self._norm_start = 0

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from .. import isa
 from ..assembler import print_instruction
-from ..config import QUEUE_DEPTH, SOFTMAX_BLOCKS, HardwareConfig, Memory
+from ..config import SOFTMAX_BLOCKS, HardwareConfig, Memory
 from ..errors import ProgramError
 from .accesses import Access, accesses
 
@@ -48,7 +48,7 @@ def verify(instructions: Sequence[isa.Instruction], config: HardwareConfig) -> N
     _check_pairs(instructions)
     _check_softmax_blocks(instructions)
     _check_balance(instructions)
-    events = _Replay(instructions).run()
+    events = _Replay(instructions, config.queue_depth).run()
     _check_counters(instructions, events)
     _check_conflicts(instructions, config, events)
     _check_stores(instructions, events)
@@ -158,8 +158,9 @@ class _Replay:
     queue until it is done, longer than it really does.
     """
 
-    def __init__(self, instructions: Sequence[isa.Instruction]) -> None:
+    def __init__(self, instructions: Sequence[isa.Instruction], queue_depth: int) -> None:
         self._instructions = instructions
+        self._queue_depth = queue_depth
         empty = np.zeros(UNITS + len(isa.Source), np.int64)
         self._events = _Events([empty] * len(instructions), [empty] * len(instructions))
         self._issued = [False] * len(instructions)
@@ -208,7 +209,7 @@ class _Replay:
         first = self._dispatched
         for index in range(first, len(self._instructions)):
             unit = self._instructions[index].UNIT
-            if self._unfinished[unit] == QUEUE_DEPTH:
+            if self._unfinished[unit] == self._queue_depth:
                 break
             self._queues[unit].append(index)
             self._unfinished[unit] += 1

@@ -12,6 +12,7 @@ from vitessera.codegen.config import ADDRESS_BITS, INSTRUCTION_BITS, HardwareCon
 from vitessera.codegen.errors import ProgramError
 from vitessera.codegen.registers import HardwareError
 from vitessera.sim.kernel import check_kernel
+from vitessera.sim.kernel_task import Order
 
 pytestmark = pytest.mark.kernel
 CONFIG = CONFIGS["default"]
@@ -96,6 +97,21 @@ def test_dispatch_sorts_instructions_by_unit(config: HardwareConfig, stall: floa
     cycles = check_kernel(config, "dispatch", inputs, outputs, stall=stall, seed=23)
     if stall == 0:
         assert cycles <= len(inputs["beat_r"]) + 8
+
+
+# XLS puts the sends into another stage with maps than without.
+@pytest.mark.parametrize(
+    "config", [HardwareConfig(), *CONFIGS.values()], ids=["without maps", *CONFIGS]
+)
+@pytest.mark.parametrize("stall", [0.5, 0.9])
+def test_a_credit_means_that_the_fetch_fifo_has_room(config: HardwareConfig, stall: float) -> None:
+    """Also while a unit's queue is full: whoever asks for one more instruction counts on it."""
+    source = random.Random(28)
+    drawn = [random_instruction(source) for _ in range(80)]
+    words = [i.encode() for i in drawn if config.maps or not isinstance(i, isa.Gather)]
+    inputs, outputs = dispatch_case(config, words)
+    order = Order("credit_s", "beat_r", INSTRUCTION_BITS // config.bus_bits)
+    check_kernel(config, "dispatch", inputs, outputs, stall=stall, seed=29, orders=(order,))
 
 
 ILLEGAL = {

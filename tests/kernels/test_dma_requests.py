@@ -9,7 +9,6 @@ import pytest
 from dma import BASES, CONFIGS, address_word, bursts, pack, random_requests
 from vitessera.codegen import isa
 from vitessera.codegen.config import ADDRESS_BITS, HardwareConfig, Memory
-from vitessera.codegen.hls import FETCH_DEPTH
 from vitessera.sim.kernel import check_kernel
 
 pytestmark = pytest.mark.kernel
@@ -18,6 +17,7 @@ both_buses = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.key
 stalls = pytest.mark.parametrize("stall", [0.0, 0.5])
 
 INSTRUCTION_BYTES = 32
+FETCH_DEPTH = CONFIG.fetch_depth
 CHUNK = FETCH_DEPTH // 2
 TARGET_MEMORY = {
     isa.LoadTarget.LEFT: Memory.LEFT,

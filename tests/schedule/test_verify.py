@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from builders import Shape, config, vision_transformer
 from vitessera.codegen import isa
-from vitessera.codegen.config import QUEUE_DEPTH, HardwareConfig
+from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import ProgramError
 from vitessera.codegen.program import Program, parse_program
 from vitessera.codegen.schedule import schedule, verify
@@ -127,7 +127,8 @@ SCORES = f"{COMPUTE}\n{EPILOGUE} target=softmax"
 MIX = f"{PROBABILITIES}\n{EPILOGUE} row_scale=1"
 FIVE_BLOCKS = (SCORES.replace("outer=1", "outer=5"), MIX)
 # One more than the queue of compute holds before epilogue gets any.
-TOO_MANY = [*[COMPUTE] * (QUEUE_DEPTH + 1), *[EPILOGUE] * (QUEUE_DEPTH + 1), "end"]
+MANY = config().queue_depth + 1
+TOO_MANY = [*[COMPUTE] * MANY, *[EPILOGUE] * MANY, "end"]
 UNSCALED = f"{PROBABILITIES}\n{EPILOGUE}"
 
 
