@@ -1,6 +1,7 @@
-"""Runs a program on the RTL of the whole accelerator, driven through its registers as a host does.
+"""Runs programs on the RTL of the whole accelerator, driven through its registers as a host does.
 
-`simulate` is what callers use; the cocotb side is accelerator_bench.py.
+`simulate` is what callers use, and `simulate_all` for many programs in one simulation; the cocotb
+side is accelerator_bench.py.
 """
 
 from __future__ import annotations
@@ -10,23 +11,28 @@ import pickle
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ..codegen.config import HardwareConfig
 from ..codegen.errors import HostBufferError, SimulationError
+from ..codegen.isa import Source, Unit
 from ..codegen.program import Program, check_input
-from ..codegen.toplevel import Rtl
+from ..codegen.schedule.timing import estimate
+from ..codegen.toplevel import Rtl, links
+from ..host.limits import allowed_cycles
 from . import verilator
 from .dram import PAGE_BYTES, Dram, dram_sources
+from .stall import Snapshot, explain
 from .trace import Trace, read_trace
 
 Progress = Callable[[int], None]
 POLL_SECONDS = 0.2
-DEFAULT_TIMEOUT_CYCLES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -36,32 +42,44 @@ class DramTiming:
     Attributes:
         read_latency, write_latency: cycles.
         beats_per_16: bus beats in 16 cycles, both directions together; 32 is no limit.
+        stalls_per_256: cycles of 256 in which a channel of the bus does not move, at random.
+        seed: of that randomness.
     """
 
     read_latency: int = 24
     write_latency: int = 12
     beats_per_16: int = 32
-
-    @property
-    def plusargs(self) -> tuple[str, ...]:
-        """The simulator's arguments."""
-        return (
-            f"+dram_read_latency={self.read_latency}",
-            f"+dram_write_latency={self.write_latency}",
-            f"+dram_beats_per_16={self.beats_per_16}",
-        )
+    stalls_per_256: int = 0
+    seed: int = 1
 
 
 @dataclass(frozen=True)
-class Task:
-    """What the bench is to do; crosses to the simulator as a pickle.
+class Work:
+    """A program and what it is run on.
 
     Attributes:
-        arguments: register name → value, written before the first start.
+        program: its configuration must be the RTL's.
+        inputs: content of the input buffer, run by run (program.pack_input).
+        timing: of the DRAM.
+        timeout_cycles: of one run; None for many times what is predicted.
+    """
+
+    program: Program
+    inputs: Sequence[bytes]
+    timing: DramTiming = DramTiming()
+    timeout_cycles: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A `Work` as the bench knows it.
+
+    Attributes:
+        arguments: register name → value, written before the first run.
         inputs: content of the input buffer, run by run.
         input_address, output_address: DRAM addresses.
         output_bytes: size of the output buffer.
-        dram: (file, base address, size) of the memory.
+        timing: of the DRAM.
         timeout_cycles: of one run.
     """
 
@@ -70,8 +88,21 @@ class Task:
     input_address: int
     output_address: int
     output_bytes: int
-    dram: tuple[str, int, int]
+    timing: DramTiming
     timeout_cycles: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the bench is to do; crosses to the simulator as a pickle.
+
+    Attributes:
+        jobs: one after the other.
+        dram: (file, base address, size) of the memory.
+    """
+
+    jobs: Sequence[Job]
+    dram: tuple[str, int, int]
 
 
 @dataclass(frozen=True)
@@ -85,6 +116,19 @@ class Run:
 
     output: bytes
     counters: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not end as it should.
+
+    Attributes:
+        reason: one sentence without its full stop.
+        state: who waits for whom, a line each; empty where that says nothing.
+    """
+
+    reason: str
+    state: str = ""
 
 
 @dataclass(frozen=True)
@@ -113,12 +157,33 @@ def testbench_design(
         waves: build for recording waveforms.
     """
     bench = resources.files("vitessera.sim").joinpath("testbench.sv").read_text()
+    streams = links(config)
     return verilator.Design(
         top="testbench",
-        sources={**rtl, **dram_sources(), "testbench.sv": bench},
-        options=(f"-GBUS_BITS={config.bus_bits}", "-CFLAGS", "-O1"),
+        sources={
+            **rtl,
+            **dram_sources(),
+            "streams.sv": _streams_module(config),
+            "testbench.sv": bench,
+        },
+        options=(
+            f"-GBUS_BITS={config.bus_bits}",
+            f"-GSTREAMS={len(streams)}",
+            *("-CFLAGS", "-O1"),
+        ),
         waves=waves,
     )
+
+
+def _streams_module(config: HardwareConfig) -> str:
+    """Module `streams`: whether each stream between kernels has no room, or is not taken."""
+    lines = []
+    for index, link in enumerate(links(config)):
+        for pin, end in (("full", link.source), ("held", link.sink)):
+            wire = f"testbench.accelerator.core.{end.replace('.', '__')}"
+            lines.append(f"  assign {pin}[{index}] = {wire}_vld & ~{wire}_rdy;")
+    ports = f"output wire [{len(links(config)) - 1}:0] full, held"
+    return "\n".join([f"module streams({ports});", *lines, "endmodule", ""])
 
 
 def simulate(
@@ -130,7 +195,7 @@ def simulate(
     progress: Progress | None = None,
     waves: Path | None = None,
     trace: bool = False,
-    timeout_cycles: int = DEFAULT_TIMEOUT_CYCLES,
+    timeout_cycles: int | None = None,
 ) -> Simulation:
     """Runs `program` once for each input.
 
@@ -140,9 +205,10 @@ def simulate(
         inputs: content of the input buffer, run by run (program.pack_input).
         timing: of the DRAM.
         progress: called with the number of finished runs, from time to time.
-        waves: file for a waveform (VCD) of the whole simulation.
+        waves: file for a waveform (VCD) of the whole simulation, also of one that fails.
         trace: record what happened when in the first run.
-        timeout_cycles: of one run; then the simulation fails with the registers' state.
+        timeout_cycles: of one run; by default many times what is predicted. A run in which nothing
+            moves any more ends at once.
 
     Raises:
         HostBufferError: there is no input, or one of another size than the program reads.
@@ -150,33 +216,70 @@ def simulate(
             was not given, or broke a bus rule.
         ToolError: the simulator cannot be built.
     """
-    _check_inputs(program, inputs)
-    design = testbench_design(program.config, rtl.files, waves is not None)
+    work = Work(program, inputs, timing or DramTiming(), timeout_cycles)
+    with _simulation((work,), rtl, progress, waves, trace) as folder:
+        (results,) = _read_results(folder, (work,))
+        runs = tuple(_checked(result, waves) for result in results)
+        return Simulation(
+            runs=runs,
+            trace=read_trace(folder / TRACE, program) if trace else None,
+            seconds=float((folder / SECONDS).read_text()),
+        )
+
+
+def simulate_all(works: Sequence[Work], rtl: Rtl) -> list[list[Run | Failure]]:
+    """Runs every program on its inputs, all in one simulation; a failure ends only its own run.
+
+    Args:
+        works: what to run; all programs are for the configuration of `rtl`.
+        rtl: the generated hardware.
+
+    Raises:
+        HostBufferError, ToolError: as `simulate`.
+        SimulationError: the simulator itself failed.
+    """
+    with _simulation(works, rtl) as folder:
+        return _read_results(folder, works)
+
+
+BROKE_A_RULE = "The accelerator broke a bus rule"
+TASK, RESULTS, TRACE, SECONDS = "task.pickle", "results.jsonl", "trace", "seconds"
+
+
+@contextmanager
+def _simulation(
+    works: Sequence[Work],
+    rtl: Rtl,
+    progress: Progress | None = None,
+    waves: Path | None = None,
+    trace: bool = False,
+) -> Iterator[Path]:
+    """Simulates; the folder with what came of it, for as long as it is looked at."""
+    for work in works:
+        _check_inputs(work.program, work.inputs)
+    design = testbench_design(works[0].program.config, rtl.files, waves is not None)
     verilator.build(design)
     with TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        dram, task = _prepare(program, inputs, folder / "dram", timeout_cycles)
-        (folder / "task.pickle").write_bytes(pickle.dumps(task))
-        plusargs = (*dram.plusargs, *(timing or DramTiming()).plusargs)
-        if trace:
-            plusargs += (f"+trace={folder / 'trace'}",)
+        dram, task = _prepare(works, folder / "dram")
+        (folder / TASK).write_bytes(pickle.dumps(task))
+        plusargs = (*dram.plusargs, *((f"+trace={folder / TRACE}",) if trace else ()))
         started = time.monotonic()
-        with _watch(folder / "results.jsonl", progress):
-            verilator.run(
-                design,
-                "vitessera.sim.accelerator_bench",
-                folder / "run",
-                {"VITESSERA_TASK": str(folder / "task.pickle")},
-                plusargs,
-            )
-        seconds = time.monotonic() - started
-        if waves is not None:
-            shutil.move(folder / "run" / "dump.vcd", waves)
-        return Simulation(
-            runs=_read_runs(folder / "results.jsonl", len(inputs)),
-            trace=read_trace(folder / "trace", program) if trace else None,
-            seconds=seconds,
-        )
+        try:
+            with _watch(folder / RESULTS, progress):
+                verilator.run(
+                    design,
+                    "vitessera.sim.accelerator_bench",
+                    folder / "run",
+                    {"VITESSERA_TASK": str(folder / TASK)},
+                    plusargs,
+                )
+        finally:
+            dump = folder / "run" / "dump.vcd"
+            if waves is not None and dump.is_file():
+                shutil.move(dump, waves)
+        (folder / SECONDS).write_text(str(time.monotonic() - started))
+        yield folder
 
 
 def _check_inputs(program: Program, inputs: Sequence[bytes]) -> None:
@@ -186,13 +289,25 @@ def _check_inputs(program: Program, inputs: Sequence[bytes]) -> None:
         check_input(program, buffer)
 
 
-def _prepare(
-    program: Program, inputs: Sequence[bytes], path: Path, timeout_cycles: int
-) -> tuple[Dram, Task]:
-    """DRAM with program and weights in place, and what the bench must know."""
-    code = program.encode()
-    sizes = (len(code), len(program.weights), program.input.size, program.output_size)
-    dram = Dram(path, sum(-(-size // PAGE_BYTES) * PAGE_BYTES for size in sizes) + PAGE_BYTES)
+def _pages(size: int) -> int:
+    """Bytes of the pages that `size` bytes take; none take one, too."""
+    return max(1, -(-size // PAGE_BYTES)) * PAGE_BYTES
+
+
+def _prepare(works: Sequence[Work], path: Path) -> tuple[Dram, Task]:
+    """DRAM with programs and weights in place, and what the bench must know."""
+    codes = [work.program.encode() for work in works]
+    sizes = [
+        (len(code), len(work.program.weights), work.program.input.size, work.program.output_size)
+        for work, code in zip(works, codes, strict=True)
+    ]
+    dram = Dram(path, sum(_pages(size) for buffers in sizes for size in buffers))
+    jobs = [_job(work, code, dram) for work, code in zip(works, codes, strict=True)]
+    return dram, Task(jobs, (str(path), dram.base, len(dram.content)))
+
+
+def _job(work: Work, code: bytes, dram: Dram) -> Job:
+    program = work.program
     addresses = {
         "PROGRAM": dram.allocate(len(code), "program"),
         "WEIGHTS": dram.allocate(max(1, len(program.weights)), "weights"),
@@ -204,14 +319,14 @@ def _prepare(
     arguments = {"COUNT": len(program.instructions)}
     for name, address in addresses.items():
         arguments |= {f"{name}_LOW": address & 0xFFFFFFFF, f"{name}_HIGH": address >> 32}
-    return dram, Task(
+    return Job(
         arguments=arguments,
-        inputs=inputs,
+        inputs=work.inputs,
         input_address=addresses["INPUT"],
         output_address=addresses["OUTPUT"],
         output_bytes=program.output_size,
-        dram=(str(path), dram.base, len(dram.content)),
-        timeout_cycles=timeout_cycles,
+        timing=work.timing,
+        timeout_cycles=work.timeout_cycles or allowed_cycles(estimate(program).cycles),
     )
 
 
@@ -242,11 +357,51 @@ class _watch:  # noqa: N801 (used as a statement)
                 self._progress(self._path.read_bytes().count(b"\n"))
 
 
-def _read_runs(path: Path, expected: int) -> tuple[Run, ...]:
-    entries = [json.loads(line) for line in path.read_text().splitlines()]
-    if len(entries) != expected:
-        raise SimulationError(
-            f"The simulation ended after {len(entries)} of {expected} runs.",
-            "Run again with --waves to see where it stopped.",
-        )
-    return tuple(Run(bytes.fromhex(e["output"]), e["counters"]) for e in entries)
+def _read_results(folder: Path, works: Sequence[Work]) -> list[list[Run | Failure]]:
+    """What the bench wrote, run by run of each work."""
+    entries = iter(map(json.loads, (folder / RESULTS).read_text().splitlines()))
+    return [[_result(next(entries), work, folder) for _ in work.inputs] for work in works]
+
+
+def _result(entry: Mapping[str, Any], work: Work, folder: Path) -> Run | Failure:
+    if "output" in entry:
+        return Run(bytes.fromhex(entry["output"]), entry["counters"])
+    reason, state = entry["reason"], entry.get("state")
+    if reason == BROKE_A_RULE:
+        return Failure(reason, _broken_rules(folder))
+    return Failure(reason, explain(work.program, _snapshot(work, state)) if state else "")
+
+
+def _broken_rules(folder: Path) -> str:
+    """What the DRAM said about them."""
+    log = (folder / "run" / verilator.LOG).read_text().splitlines()
+    return "\n".join(f"  {line}" for line in log if line.startswith("dram: "))
+
+
+def _snapshot(work: Work, state: Mapping[str, Any]) -> Snapshot:
+    streams = [f"{link.source} → {link.sink}" for link in links(work.program.config)]
+    pairs = [(source, unit) for source in Source for unit in Unit]
+    return Snapshot(
+        dispatched=state["dispatched"],
+        started=dict(zip(Unit, state["started"], strict=True)),
+        raised=dict(zip(pairs, state["raises"], strict=True)),
+        full=tuple(streams[index] for index in state["full"]),
+        held=tuple(streams[index] for index in state["held"]),
+    )
+
+
+def _checked(result: Run | Failure, waves: Path | None) -> Run:
+    """The run, unless it failed."""
+    if isinstance(result, Run):
+        return result
+    look = (
+        f"The waveform up to there is in {waves}."
+        if waves
+        else "Simulate again with --waves FILE to see how it came to that."
+    )
+    state = f":\n{result.state}" if result.state else "."
+    raise SimulationError(
+        f"{result.reason}{state}",
+        f"{look} A build directory that 'vitessera compile' wrote never does this; please report "
+        "it.",
+    )

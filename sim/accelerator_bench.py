@@ -16,7 +16,7 @@ from cocotb.triggers import ClockCycles, First, RisingEdge
 
 from ..codegen import registers
 from ..codegen.registers import HardwareError
-from .accelerator import Task
+from .accelerator import BROKE_A_RULE, RESULTS, Job, Task
 
 RESET_CYCLES = 8
 
@@ -71,14 +71,26 @@ class Registers:
         return value
 
 
+class RunFailed(Exception):  # noqa: N818 (it is written down, and the next run goes on)
+    """A run that did not end as it should.
+
+    Attributes:
+        entry: as it is written down: `reason`, and `state` if it shows what holds the run up.
+    """
+
+    def __init__(self, reason: str, state: dict[str, Any] | None = None) -> None:
+        super().__init__(reason)
+        self.entry: dict[str, Any] = {"reason": reason} | ({"state": state} if state else {})
+
+
 class Host:
     """Starts runs and waits for them."""
 
-    def __init__(self, dut: Any, task: Task) -> None:  # noqa: ANN401
+    def __init__(self, dut: Any, dram: tuple[str, int, int]) -> None:  # noqa: ANN401
+        """For a DRAM as in `Task`."""
         self.dut = dut
-        self.task = task
         self.registers = Registers(dut)
-        path, self.base, size = task.dram
+        path, self.base, size = dram
         self.dram: npt.NDArray[np.uint8] = np.memmap(path, np.uint8, "r+", shape=(size,))
 
     async def reset(self) -> None:
@@ -90,34 +102,69 @@ class Host:
         await RisingEdge(self.dut.aclk)
         await self.registers.write("GIER", 1)
         await self.registers.write("IER", 1)
-        for name, value in self.task.arguments.items():
+
+    async def prepare(self, job: Job) -> None:
+        """Arguments and DRAM as `job` wants them."""
+        dram = self.dut.dram
+        dram.read_latency.value = job.timing.read_latency
+        dram.write_latency.value = job.timing.write_latency
+        dram.beats_per_16.value = job.timing.beats_per_16
+        dram.stalls_per_256.value = job.timing.stalls_per_256
+        dram.seed.value = job.timing.seed
+        for name, value in job.arguments.items():
             await self.registers.write(name, value)
 
-    async def run(self, content: bytes) -> bytes:
+    async def run(self, job: Job, content: bytes) -> bytes:
         """One run; the output buffer's content."""
-        start = self.task.input_address - self.base
+        start = job.input_address - self.base
         self.dram[start : start + len(content)] = memoryview(content)
         await self.registers.write("CTRL", 1)
-        await self._interrupt()
+        await self.interrupt(job.timeout_cycles)
         await self.registers.write("ISR", 1)
+        self._check_bus()
         status = await self.registers.read("STATUS")
         error = HardwareError(registers.register("STATUS").field("ERROR").extract(status))
-        assert error is HardwareError.NONE, (
-            f"the accelerator reports {error.name}: {registers.ERROR_MEANING[error]}"
-        )
-        assert self.dut.violation.value == 0, "the accelerator broke a bus rule; see above"
-        first = self.task.output_address - self.base
-        return self.dram[first : first + self.task.output_bytes].tobytes()
+        if error is not HardwareError.NONE:
+            raise RunFailed(
+                f"The accelerator reports {error.name}: {registers.ERROR_MEANING[error]}"
+            )
+        first = job.output_address - self.base
+        return self.dram[first : first + job.output_bytes].tobytes()
 
-    async def _interrupt(self) -> None:
-        timeout = ClockCycles(self.dut.aclk, self.task.timeout_cycles)
-        reached = await First(RisingEdge(self.dut.interrupt), timeout)
-        if isinstance(reached, RisingEdge):
+    def _check_bus(self) -> None:
+        if self.dut.violation.value:
+            self.dut.dram.violations.value = 0
+            raise RunFailed(BROKE_A_RULE)
+
+    async def interrupt(self, limit_cycles: int) -> None:
+        """Waits for it; RunFailed when nothing moves any more, or it takes longer than allowed."""
+        interrupt, still = RisingEdge(self.dut.interrupt), RisingEdge(self.dut.still)
+        reached = await First(interrupt, still, ClockCycles(self.dut.aclk, limit_cycles))
+        if reached is interrupt:
             return
-        state = [f"{name} {await self.registers.read(name)}" for name in _STATE_REGISTERS]
-        raise AssertionError(
-            f"no interrupt within {self.task.timeout_cycles} cycles; {', '.join(state)}"
+        cycles = await self.registers.read("CYCLES")
+        stands = "and nothing moves any more" if reached is still else "more than it is allowed"
+        raise RunFailed(
+            f"The run has not ended after {cycles:,} cycles, {stands}", await self._state()
         )
+
+    async def _state(self) -> dict[str, Any]:
+        """What stall.py explains."""
+        full, held = (_bits(getattr(self.dut, name)) for name in ("full", "held"))
+        return {
+            "dispatched": await self.registers.read("INSTRUCTIONS"),
+            "started": _counts(self.dut.started),
+            "raises": _counts(self.dut.raises),
+            "full": full,
+            "held": held,
+        }
+
+    async def recover(self) -> None:
+        """Ends whatever is under way, so that the next run can start."""
+        await self.registers.write("SOFT_RESET", 1)
+        while await self.registers.read("SOFT_RESET"):
+            await ClockCycles(self.dut.aclk, RESET_CYCLES)
+        await self.registers.write("ISR", await self.registers.read("ISR"))
 
     async def counters(self) -> dict[str, int]:
         """The performance counters of the last run."""
@@ -126,19 +173,37 @@ class Host:
         }
 
 
-_STATE_REGISTERS = ("STATUS", *(counter.name for counter in registers.COUNTERS))
+def _counts(signal: Any) -> list[int]:  # noqa: ANN401
+    """The 32-bit counts side by side in a packed array, the first in its lowest bits."""
+    value = int(signal.value)
+    return [value >> low & 0xFFFFFFFF for low in range(0, len(signal), 32)]
+
+
+def _bits(signal: Any) -> list[int]:  # noqa: ANN401
+    """Numbers of the bits that are set."""
+    value = int(signal.value)
+    return [bit for bit in range(len(signal)) if value >> bit & 1]
 
 
 @cocotb.test()
 async def run_all(dut: Any) -> None:  # noqa: ANN401
-    """Runs every input and appends a line of results for each."""
+    """Runs every input of every job and appends a line of results for each."""
     path = Path(os.environ["VITESSERA_TASK"])
     task: Task = pickle.loads(path.read_bytes())
-    host = Host(dut, task)
+    host = Host(dut, task.dram)
     await host.reset()
-    with path.with_name("results.jsonl").open("w") as results:
-        for content in task.inputs:
-            output = await host.run(content)
-            entry = {"output": output.hex(), "counters": await host.counters()}
-            results.write(json.dumps(entry) + "\n")
-            results.flush()
+    with path.with_name(RESULTS).open("w") as results:
+        for job in task.jobs:
+            await host.prepare(job)
+            for content in job.inputs:
+                results.write(json.dumps(await _one_run(host, job, content)) + "\n")
+                results.flush()
+
+
+async def _one_run(host: Host, job: Job, content: bytes) -> dict[str, Any]:
+    try:
+        output = await host.run(job, content)
+        return {"output": output.hex(), "counters": await host.counters()}
+    except RunFailed as failure:
+        await host.recover()
+        return failure.entry

@@ -7,6 +7,9 @@
 //   read_latency             cycles from an address to its first read beat
 //   write_latency            cycles from the last write beat to the response
 //   beats_per_16             bandwidth: beats in 16 cycles, reads and writes together; 32 is no limit
+//   stalls_per_256           cycles of 256 in which a channel does not move, for each channel at
+//                            random: ready is low, or nothing new becomes valid
+//   seed                     of that randomness
 //
 // `violation` goes high and stays when a rule is broken; a message names rule and address. Rules:
 // bursts are INCR, of full width, aligned, within 4 KB; WLAST ends each; what waits for a ready
@@ -82,6 +85,8 @@ module dram #(
   int read_latency /* verilator public_flat_rw */ = 24;
   int write_latency /* verilator public_flat_rw */ = 12;
   int beats_per_16 /* verilator public_flat_rw */ = 32;
+  int stalls_per_256 /* verilator public_flat_rw */ = 0;
+  int unsigned seed /* verilator public_flat_rw */ = 1;
   int violations /* verilator public_flat_rw */ = 0;  // so that a test can clear it
 
   assign violation = violations != 0;
@@ -96,6 +101,8 @@ module dram #(
     void'($value$plusargs("dram_read_latency=%d", read_latency));
     void'($value$plusargs("dram_write_latency=%d", write_latency));
     void'($value$plusargs("dram_beats_per_16=%d", beats_per_16));
+    void'($value$plusargs("dram_stalls_per_256=%d", stalls_per_256));
+    void'($value$plusargs("dram_seed=%d", seed));
     memory = dram_open(path, base);
     if (memory == null)
       $fatal(1, "dram: cannot map %s; name the file with +dram_file or VITESSERA_DRAM.", path);
@@ -138,21 +145,36 @@ module dram #(
   logic [INDEX_BITS-1:0] response_newest, response_oldest;
   logic [INDEX_BITS:0] responses_waiting;
 
+  // Marsaglia's xorshift with an odd number added each cycle, so that no seed stands still.
+  int unsigned random;
+  function automatic int unsigned xorshift(input int unsigned from);
+    automatic int unsigned x = from;
+    x ^= x << 13;
+    x ^= x >> 17;
+    return x ^ (x << 5);
+  endfunction
+  always_ff @(posedge aclk) random <= xorshift(aresetn ? random + 32'h9e3779b9 : seed);
+  wire ar_open = int'(random[7:0]) >= stalls_per_256;
+  wire aw_open = int'(random[15:8]) >= stalls_per_256;
+  wire w_open = int'(random[23:16]) >= stalls_per_256;
+  wire r_open = int'(random[31:24]) >= stalls_per_256;
+  wire b_open = int'(random[7:0] ^ random[27:20]) >= stalls_per_256;
+
   wire affordable = credit >= 16;
   wire ar_taken = s_axi_arvalid && s_axi_arready;
   wire aw_taken = s_axi_awvalid && s_axi_awready;
   wire w_taken = s_axi_wvalid && s_axi_wready;
   wire b_taken = s_axi_bvalid && s_axi_bready;
   wire read_leaves = (!s_axi_rvalid || s_axi_rready) && reads_waiting != 0
-    && cycle >= reads[read_oldest].due && affordable;
+    && cycle >= reads[read_oldest].due && affordable && r_open;
   wire read_ends = read_leaves && read_beat == reads[read_oldest].length;
   wire write_ends = w_taken && write_beat == writes[write_oldest].length;
   wire response_leaves = (!s_axi_bvalid || s_axi_bready) && responses_waiting != 0
-    && cycle >= responses[response_oldest].due;
+    && cycle >= responses[response_oldest].due && b_open;
 
-  assign s_axi_arready = aresetn && int'(reads_waiting) != BURSTS;
-  assign s_axi_awready = aresetn && int'(writes_open) != BURSTS;
-  assign s_axi_wready = aresetn && writes_owed != 0 && affordable;
+  assign s_axi_arready = aresetn && ar_open && int'(reads_waiting) != BURSTS;
+  assign s_axi_awready = aresetn && aw_open && int'(writes_open) != BURSTS;
+  assign s_axi_wready = aresetn && w_open && writes_owed != 0 && affordable;
 
   always_ff @(posedge aclk) begin : bandwidth
     automatic int signed left = credit + beats_per_16 - 16 * (int'(read_leaves) + int'(w_taken));

@@ -1,9 +1,11 @@
 // The accelerator with a DRAM behind it and its registers in front, as a host sees it.
 //
 // With +trace=<path>, a line is written for every instruction that leaves its queue and for every
-// semaphore that is raised.
+// semaphore that is raised. `still` goes high when nothing has moved for +still_cycles=<n> cycles of
+// a run; what has happened until then stands in `started`, `raises`, `full` and `held`.
 module testbench #(
-  parameter int BUS_BITS = 64
+  parameter int BUS_BITS = 64,
+  parameter int STREAMS = 1  // between kernels; see the generated module `streams`
 ) (
   input logic aclk,
   input logic aresetn,
@@ -89,4 +91,33 @@ module testbench #(
           $fwrite(file, "raise %0d %0d %0d\n", cycle, pair / UNITS, pair % UNITS);
   end
   final if (file != 0) $fclose(file);
+
+  // --- Whether anything moves, and what has
+  wire [STREAMS-1:0] full, held;  // the source has no room; the sink does not take
+  streams streams (.full, .held);
+
+  logic [UNITS-1:0][31:0] started;  // instructions of each unit
+  logic [$bits(raised)-1:0][31:0] raises;  // of each semaphore, source by source
+  int unsigned still_cycles = 20_000;
+  int unsigned idle_cycles;
+  wire still = idle_cycles >= still_cycles;
+  wire moves = |issue | |raised
+    | arvalid & arready | rvalid & rready | awvalid & awready | wvalid & wready | bvalid & bready
+    | accelerator.core.event_load | accelerator.core.event_compute
+    | accelerator.core.event_epilogue | accelerator.core.event_softmax
+    | accelerator.core.event_norm | accelerator.core.event_store
+    | accelerator.core.event_instruction;
+  initial void'($value$plusargs("still_cycles=%d", still_cycles));
+  always_ff @(posedge aclk) begin
+    idle_cycles <= moves || accelerator.shell.idle ? 0 : idle_cycles + 1;
+    for (int unit = 0; unit < UNITS; unit++)
+      if (issue[unit]) started[unit] <= started[unit] + 1;
+    if (|raised)
+      for (int pair = 0; pair < $bits(raised); pair++)
+        if (raised[pair]) raises[pair] <= raises[pair] + 1;
+    if (accelerator.core_rst) begin
+      started <= '0;
+      raises <= '0;
+    end
+  end
 endmodule

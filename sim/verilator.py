@@ -54,6 +54,8 @@ class Design:
         return hashlib.sha256(content.encode()).hexdigest()[:24]
 
 
+LOG = "simulation.log"  # what the simulator printed
+
 # Raise when the way of building changes; cached binaries of the old way are not used again.
 _ABI = 1
 
@@ -246,7 +248,7 @@ def run(
     from cocotb_tools.runner import get_runner
 
     folder.mkdir(parents=True, exist_ok=True)
-    log = folder / "simulation.log"
+    log = folder / LOG
     results = folder / "results.xml"
     # Under pytest the runner exits the process when a test fails; the results say why.
     with suppress(SystemExit):

@@ -62,9 +62,11 @@ def synchronize(
         touched = accesses(instruction, config)
         plan.add(instruction, last.conflicts(instruction, touched))
         last.note(instruction, touched, plan.done[instruction.source])
-    stores = np.zeros(len(isa.Source), np.int64)
-    stores[isa.Source.STORE] = plan.done[isa.Source.STORE]
-    plan.add(isa.End(), stores)
+    # After END nothing may be under way on the bus, not even what nobody reads.
+    traffic = np.zeros(len(isa.Source), np.int64)
+    for source in (isa.Source.LOAD, isa.Source.STORE):
+        traffic[source] = plan.done[source]
+    plan.add(isa.End(), traffic)
     return plan.instructions()
 
 

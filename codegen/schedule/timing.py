@@ -79,14 +79,15 @@ class _Clock:
         self._raised: dict[tuple[isa.Source, isa.Unit], deque[_Raise]] = defaultdict(deque)
         self._norm_start = 0
         self._norm: list[_Raise] = []  # what the last NORM raises
-        self._pending: tuple[isa.Compute, str, int] | None = None
+        # COMPUTEs whose EPILOGUE is still to come.
+        self._pending: deque[tuple[isa.Compute, str, int]] = deque()
 
     def run(self, instruction: isa.Instruction, label: str) -> None:
         """Takes the next instruction in program order."""
         start = self._start(instruction)
         match instruction:
             case isa.Compute():
-                self._pending = (instruction, label, start)
+                self._pending.append((instruction, label, start))
             case isa.Epilogue():
                 self._tiles(instruction, start)
             case isa.Load():
@@ -156,8 +157,7 @@ class _Clock:
 
     def _tiles(self, epilogue: isa.Epilogue, ready: int) -> None:
         """A COMPUTE and its EPILOGUE, which drains one tile while the next is computed."""
-        assert self._pending is not None
-        compute, label, start = self._pending
+        compute, label, start = self._pending.popleft()
         tiles, drain = compute.outer * compute.inner, self._config.beats_per_tile
         first = max(ready, start + compute.depth)
         pace = max(compute.depth, drain)
@@ -170,7 +170,6 @@ class _Clock:
         self._finish(epilogue, last, LANDING_CYCLES)
         if epilogue.accumulate:
             self._hold_norm(last - tiles * drain, last)
-        self._pending = None
 
 
 def _gather_words(gather: isa.Gather, config: HardwareConfig) -> int:

@@ -51,7 +51,7 @@ def verify(instructions: Sequence[isa.Instruction], config: HardwareConfig) -> N
     events = _Replay(instructions, config.queue_depth).run()
     _check_counters(instructions, events)
     _check_conflicts(instructions, config, events)
-    _check_stores(instructions, events)
+    _check_traffic(instructions, events)
 
 
 def _error(index: int, instruction: isa.Instruction, reason: str) -> ProgramError:
@@ -304,10 +304,12 @@ def _race(
     )
 
 
-def _check_stores(instructions: Sequence[isa.Instruction], events: _Events) -> None:
-    stores = sum(isinstance(instruction, isa.Store) for instruction in instructions)
-    if events.issued[-1][UNITS + isa.Source.STORE] < stores:
-        raise ProgramError(
-            "END does not wait for the last store.",
-            "The program is damaged or the scheduler is wrong; please report it.",
-        )
+def _check_traffic(instructions: Sequence[isa.Instruction], events: _Events) -> None:
+    """END comes after all traffic on the bus; the hardware reports UNFINISHED otherwise."""
+    for kind in (isa.Load, isa.Store):
+        count = sum(isinstance(instruction, kind) for instruction in instructions)
+        if events.issued[-1][UNITS + isa.Source[kind.UNIT.name]] < count:
+            raise ProgramError(
+                f"END does not wait for the last {kind.__name__.lower()}.",
+                "The program is damaged or the scheduler is wrong; please report it.",
+            )

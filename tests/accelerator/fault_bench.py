@@ -19,7 +19,7 @@ from cocotb.triggers import ClockCycles
 from vitessera.codegen.isa import Compute, End, Instruction, Load, Source, fields
 from vitessera.codegen.program import INSTRUCTION_BYTES
 from vitessera.codegen.registers import HardwareError, State
-from vitessera.sim.accelerator import Task
+from vitessera.sim.accelerator import DramTiming, Job
 from vitessera.sim.accelerator_bench import RESET_CYCLES, Host
 from vitessera.sim.dram import Dram
 from whole import TIMEOUT_CYCLES, Workload
@@ -49,21 +49,22 @@ class FaultHost(Host):
             for name, size in zip(BUFFERS, sizes, strict=True)
         }
         self._turn: Iterator[int] = itertools.cycle(range(len(self.work.inputs)))
-        super().__init__(dut, self._task())
+        self.job = self._job()
+        super().__init__(dut, (str(self.memory.path), self.memory.base, DRAM_BYTES))
         self.put("WEIGHTS", self.work.program.weights)
         self.put("PROGRAM", self.code)
 
-    def _task(self) -> Task:
+    def _job(self) -> Job:
         arguments = {"COUNT": len(self.work.program.instructions)}
         for name, address in self.addresses.items():
             arguments |= {f"{name}_LOW": address & 0xFFFFFFFF, f"{name}_HIGH": address >> 32}
-        return Task(
+        return Job(
             arguments=arguments,
             inputs=self.work.inputs,
             input_address=self.addresses["INPUT"],
             output_address=self.addresses["OUTPUT"],
             output_bytes=len(self.work.outputs[0]),
-            dram=(str(self.memory.path), self.memory.base, DRAM_BYTES),
+            timing=DramTiming(),
             timeout_cycles=TIMEOUT_CYCLES,
         )
 
@@ -76,25 +77,30 @@ class FaultHost(Host):
         self.put("PROGRAM", b"".join(w.to_bytes(INSTRUCTION_BYTES, "little") for w in words))
         await self.registers.write("COUNT", len(words))
 
+    async def reset(self) -> None:
+        """Clock on, reset, the arguments written."""
+        await super().reset()
+        await self.restore()
+
     async def restore(self) -> None:
         """Program and arguments as they should be; every address answers."""
         self.memory.revoke_failures()
         self.put("PROGRAM", self.code)
-        for name, value in self.task.arguments.items():
+        for name, value in self.job.arguments.items():
             await self.registers.write(name, value)
 
     async def start(self) -> int:
         """Starts a run on the next input and a cleared output; the input's index."""
         turn = next(self._turn)
         self.put("INPUT", self.work.inputs[turn])
-        self.put("OUTPUT", bytes(self.task.output_bytes))
+        self.put("OUTPUT", bytes(self.job.output_bytes))
         await self.registers.write("CTRL", START)
         return turn
 
     async def finish(self) -> HardwareError:
         """Waits for the interrupt and acknowledges it; how the run ended."""
         if self.dut.interrupt.value != 1:
-            await self._interrupt()
+            await self.interrupt(TIMEOUT_CYCLES)
         await self.registers.write("ISR", 1)
         assert await self.registers.read("CTRL") == DONE | IDLE | READY
         assert await self.registers.read("CTRL") == IDLE, "done and ready clear when read"
@@ -109,7 +115,7 @@ class FaultHost(Host):
 
     def check_output(self, turn: int) -> None:
         """The output buffer must hold the result of input `turn`."""
-        got = self.memory.view(self.addresses["OUTPUT"], self.task.output_bytes).tobytes()
+        got = self.memory.view(self.addresses["OUTPUT"], self.job.output_bytes).tobytes()
         assert got == self.work.outputs[turn], f"wrong output of input {turn}"
 
     async def good_run(self) -> None:
@@ -212,7 +218,7 @@ async def bus_errors(dut: Any) -> None:  # noqa: ANN401
         ("WEIGHTS", len(host.work.program.weights) - beat, read),
         ("INPUT", 0, read),
         ("OUTPUT", 0, write),
-        ("OUTPUT", host.task.output_bytes - beat, write),
+        ("OUTPUT", host.job.output_bytes - beat, write),
     )
     for response, (buffer, offset, error) in itertools.product(("slverr", "decerr"), places):
         dut._log.info("%s at byte %d of %s", response, offset, buffer)

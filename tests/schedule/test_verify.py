@@ -148,6 +148,7 @@ UNSCALED = f"{PROBABILITIES}\n{EPILOGUE}"
         ),
         (["load words=1", "load words=1", f"{COMPUTE}", f"{EPILOGUE}", "end"], "races with load"),
         (["store words=1 region=output", "end"], "does not wait for the last store"),
+        (["load words=1", "end"], "does not wait for the last load"),
         (TOO_MANY, "Instruction 0 can never finish"),
         ([*[SCORES] * 5, *[MIX] * 5, "end"], "Instruction 9 can leave more than 4"),
         ([*FIVE_BLOCKS, "end"], "Instruction 1 can leave more than 4"),
@@ -163,5 +164,6 @@ def test_wrong_programs_are_named(lines: list[str], reason: str) -> None:
 
 
 def test_255_semaphores_are_fine() -> None:
-    lines = ["load words=1 signal=load"] * 255 + ["load words=1 wait=load"] * 255 + ["end"]
+    lines = ["load words=1 signal=load"] * 255 + ["load words=1 wait=load"] * 254
+    lines += ["load words=1 wait=load signal=control", "end wait=load"]
     verify(parse_program("\n".join(lines)).instructions, config())
