@@ -9,13 +9,14 @@ TYPED := build/typed/vitessera
 PYNQS := pynq3 pynq4
 PYNQ_TESTS := tests/host tests/vivado/test_handoff.py tests/cli -m "pynq"
 
-.PHONY: demo test check zoo bench bench-full docs lint types clean help tools
+.PHONY: demo test check zoo campaign bench bench-full docs lint types clean help tools
 
 help:
 	@echo "make demo    the digits model from ONNX to verified RTL"
 	@echo "make test    all tests"
 	@echo "make check   lint, types and the tests that need no simulator (under a minute)"
 	@echo "make zoo     exports of many libraries' models, from ONNX to the RTL (part of make test)"
+	@echo "make campaign HOURS=2   random programs on random accelerators, on the RTL"
 	@echo "make bench   products and DeiT-Tiny at 256 and 1024 MACs, in RTL cycles (15 minutes)"
 	@echo "make bench-full   DeiT-Small, ViT-Base and slow DRAM, too (an hour)"
 	@echo "make docs    docs/registers.md and docs/isa.md from their definitions"
@@ -36,6 +37,10 @@ check: lint types $(VENV)/dev
 
 zoo: $(VENV)/dev
 	$(BIN)/python -m pytest -n $(JOBS) -rs tests/zoo
+
+HOURS ?= 1
+campaign: $(VENV)/dev
+	$(BIN)/python tests/campaign/campaign.py --hours $(HOURS)
 
 bench: $(VENV)/dev
 	$(BIN)/python -m vitessera.sim.benchmark
