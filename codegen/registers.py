@@ -340,8 +340,8 @@ def shell_values(config: HardwareConfig, design_hash: int) -> dict[str, object]:
 def host_constants() -> str:
     """registers.json of a build directory: what a host driver must know, as JSON.
 
-    Offsets and bit fields by register name, the counters among them, the meaning of error codes,
-    the map's version.
+    Offsets and bit fields by register name, the counters among them, the units by their bits, the
+    meaning of error codes, the map's version.
     """
     return json.dumps(
         {
@@ -355,6 +355,7 @@ def host_constants() -> str:
                 for entry in REGISTERS
             },
             "counters": [counter.name for counter in COUNTERS],
+            "units": [unit.name.lower() for unit in Unit],
             "states": {state.value: state.name for state in State},
             "errors": {error.value: [error.name, ERROR_MEANING[error]] for error in HardwareError},
         },

@@ -24,6 +24,7 @@ from .build import CompiledModel, read_compiled
 from .errors import BoardError, BuildDirectoryError, OverlayError, VitesseraError
 from .inputs import Batch, Images, as_batch
 from .interface import VLNV
+from .limits import allowed_cycles
 from .loops import event_loop, loop_is_running
 from .results import Prediction, Profile, predict
 
@@ -34,9 +35,6 @@ Outputs = dict[str, npt.NDArray[np.float64]]
 Progress = Callable[[int], None]
 
 SLOTS = 2  # input and output buffers: one is computed on while the other is filled or read
-# A run may take this many times as long as predicted, and this many cycles more.
-TIME_LIMIT_FACTOR = 20
-TIME_LIMIT_CYCLES = 1_000_000
 TURN_SECONDS = 0.001  # between two looks whether another task's run is over
 
 
@@ -357,7 +355,7 @@ class Accelerator:
         """Cycles that a run may take."""
         if self._timeout is not None:
             return max(1, int(self._timeout * int(model.config["clock_mhz"]) * 1e6))
-        return model.expected_cycles * TIME_LIMIT_FACTOR + TIME_LIMIT_CYCLES
+        return allowed_cycles(model.expected_cycles)
 
     # --- After a run
 

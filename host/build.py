@@ -23,7 +23,7 @@ from .images import IMAGE_AXES, Float32Array, quantize_pixels
 from .interface import OVERLAY
 from .preprocessing import Preprocessing
 
-FORMAT = 4  # of the build directory; raise when older ones cannot be read any more
+FORMAT = 5  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it
 _COMPILE_AGAIN = "Compile the model again."
@@ -72,6 +72,7 @@ class Hardware:
         magic: identifies the accelerator.
         interface_version: of its register map.
         counters: names of the performance counters.
+        units: names of the units, by their bit in QUEUES.
         states: STATE in STATUS → name.
         errors: ERROR in STATUS → name and meaning.
     """
@@ -79,6 +80,7 @@ class Hardware:
     magic: int
     interface_version: int
     counters: tuple[str, ...]
+    units: tuple[str, ...]
     states: Mapping[int, str]
     errors: Mapping[int, tuple[str, str]]
 
@@ -269,6 +271,7 @@ def _hardware(registers: Mapping[str, Any]) -> Hardware:
         magic=registers["magic"],
         interface_version=registers["interface_version"],
         counters=tuple(registers["counters"]),
+        units=tuple(registers["units"]),
         states={int(state): name for state, name in registers["states"].items()},
         errors={
             int(code): (name, meaning) for code, (name, meaning) in registers["errors"].items()

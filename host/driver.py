@@ -27,6 +27,9 @@ CHECK_SECONDS = 0.5  # the same, while waiting for the interrupt: it might get l
 RESET_POLLS = 2000  # looks until a soft reset must be over
 IDLE_LOOKS = 3  # in a row, idle and yet no end reported: the run is lost
 COUNTER_MAXIMUM = 0xFFFFFFFF
+# A run in which no counter of work changes for so long has come to a stand: 2 ms at 100 MHz.
+STILL_CYCLES = 200_000
+TIME_COUNTERS = ("CYCLES", "LOAD_WAIT")  # they count while nothing moves, too
 NO_ERROR = "NONE"
 IGNORED_START = "START_WHILE_BUSY"  # the run that was under way is not disturbed
 
@@ -50,6 +53,8 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
         self._controller = self.interrupt.parent() if self._interrupt_works else None
         self._loaded_at = ""
         self._idle_looks = 0
+        self._moved_at = 0  # cycle of the last look at the counters of work, and what they were
+        self._work: dict[str, int] = {}
         self._hardware: Hardware | None = None
 
     @property
@@ -127,6 +132,7 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
         regs.IER = 1
         regs.GIER = 1
         self._idle_looks = 0
+        self._moved_at, self._work = 0, {}
         regs.CTRL = 1
 
     def wait(self, limit: int) -> None:
@@ -136,7 +142,7 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
             limit: accelerator cycles that the run may take.
 
         Raises:
-            RunTimeoutError: it took longer, or was lost; it goes on until `recover`.
+            RunTimeoutError: it took longer, stands still, or was lost; it goes on until `recover`.
             AcceleratorError: it ended with an error.
         """
         foreign = threading.get_ident() != self._thread
@@ -181,6 +187,7 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
                 "that is progress; otherwise simulate the build directory with 'vitessera "
                 "simulate'.",
             )
+        self._check_movement(cycles)
         self._idle_looks = self._idle_looks + 1 if self._state() == "IDLE" else 0
         if self._idle_looks > IDLE_LOOKS:
             raise RunTimeoutError(
@@ -189,6 +196,20 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
                 "Something else has used its registers; run again.",
             )
         return False
+
+    def _check_movement(self, cycles: int) -> None:
+        """RunTimeoutError when nothing has been done for STILL_CYCLES."""
+        if cycles - self._moved_at < STILL_CYCLES:
+            return
+        work = {n: value for n, value in self.counters().items() if n not in TIME_COUNTERS}
+        if work == self._work:
+            raise RunTimeoutError(
+                f"The run stands still: nothing has moved for {cycles - self._moved_at:,} cycles."
+                f"\n{self.status()}",
+                "Simulate the build directory with 'vitessera simulate', which says who waits for "
+                "whom, and report it. If only load waits, DRAM does not answer.",
+            )
+        self._moved_at, self._work = cycles, work
 
     def _state(self) -> str:
         return self.hardware.states[int(self.register_map.STATUS.STATE)]
@@ -216,13 +237,24 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
         return {name: int(getattr(self.register_map, name)) for name in self.hardware.counters}
 
     def status(self) -> str:
-        """State, error and counters, one line each; disturbs nothing."""
+        """State, error, waiting units and counters, one line each; disturbs nothing."""
         code = int(self.register_map.STATUS.ERROR)
         error, _ = self.hardware.errors.get(code, (str(code), ""))
-        facts = {"state": self._state(), "error": error} | {
+        facts = {"state": self._state(), "error": error, **self._waiting()} | {
             name: f"{value:,}" for name, value in self.counters().items()
         }
         return "\n".join(f"  {name:<16}{value}" for name, value in facts.items())
+
+    def _waiting(self) -> dict[str, str]:
+        """What the next instruction of each unit waits for; units without one are left out."""
+        filled, blocked = (
+            int(getattr(self.register_map.QUEUES, name)) for name in ("FILLED", "BLOCKED")
+        )
+        return {
+            f"{unit} waits": "for another unit" if blocked >> bit & 1 else "until it is free"
+            for bit, unit in enumerate(self.hardware.units)
+            if filled >> bit & 1
+        }
 
     def recover(self) -> None:
         """Ends whatever is under way, so that buffers are no longer touched.

@@ -10,6 +10,9 @@ derives what must have happened before what:
 Then each pair of conflicting accesses must be ordered: a writer done before a later reader issues,
 and the other way round. That compute and epilogue stream into each other, and that queues are
 finite, is used only to look for deadlocks, where it makes things harder, not to order accesses.
+
+It takes for granted that kernels go on as long as their streams do; which streams count on room,
+and why there is some, is in docs/architecture.md, "What a step promises".
 """
 
 from __future__ import annotations
@@ -47,6 +50,7 @@ def verify(instructions: Sequence[isa.Instruction], config: HardwareConfig) -> N
     isa.check_end(instructions)
     _check_pairs(instructions)
     _check_softmax_blocks(instructions)
+    _check_row_buffer(instructions, config)
     _check_balance(instructions)
     events = _Replay(instructions, config.queue_depth).run()
     _check_counters(instructions, events)
@@ -125,6 +129,16 @@ def _check_softmax_blocks(instructions: Sequence[isa.Instruction]) -> None:
                 f"The program leaves {count} softmax blocks that {unit.name.lower()} must take.",
                 "Compile the model again.",
             )
+
+
+def _check_row_buffer(instructions: Sequence[isa.Instruction], config: HardwareConfig) -> None:
+    """Statistics come after a row tile's last word: until then all of its words must have room."""
+    for index, instruction in enumerate(instructions):
+        if isinstance(instruction, isa.Norm):
+            words = instruction.inner * config.beats_per_tile
+            if words > config.norm_buffer_words:
+                room = f"{config.norm_buffer_words} words of row buffer"
+                raise _error(index, instruction, f"needs {words} of {room}")
 
 
 def _pairs_of_waits(instruction: isa.Instruction) -> list[Pair]:

@@ -161,6 +161,17 @@ def test_a_run_that_never_ends(open_board: Open, folder: Path, stuck: Path, righ
     right(acc)
 
 
+def test_a_run_that_stands_still(open_board: Open, folder: Path, stuck: Path, right: Right) -> None:
+    """It is noticed long before the time limit, and the status says which units wait."""
+    acc = open_board()
+    acc.load(stuck)
+    with pytest.raises(RunTimeoutError, match="The run stands still") as caught:
+        acc.predict(np.zeros(acc.model.image, np.float32))
+    assert "compute waits   for another unit" in str(caught.value)
+    acc.load(folder)
+    right(acc)
+
+
 def test_dram_that_never_answers(open_board: Open, digits: Digits, right: Right) -> None:
     """Not even a soft reset ends that; the overlay is loaded again."""
     acc = open_board(timeout=0.001)

@@ -148,6 +148,7 @@ UNSCALED = f"{PROBABILITIES}\n{EPILOGUE}"
         ),
         (["load words=1", "load words=1", f"{COMPUTE}", f"{EPILOGUE}", "end"], "races with load"),
         (["store words=1 region=output", "end"], "does not wait for the last store"),
+        (["norm outer=1 inner=999 channels=1", "end"], "needs 7992 of 4096 words of row buffer"),
         (["load words=1", "end"], "does not wait for the last load"),
         (TOO_MANY, "Instruction 0 can never finish"),
         ([*[SCORES] * 5, *[MIX] * 5, "end"], "Instruction 9 can leave more than 4"),
