@@ -148,9 +148,9 @@ def run(args: argparse.Namespace) -> int:
     stages = Stages()
     build = compile_model(args.model, chosen, calibration, stages.start, given, args.results)
     stages.start("write")
-    write_build(build, args.output)
+    place = write_build(build, args.output)
     stages.finish()
-    print(summary(build, args.output))
+    print(summary(build, args.output if args.output.exists() else place))
     return 0
 
 
