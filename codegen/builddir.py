@@ -31,7 +31,7 @@ from ..host.preprocessing import Preprocessing
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
 from .hostlayout import host_layout
-from .outputfile import JsonFile, is_regular, resolved, staging
+from .outputfile import JsonFile, is_regular, is_there, resolved, staging
 from .program import Program, load_program, save_program
 from .schedule.timing import estimate
 from .toplevel import Rtl
@@ -106,7 +106,7 @@ def _check_free(place: Path, name: Path) -> None:
 
 
 def _not_free(place: Path) -> str | None:
-    if not os.path.lexists(place):
+    if not is_there(place):
         return None
     if place.is_symlink() or not place.is_dir():
         return "is a file" if is_regular(place) else "is no folder"

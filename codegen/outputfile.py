@@ -36,12 +36,18 @@ def staging(folder: Path) -> Iterator[Path]:
         yield Path(scratch)
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything, a broken link for instance; OSError if that cannot be said."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def is_regular(path: Path) -> bool:
     """Whether a file is there, and is no link, folder, pipe or device."""
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
+    return is_there(path) and stat.S_ISREG(path.lstat().st_mode)
 
 
 @dataclass(frozen=True)
@@ -98,23 +104,23 @@ class OutputFile:
         """Where `path` leads to; OutputError if what is there must stay."""
         self.path.parent.stat()  # `missing/..` is no folder, whatever it is resolved to
         place = resolved(self.path)
-        if not os.path.lexists(place):
+        if not is_there(place):
             return place
         if not is_regular(place):
             kind = "a folder" if place.is_dir() else "no regular file"
-            raise OutputError(f"{self.path} is {kind}.", self._remedy())
+            raise OutputError(f"{self.path} is {kind}.", self._remedy("Give"))
         if place.stat().st_size and not self.is_ours(place):
             raise OutputError(
                 f"{self.path} is there already, and 'vitessera {self.writer}' did not write it.",
-                self._remedy(),
+                self._remedy("Move it away, or give"),
             )
         if not os.access(place, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         return place
 
-    def _remedy(self) -> str:
+    def _remedy(self, give: str) -> str:
         _, _, option = self.writer.partition(" ")
-        return f"Move it away, or give another path with {option}." if option else "Move it away."
+        return f"{give} another path with {option}." if option else "Move it away."
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
