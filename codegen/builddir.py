@@ -41,7 +41,7 @@ ESSENTIAL = {"images.npz", "rtl/accelerator.v", "rtl/core.v", "rtl/shell.v"} | {
     f"program/{name}" for name in ("program.bin", "program.json", "weights.bin", "layout.npz")
 }
 RESULT_FILE = "simulation.json"  # of the last simulation; `report` shows its cycles by layer
-_COMPILE_AGAIN = "Compile the model again."
+_COMPILE_AGAIN = "Compile the model again into an empty folder."
 
 
 @dataclass(frozen=True)
