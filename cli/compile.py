@@ -59,7 +59,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     add_results(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="the build directory"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the build directory; an older one is replaced if all in it is as vitessera wrote it",
     )
     parser.add_argument(
         "--calibration",

@@ -36,7 +36,7 @@ LOG_SECONDS = 10.0  # the same, where they are lines of a file
 # In the name of an output: a folder that is this one, the one above or the root, and what stands
 # for a separator elsewhere or begins an encoded byte.
 LEADS_ELSEWHERE = re.compile(r"(?:^|(?<=/))(?:\.{1,2}(?=/|$)|/)|[\\%]")
-MEMBER_PART_BYTES = 250  # of a file's name, with .npy less than what file systems take
+MEMBER_BYTES = 250  # with .npy less than what a file system takes as one name
 
 DESCRIPTION = """\
 Runs a compiled model on images: on the board where there is one, else on the simulated RTL. Needs
@@ -375,7 +375,7 @@ def member_names(model: CompiledModel) -> dict[str, str]:
     """Output → its name in an archive; OutputError when one is too long for a file."""
     names = {output.name: member_name(output.name) for output in model.outputs}
     for name, member in names.items():
-        if max(map(len, member.encode().split(b"/"))) > MEMBER_PART_BYTES:
+        if len(member.encode()) > MEMBER_BYTES:
             raise OutputError(
                 f"The output {name[:40]!r}... has a name that is too long for a file in an archive "
                 f"({len(name)} characters).",
