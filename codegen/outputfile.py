@@ -47,7 +47,10 @@ def is_there(path: Path) -> bool:
 
 def is_regular(path: Path) -> bool:
     """Whether a file is there, and is no link, folder, pipe or device."""
-    return is_there(path) and stat.S_ISREG(path.lstat().st_mode)
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 @dataclass(frozen=True)

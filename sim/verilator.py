@@ -108,7 +108,8 @@ def environment() -> dict[str, str]:
 
 def is_built(design: Design) -> bool:
     """Whether `build` will find it in the cache."""
-    return cached_bytes(_folder(design) / design.top) is not None
+    with cache_access():
+        return cached_bytes(_folder(design) / design.top) is not None
 
 
 def _folder(design: Design) -> Path:

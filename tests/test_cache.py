@@ -154,6 +154,18 @@ def test_a_simulator_that_is_damaged_is_built_again(
     assert not list(folder.glob(".vitessera-*"))
 
 
+def test_a_file_in_the_place_of_a_simulator_is_replaced(tools: Tools, folder: Path) -> None:
+    built = verilator.build(DESIGN)
+    (built / "counter").unlink()
+    (built / "counter.sha256").unlink()
+    built.rmdir()
+    built.write_text("a file")
+    assert verilator.build(DESIGN) == built
+    assert (built / "counter").read_bytes() == BINARY
+    assert tools.calls == 2
+    assert not list(folder.glob(".vitessera-*"))
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", ["verilated.o", "verilated.o.sha256"])
 def test_a_runtime_that_is_damaged_is_compiled_again(
