@@ -59,7 +59,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     add_results(parser)
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="the build directory"
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="the build directory; an older one is replaced if all in it is as vitessera wrote it",
     )
     parser.add_argument(
         "--calibration",
@@ -148,9 +153,9 @@ def run(args: argparse.Namespace) -> int:
     stages = Stages()
     build = compile_model(args.model, chosen, calibration, stages.start, given, args.results)
     stages.start("write")
-    write_build(build, args.output)
+    place = write_build(build, args.output)
     stages.finish()
-    print(summary(build, args.output))
+    print(summary(build, args.output if args.output.exists() else place))
     return 0
 
 

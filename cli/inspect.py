@@ -12,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from vitessera.codegen.importer import Inspection, Row, Status, inspect_model
-
-from .output import write_json
+from vitessera.codegen.outputfile import JsonFile, check_outputs
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -56,12 +55,14 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         VitesseraError: the model cannot be read, or the JSON file cannot be written.
     """
+    account = None if args.json is None else JsonFile(args.json, "inspect --json")
+    check_outputs(account)
     inspection = inspect_model(args.model, args.results)
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     console.print(_table(inspection))
     console.print(summary(inspection), highlight=False)
-    if args.json is not None:
-        write_json(args.json, _as_json(inspection))
+    if account is not None:
+        account.write(_as_json(inspection))
     return 0 if inspection.supported else 2
 
 

@@ -11,6 +11,7 @@ from vitessera.codegen.boards import Board
 from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import BuildDirectoryError, ConfigError
+from vitessera.codegen.outputfile import OutputFile, check_outputs
 
 from .compile import Stages
 
@@ -66,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     from vitessera.codegen.report import report
 
     build = read_build(args.directory)
+    picture = None if args.timeline is None else OutputFile(args.timeline, "report --timeline")
+    check_outputs(picture)
     board = chosen_board(build, args.board) if args.resources else None
     cycles = measured_cycles(args.directory)
     print(report(build.program, cycles).to_text())
@@ -73,14 +76,14 @@ def run(args: argparse.Namespace) -> int:
         print(f"\nCycles by layer: run 'vitessera simulate {args.directory}' to measure them.")
     if args.quantization:
         print(f"\n{build.reports['quantization.txt']}")
-    if args.timeline is not None:
-        draw_timeline(args.directory, build, args.timeline)
+    if picture is not None:
+        draw_timeline(args.directory, build, picture)
     if board is not None:
         print(f"\n{resources_text(build, board)}")
     return 0
 
 
-def draw_timeline(folder: Path, build: Build, path: Path) -> None:
+def draw_timeline(folder: Path, build: Build, picture: OutputFile) -> None:
     """Writes the picture of the last simulation's first image.
 
     Raises:
@@ -100,8 +103,8 @@ def draw_timeline(folder: Path, build: Build, path: Path) -> None:
             f"Run 'vitessera simulate {folder}' first.",
         ) from error
     title = f"{build.model} on {build.config.macs} MACs: {counters['CYCLES']:,} cycles"
-    draw(intervals, path, title)
-    print(f"\nTimeline: {path}")
+    draw(intervals, picture, title)
+    print(f"\nTimeline: {picture.path}")
 
 
 def chosen_board(build: Build, name: str | None) -> Board:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import sys
 import time
 import zipfile
@@ -17,7 +18,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from vitessera.codegen.errors import ImageError
+from vitessera.codegen.errors import ImageError, OutputError
+from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs
 from vitessera.host import Accelerator, Prediction
 from vitessera.host.accelerator import check_simulatable
 from vitessera.host.board import has_board
@@ -28,10 +30,13 @@ from vitessera.host.imagesets import load_images
 from vitessera.host.inputs import ARRAY_FILES, KEYS, as_batch
 from vitessera.host.results import predict
 
-from .output import check_writable, write_json, writing
-
 TERMINAL_SECONDS = 0.1  # between two signs of progress
 LOG_SECONDS = 10.0  # the same, where they are lines of a file
+
+# In the name of an output: a folder that is this one, the one above or the root, and what stands
+# for a separator elsewhere or begins an encoded byte.
+LEADS_ELSEWHERE = re.compile(r"(?:^|(?<=/))(?:\.{1,2}(?=/|$)|/)|[\\%]")
+MEMBER_BYTES = 250  # with .npy less than what a file system takes as one name
 
 DESCRIPTION = """\
 Runs a compiled model on images: on the board where there is one, else on the simulated RTL. Needs
@@ -83,7 +88,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--outputs",
         type=Path,
         metavar="FILE.npz",
-        help="save all outputs, as real numbers [images, tokens, channels] by their ONNX names",
+        help="save all outputs, as real numbers [images, tokens, channels] by their ONNX names; of "
+        "names that are no paths below a folder, as '/x' is none, that part is percent-encoded",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument(
@@ -177,8 +183,10 @@ def run(args: argparse.Namespace) -> int:
     if args.outputs is None:
         check_classes(model)
     work = gather(args.images, model)
-    for path in filter(None, (args.json, args.outputs)):
-        check_writable(path)
+    saved = None if args.outputs is None else OutputFile(args.outputs, "run --outputs")
+    written = None if args.json is None else JsonFile(args.json, "run --json")
+    check_outputs(saved, written)
+    members = {} if saved is None else member_names(model)
     simulate = on_simulation(args)
     print(f"vitessera: {announcement(args, simulate)}", file=sys.stderr)
     with Accelerator(args.directory, simulate=simulate, timeout=args.timeout) as accelerator:
@@ -190,9 +198,12 @@ def run(args: argparse.Namespace) -> int:
     print(text(model, work.items, predictions, outputs, args.top))
     if args.profile:
         print(f"\nThe last image:\n{profile}")
-    if args.outputs is not None:
-        save(args.outputs, outputs)
-    if args.json is not None:
+    if saved is not None:
+        save(saved, {members[name]: array for name, array in outputs.items()})
+        for name, member in members.items():
+            if name != member:
+                print(f"vitessera: {saved.path} holds {name!r} as {member!r}.", file=sys.stderr)
+    if written is not None:
         facts = {
             "model": model.name,
             "device": "simulated RTL" if simulate else "board",
@@ -203,7 +214,7 @@ def run(args: argparse.Namespace) -> int:
             "mac_peak_share": profile.mac_peak_share,
             "counters": dict(profile.counters),
         }
-        write_json(args.json, facts)
+        written.write(facts)
     return 0
 
 
@@ -360,10 +371,42 @@ def as_records(
     return records
 
 
-def save(path: Path, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
-    """Writes all outputs as .npz; OutputError when that is not possible."""
+def member_names(model: CompiledModel) -> dict[str, str]:
+    """Output → its name in an archive; OutputError when one is too long for a file."""
+    names = {output.name: member_name(output.name) for output in model.outputs}
+    for name, member in names.items():
+        if len(member.encode()) > MEMBER_BYTES:
+            raise OutputError(
+                f"The output {name[:40]!r}... has a name that is too long for a file in an archive "
+                f"({len(name)} characters).",
+                "Rename it in the model and compile that again, or leave --outputs out.",
+            )
+    return names
+
+
+def member_name(name: str) -> str:
+    """`name` as a path in an archive, which stays in the folder that it is unpacked to.
+
+    What could lead elsewhere, or cannot be shown, is percent-encoded; urllib.parse.unquote gives
+    the name back, so that no two become one.
+    """
+    inside = LEADS_ELSEWHERE.sub(lambda found: percent_encoded(found[0]), name)
+    return "".join(char if char.isprintable() else percent_encoded(char) for char in inside)
+
+
+def percent_encoded(text: str) -> str:
+    """Every byte of `text` as % and two digits."""
+    return "".join(f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
+
+
+def save(file: OutputFile, outputs: Mapping[str, npt.NDArray[np.float64]]) -> None:
+    """Writes arrays as .npz, by member_name; OutputError when that is not possible."""
     # numpy.savez would take some names, such as "file", for arguments of its own.
-    with writing(path), zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with (
+        file.writing() as staged,
+        zipfile.ZipFile(staged, "w", zipfile.ZIP_DEFLATED) as archive,
+    ):
+        archive.comment = file.mark.encode()
         for name, array in outputs.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array)

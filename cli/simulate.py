@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
+from vitessera.codegen.builddir import Build, read_build, result_file
 from vitessera.codegen.errors import ImageError
+from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs
 from vitessera.host.imagesets import ImageSet, load_images
-
-from .output import check_writable, write_json
 
 DEFAULT_COUNT = 8
 
@@ -69,14 +72,40 @@ def run(args: argparse.Namespace) -> int:
     """Simulates and prints the result."""
     build = read_build(args.directory)
     chosen = choose_images(build, args.images, args.count)
-    results = [path for path in (args.json, args.directory / RESULT_FILE) if path]
-    for path in filter(None, (*results, args.waves)):
-        check_writable(path)
-    result = simulate_with_progress(build, chosen, args.waves)
+    results = [result_file(args.directory)]
+    if args.json is not None:
+        results.append(JsonFile(args.json, "simulate --json"))
+    waves = None if args.waves is None else OutputFile(args.waves, "simulate --waves")
+    check_outputs(*results, waves)
+    with recording(waves) as path:
+        result = simulate_with_progress(build, chosen, path)
     print(text(result))
-    for path in results:
-        write_json(path, result)
+    for file in results:
+        file.write(result)
     return 0 if result["bit_exact"] else 1
+
+
+@contextmanager
+def recording(waves: OutputFile | None) -> Iterator[Path | None]:
+    """Gives a path to record waveforms to; they are kept, however the simulation ends."""
+    if waves is None:
+        yield None
+        return
+    with TemporaryDirectory() as scratch:
+        recorded = Path(scratch, "waves.vcd")
+        try:
+            yield recorded
+        finally:
+            if recorded.exists():
+                keep_waves(recorded, waves)
+
+
+def keep_waves(recorded: Path, waves: OutputFile) -> None:
+    """Moves a waveform to where the user wants it; marked, so that the next may replace it."""
+    with waves.writing() as staged:
+        shutil.move(recorded, staged)
+        with staged.open("a", encoding="utf-8") as file:
+            file.write(f"\n$comment {waves.mark} $end\n")
 
 
 def choose_images(build: Build, path: Path | None, count: int | None) -> ImageSet:

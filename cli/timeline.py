@@ -6,7 +6,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitessera.codegen.errors import OutputError
@@ -14,6 +13,7 @@ from vitessera.codegen.isa import Unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from vitessera.codegen.outputfile import OutputFile
     from vitessera.sim.trace import Interval
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -52,15 +52,16 @@ def bars(intervals: Sequence[Interval]) -> Iterator[Bar]:
                 yield Bar(unit, None, end, following.start)
 
 
-def draw(intervals: Sequence[Interval], path: Path, title: str) -> None:
+def draw(intervals: Sequence[Interval], picture: OutputFile, title: str) -> None:
     """Writes the picture; its format is the file's suffix.
 
     Raises:
         OutputError: the suffix is none of FORMATS, or the file cannot be written.
     """
-    if path.suffix not in FORMATS:
+    if picture.path.suffix not in FORMATS:
         raise OutputError(
-            f"{path}: pictures are written as {', '.join(FORMATS)}.", "Choose one of these endings."
+            f"{picture.path}: pictures are written as {', '.join(FORMATS)}.",
+            "Choose one of these endings.",
         )
     import matplotlib as mpl
 
@@ -71,11 +72,8 @@ def draw(intervals: Sequence[Interval], path: Path, title: str) -> None:
     _fill(axes, list(bars(intervals)))
     axes.set_title(title, loc="left")
     try:
-        figure.savefig(path, dpi=DPI)
-    except OSError as error:
-        raise OutputError(
-            f"{path} cannot be written ({error.strerror or error}).", "Give another file."
-        ) from error
+        with picture.writing() as staged:
+            figure.savefig(staged, dpi=DPI, metadata={"Creator": picture.mark})
     finally:
         plt.close(figure)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .boards import BOARDS, MEBIBYTE, Board, ProcessorKind, Resources, read_table
-from .config import HardwareConfig
+from .config import BOARD_NAME, BOARD_NAME_RULE, HardwareConfig
 from .errors import ConfigError
 
 SUFFIX = ".toml"
@@ -40,7 +40,6 @@ clock_mhz = 150
 """
 
 # What may stand in a generated Tcl script, in braces or without.
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PARTS = {
     ProcessorKind.ZYNQ_7000: re.compile(r"x[acq]7z[a-z0-9-]+"),
     ProcessorKind.ZYNQ_ULTRASCALE: re.compile(r"x[acq](zu|k\d)[A-Za-z0-9-]+"),
@@ -152,10 +151,10 @@ def _name(path: Path) -> str:
         raise ConfigError(
             f"{path}: vitessera has a board called {path.stem} already.", "Rename the file."
         )
-    if not NAME.fullmatch(path.stem):
+    if not BOARD_NAME.fullmatch(path.stem):
         raise ConfigError(
             f"{path}: {path.stem!r} cannot be the name of a board.",
-            "Rename the file: letters, digits, '.', '_' and '-', and a letter or digit first.",
+            f"Rename the file: {BOARD_NAME_RULE}.",
         )
     return path.stem
 
@@ -218,9 +217,10 @@ def _ddr_bytes(values: dict[str, Any], processor: ProcessorKind, source: str) ->
 
 
 def _device_names(names: list[Any], source: str) -> tuple[str, ...]:
-    if not all(isinstance(name, str) and name for name in names):
+    if not all(isinstance(name, str) and name and name.isprintable() for name in names):
         raise ConfigError(
-            f"{source}: device_names is {names!r}.", "It must be a list of strings in quotes."
+            f"{source}: device_names is {names!r}.",
+            "It must be a list of strings in quotes, without control characters.",
         )
     return tuple(names)
 

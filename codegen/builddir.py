@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from ..host.preprocessing import Preprocessing
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
 from .hostlayout import host_layout
+from .outputfile import JsonFile, is_regular, is_there, resolved, staging
 from .program import Program, load_program, save_program
 from .schedule.timing import estimate
 from .toplevel import Rtl
@@ -40,7 +41,7 @@ ESSENTIAL = {"images.npz", "rtl/accelerator.v", "rtl/core.v", "rtl/shell.v"} | {
     f"program/{name}" for name in ("program.bin", "program.json", "weights.bin", "layout.npz")
 }
 RESULT_FILE = "simulation.json"  # of the last simulation; `report` shows its cycles by layer
-_COMPILE_AGAIN = "Compile the model again."
+_COMPILE_AGAIN = "Compile the model again into an empty folder."
 
 
 @dataclass(frozen=True)
@@ -76,44 +77,87 @@ class Build:
         return self.program.config
 
 
+def result_file(folder: Path) -> JsonFile:
+    """Where `simulate` leaves its result in a build directory."""
+    return JsonFile(folder / RESULT_FILE, "simulate", signature=b'"bit_exact": ')
+
+
 def check_output(folder: Path) -> None:
     """Raises OutputError unless `folder` is free, or a build directory that may be replaced."""
     try:
-        reason = _not_free(folder)
-        if reason is None:
-            # Tried where the first new folder would go; nothing stays behind if compiling fails.
-            existing = next(parent for parent in folder.resolve().parents if parent.exists())
-            with tempfile.TemporaryDirectory(dir=existing, prefix=".vitessera-"):
-                pass
+        place = resolved(folder)
+        _check_free(place, folder)
+        # Tried where the first new folder would go; nothing stays behind if compiling fails.
+        existing = next(parent for parent in place.parents if parent.exists())
+        with staging(existing):
+            pass
     except OSError as error:
         raise _unwritable(folder, error) from error
-    if reason is not None:
-        raise OutputError(f"{folder} {reason}.", "Give an empty or new folder with -o.")
 
 
-def _not_free(folder: Path) -> str | None:
-    """Why `folder` must not be replaced, None if it may."""
-    if not folder.exists():
+def _check_free(place: Path, name: Path) -> None:
+    """Raises OutputError, which calls it `name`, if what is at `place` must not be replaced."""
+    if (reason := _not_free(place)) is not None:
+        raise OutputError(f"{name} {reason}.", "Give an empty or new folder with -o.")
+    if place.is_dir() and (reason := _foreign(place)) is not None:
+        raise OutputError(
+            f"{name} holds {reason}.", "Move it away, or give an empty or new folder with -o."
+        )
+
+
+def _not_free(place: Path) -> str | None:
+    if not is_there(place):
         return None
-    if not folder.is_dir():
-        return "is a file"
-    if Path.cwd().is_relative_to(folder.resolve()):
+    if place.is_symlink() or not place.is_dir():
+        return "is a file" if is_regular(place) else "is no folder"
+    if Path.cwd().is_relative_to(place):
         return "is the current folder, or holds it, and cannot be replaced"
-    if folder.is_mount():
+    if place.is_mount():
         return "is a mount point and cannot be replaced"
-    foreign = sorted({str(path.relative_to(folder)) for path in _files(folder)} - _own(folder))
-    if foreign:
-        return f"holds files that vitessera did not write, such as {foreign[0]}"
     return None
 
 
-def _own(folder: Path) -> set[str]:
-    """Files in `folder` that vitessera wrote, by the folder's manifest; of any version."""
+def _foreign(folder: Path) -> str | None:
+    """What is in `folder` and not as vitessera wrote it, by the folder's manifest."""
+    files = _vouched(folder)
+    folders = {parent for name in files for parent in PurePosixPath(name).parents}
+    for path in _entries(folder):
+        name = PurePosixPath(path.relative_to(folder))
+        if not is_regular(path):
+            known = name in folders and path.is_dir() and not path.is_symlink()
+        elif str(name) == MANIFEST:
+            known = bool(files)
+        elif str(name) == RESULT_FILE:
+            known = result_file(folder).is_ours(path)
+        else:
+            known = str(name) in files
+            if known and files[str(name)] != _digest(path):
+                return f"{name}, which has changed since vitessera wrote it"
+        if not known:
+            return f"{name}, which vitessera did not write"
+    return None
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """All that is below `folder`, a folder before what it holds; links are not followed."""
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        yield Path(entry.path)
+        if entry.is_dir(follow_symlinks=False):
+            yield from _entries(Path(entry.path))
+
+
+def _vouched(folder: Path) -> dict[str, str]:
+    """File → its hash, of all that vitessera, of any version, wrote to `folder` by its manifest.
+
+    A manifest of ours is known by what no other program writes into one.
+    """
+    path = folder / MANIFEST
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return set()
-    return {*files, MANIFEST, RESULT_FILE} if isinstance(files, dict) else set()
+        manifest = json.loads(path.read_text(encoding="utf-8")) if is_regular(path) else {}
+        int(manifest["design_hash"], 16), manifest["vitessera"], manifest["format"]
+        return dict(manifest["files"].items())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _unwritable(folder: Path, error: OSError) -> OutputError:
@@ -123,25 +167,29 @@ def _unwritable(folder: Path, error: OSError) -> OutputError:
     )
 
 
-def write_build(build: Build, folder: Path) -> None:
+def write_build(build: Build, folder: Path) -> Path:
     """Writes `build` to `folder`; complete or not at all.
+
+    Returns:
+        the place that `folder` leads to: a link stays, what it points to is written.
 
     Raises:
         OutputError: the folder is not free or cannot be written.
     """
-    check_output(folder)
     try:
-        target = folder.resolve()  # a link stays, what it points to is written
-        target.parent.mkdir(parents=True, exist_ok=True)
-        # Beside the folder, so that putting it in place is one rename.
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vitessera-") as scratch:
-            staged = Path(scratch, "build")
+        place = resolved(folder)
+        _check_free(place, folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with staging(place.parent) as scratch:
+            staged = scratch / "build"
             _write_files(build, staged)
-            if target.exists():
-                target.replace(Path(scratch, "replaced"))
-            staged.replace(target)
+            if place.exists():
+                _check_free(place, folder)  # again: it is about to be deleted
+                place.replace(scratch / "replaced")
+            staged.replace(place)
     except OSError as error:
         raise _unwritable(folder, error) from error
+    return place
 
 
 def _write_files(build: Build, folder: Path) -> None:

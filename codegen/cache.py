@@ -1,14 +1,19 @@
-"""The build cache: generated Verilog and simulator binaries, by the hash of what made them."""
+"""The build cache: generated Verilog and simulator binaries, by the hash of what made them.
+
+A file in it is used only if it is as it was written: beside it stands the hash of its content.
+Without that, or with another, it is made anew.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import OutputError
+from .outputfile import is_regular, staging
 
 CACHE_VARIABLE = "VITESSERA_CACHE"
 
@@ -37,11 +42,40 @@ def cached_text(name: str, make: Callable[[], str]) -> str:
     path = cache_folder() / name
     with cache_access():
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_file():
-            return path.read_text()
+        if (content := cached_bytes(path)) is not None:
+            return content.decode()
     text = make()
     with cache_access():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(path)
+        keep(path, text.encode())
     return text
+
+
+def cached_bytes(path: Path) -> bytes | None:
+    """The content of a file in the cache; None if it is not there, or not as it was written."""
+    if not (is_regular(path) and is_regular(_hash_file(path))):
+        return None
+    content = path.read_bytes()
+    return content if _hash_file(path).read_bytes() == _hash(content) else None
+
+
+def keep(path: Path, content: bytes) -> None:
+    """Writes a file of the cache, in a folder that is there, and its hash."""
+    with staging(path.parent) as scratch:
+        staged = scratch / path.name
+        staged.write_bytes(content)
+        seal(staged)
+        for file in (path, _hash_file(path)):
+            (scratch / file.name).replace(file)
+
+
+def seal(path: Path) -> None:
+    """Writes the hash of a file beside it."""
+    _hash_file(path).write_bytes(_hash(path.read_bytes()))
+
+
+def _hash_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _hash(content: bytes) -> bytes:
+    return hashlib.sha256(content).hexdigest().encode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from dataclasses import dataclass
 from enum import Enum
 
@@ -24,6 +25,10 @@ PARAMETER_BITS = 64
 # One channel's LayerNorm: gamma s16, beta s32.
 NORM_PARAMETER_BITS = 48
 
+
+# A board's name stands in file names, in messages and in generated Tcl scripts.
+BOARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+BOARD_NAME_RULE = "letters, digits, '.', '_' and '-', 64 at most, and a letter or digit first"
 
 # What messages call the types of fields.
 KINDS = {int: "a whole number", bool: "true or false, without quotes", str: "a string in quotes"}
@@ -60,7 +65,7 @@ class HardwareConfig:
             set them to 1, where whoever counts on room that is not there stops for ever.
         maps: whether NORM's kernels execute GATHER, which convolution stems need.
         clock_mhz: the frequency the bitstream is built for.
-        board: name of the board it was sized for, or "custom".
+        board: name of the board it was sized for, or "custom"; see BOARD_NAME_RULE.
     """
 
     tile: int = 8
@@ -104,6 +109,9 @@ class HardwareConfig:
                 or bool(tile % lanes),
                 f"bus_bits is {self.bus_bits}, must be 64 or 128": self.bus_bits not in (64, 128),
                 f"clock_mhz is {self.clock_mhz}, must be positive": self.clock_mhz <= 0,
+                f"board is {self.board[:80]!r}, must be {BOARD_NAME_RULE}": not (
+                    BOARD_NAME.fullmatch(self.board)
+                ),
             }
             | {
                 f"{name}_words is {words}, must be 1 to {2**ADDRESS_BITS}": not (

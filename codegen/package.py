@@ -14,6 +14,7 @@ import gzip
 import importlib.util
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -27,7 +28,8 @@ from typing import TYPE_CHECKING
 from ..host.build import BITSTREAM, MANIFEST, read_compiled
 from ..host.interface import OVERLAY
 from .builddir import ESSENTIAL, Build, read_build
-from .errors import BuildDirectoryError, OutputError, ToolError
+from .errors import BuildDirectoryError, ToolError
+from .outputfile import OutputFile
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -65,8 +67,8 @@ class Package:
 
 
 def package_name(build: Build) -> str:
-    """What the package of `build` is called: model and board."""
-    return f"{Path(build.model).stem}-{build.config.board}"
+    """What the package of `build` is called, model and board: a name for a file and a folder."""
+    return re.sub(r"^\W|[^\w .-]", "_", f"{Path(build.model).stem}-{build.config.board}")
 
 
 def write_package(folder: Path, target: Path | None = None, bitstream: bool = True) -> Package:
@@ -85,54 +87,21 @@ def write_package(folder: Path, target: Path | None = None, bitstream: bool = Tr
     build = read_build(folder)
     read_compiled(folder)  # as the board will
     name = package_name(build)
-    target = target or Path(f"{name}.tar.gz")
+    archive = OutputFile(target or Path(f"{name}.tar.gz"), "package -o")
     files = {path: _read(folder / path) for path in _paths(folder, bitstream)}
-    try:
-        check_replaceable(target)
-        place = target.resolve()  # a link stays, what it points to is written
-        # Beside the archive, so that putting it in place is one rename.
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".vitessera-") as scratch:
-            wheel = make_wheel(Path(scratch))
-            files[wheel.name] = wheel.read_bytes()
-            staged = Path(scratch, "archive")
-            _write_archive(staged, name, files)
-            staged.replace(place)
-    except OSError as error:
-        raise OutputError(
-            f"{target} cannot be written ({error.strerror or error}).",
-            "Give a path on a disk with space, in a folder where you may write, with -o.",
-        ) from error
+    with archive.writing() as staged:
+        wheel = make_wheel(staged.parent)
+        files[wheel.name] = wheel.read_bytes()
+        _write_archive(staged, name, files, archive.mark)
     for_board = f"{OVERLAY}.hwh" in build.vivado
-    return Package(target, name, wheel.name, BITSTREAM in files, for_board)
+    return Package(archive.path, name, wheel.name, BITSTREAM in files, for_board)
 
 
 # --- The archive
 
 
-def check_replaceable(target: Path) -> None:
-    """Raises OutputError if `target` is there and is not an older archive of ours."""
-    if not target.exists():
-        return
-    if not _is_package(target):
-        raise OutputError(
-            f"{target} is there already, and is no archive that 'vitessera package' wrote.",
-            "Give another path with -o.",
-        )
-
-
-def _is_package(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    try:
-        with tarfile.open(path) as archive:
-            first = archive.next()
-    except (tarfile.TarError, EOFError):
-        return False
-    return first is not None and PurePosixPath(first.name).name == MANIFEST
-
-
 def _paths(folder: Path, bitstream: bool) -> Iterator[str]:
-    """Paths in the build directory; the manifest comes first, by which we know our archives."""
+    """Paths in the build directory."""
     yield MANIFEST
     yield from sorted(name for name in ESSENTIAL if not name.startswith("rtl/"))
     yield "reports/registers.json"
@@ -159,10 +128,11 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
-def _write_archive(path: Path, folder: str, files: dict[str, bytes]) -> None:
+def _write_archive(path: Path, folder: str, files: dict[str, bytes], mark: str) -> None:
+    """Writes `path`; `mark` stands where gzip keeps the name of what it packed."""
     with (
         path.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=TIMESTAMP) as packed,
+        gzip.GzipFile(filename=mark, mode="wb", fileobj=raw, mtime=TIMESTAMP) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
     ):
         for name, content in files.items():

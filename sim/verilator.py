@@ -13,7 +13,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,8 +20,9 @@ from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
-from ..codegen.cache import cache_access, cache_folder
+from ..codegen.cache import cache_access, cache_folder, cached_bytes, keep, seal
 from ..codegen.errors import SimulationError, ToolError
+from ..codegen.outputfile import staging
 
 # The system tools that a Verilator build calls, and the Debian package of each.
 SYSTEM_TOOLS = {"g++": "g++", "make": "make", "perl": "perl"}
@@ -110,7 +110,8 @@ def environment() -> dict[str, str]:
 
 def is_built(design: Design) -> bool:
     """Whether `build` will find it in the cache."""
-    return (_folder(design) / design.top).is_file()
+    with cache_access():
+        return cached_bytes(_folder(design) / design.top) is not None
 
 
 def _folder(design: Design) -> Path:
@@ -130,15 +131,18 @@ def build(design: Design) -> Path:
 
 def _cached_build(design: Design) -> Path:
     folder = _folder(design)
-    binary = folder / design.top
-    if binary.is_file():
+    if is_built(design):
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
-        if not binary.is_file():  # another process may have been faster
-            with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-                _verilate(design, Path(scratch))
-                Path(scratch, "build").replace(folder)
+        if not is_built(design):  # another process may have been faster
+            with staging(folder.parent) as scratch:
+                _verilate(design, scratch)
+                built = scratch / "build"
+                seal(built / design.top)
+                if folder.exists():  # what it holds is damaged
+                    folder.replace(scratch / "damaged")
+                built.replace(folder)
     return folder
 
 
@@ -160,7 +164,8 @@ def _verilate(design: Design, scratch: Path) -> None:
     _step(design, settings, [*_verilator_command(design, output), *map(str, sources)])
     runtime = _runtime_folder(design)
     for compiled in runtime.glob("*.o"):
-        shutil.copy(compiled, output)
+        if (content := cached_bytes(compiled)) is not None:
+            (output / compiled.name).write_bytes(content)
     make = ["make", "-C", str(output), "-f", "Vtop.mk", f"VM_TRACE={int(design.waves)}"]
     _step(design, settings, make)
     _keep_runtime(output, runtime)
@@ -192,10 +197,8 @@ def _runtime_folder(design: Design) -> Path:
 def _keep_runtime(output: Path, runtime: Path) -> None:
     runtime.mkdir(parents=True, exist_ok=True)
     for compiled in output.glob("verilated*.o"):
-        if not (runtime / compiled.name).is_file():
-            staged = runtime / f"{compiled.name}.{os.getpid()}"
-            shutil.copy(compiled, staged)
-            staged.replace(runtime / compiled.name)
+        if cached_bytes(runtime / compiled.name) is None:
+            keep(runtime / compiled.name, compiled.read_bytes())
 
 
 def _verilator_command(design: Design, output: Path) -> list[str]:

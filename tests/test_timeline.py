@@ -10,6 +10,7 @@ from vitessera.cli.timeline import Bar, bars, draw
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import OutputError
 from vitessera.codegen.isa import Compute, End, Epilogue, Load, Source, Unit
+from vitessera.codegen.outputfile import OutputFile
 from vitessera.codegen.program import InputDescription, Program
 from vitessera.sim.trace import (
     CAUSES,
@@ -97,19 +98,24 @@ def test_bars_cover_each_lane_once(trace_file: Path) -> None:
     ]
 
 
+def picture(path: Path) -> OutputFile:
+    return OutputFile(path, "report --timeline")
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_picture(trace_file: Path, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
     path = tmp_path / f"timeline{suffix}"
-    draw(intervals(PROGRAM, read_trace(trace_file, PROGRAM)), path, "two products")
+    draw(intervals(PROGRAM, read_trace(trace_file, PROGRAM)), picture(path), "two products")
     start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
     assert path.read_bytes().startswith(start)
+    assert picture(path).is_ours(path), "it could not be replaced by the next"
 
 
 def test_a_picture_that_cannot_be_written(trace_file: Path, tmp_path: Path) -> None:
     found = intervals(PROGRAM, read_trace(trace_file, PROGRAM))
     with pytest.raises(OutputError, match=r"pictures are written as \.png"):
-        draw(found, tmp_path / "timeline.bmp", "")
+        draw(found, picture(tmp_path / "timeline.bmp"), "")
     pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
     with pytest.raises(OutputError, match="cannot be written"):
-        draw(found, tmp_path / "nowhere" / "timeline.png", "")
+        draw(found, picture(tmp_path / "nowhere" / "timeline.png"), "")

@@ -17,7 +17,7 @@ import numpy as np
 import onnxruntime
 from vitessera.cli.main import main as vitessera
 from vitessera.cli.simulate import accuracy
-from vitessera.codegen.builddir import Build, read_build
+from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
 from vitessera.codegen.reference import Reference
 from vitessera.host.imagesets import ImageSet, load_images
 from vitessera.sim.verify import patch_matrices
@@ -31,18 +31,18 @@ RTL_IMAGES = 40
 
 def main() -> int:
     """Runs everything; the exit code is 0 only when the RTL is bit-exact."""
-    build_folder, simulated = OUTPUT / "build", OUTPUT / "simulation.json"
+    build_folder = OUTPUT / "build"
     print(f"Compiling {MODEL.name}")
     compile_arguments = [str(MODEL), "-o", str(build_folder), "--calibration", str(IMAGES)]
     if code := vitessera(["compile", *compile_arguments]):
         return code
     print(f"\nSimulating the RTL on {RTL_IMAGES} held-out images")
     simulate_arguments = ["--images", str(IMAGES), "--count", str(RTL_IMAGES)]
-    code = vitessera(["simulate", str(build_folder), *simulate_arguments, "--json", str(simulated)])
+    code = vitessera(["simulate", str(build_folder), *simulate_arguments])
     if code == 2:
         return code
     held_out = load_images(IMAGES)
-    result = json.loads(simulated.read_text())
+    result = json.loads((build_folder / RESULT_FILE).read_text())
     simulated_images = ImageSet(held_out.images[:RTL_IMAGES], _labels(held_out)[:RTL_IMAGES])
     result["top1"]["float"] = float_accuracy(simulated_images)
     result["top1_all_held_out"] = {

@@ -304,29 +304,32 @@ def test_a_bitstream_that_cannot_be_read(
     assert_refused(outcome, "vitessera.bit cannot be read (No such file", "Make it readable")
 
 
-def foreign_tar() -> bytes:
+def foreign_tar(name: str) -> bytes:
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w:gz") as archive:
-        entry = tarfile.TarInfo("thesis.tex")
+        entry = tarfile.TarInfo(name)
         entry.size = 4
         archive.addfile(entry, io.BytesIO(b"mine"))
     return content.getvalue()
 
 
-@pytest.mark.parametrize("content", [b"", b"my thesis", b"\x1f\x8b\x08\x00", foreign_tar()])
+@pytest.mark.parametrize(
+    "content",
+    [b"my thesis", b"\x1f\x8b\x08\x00", foreign_tar("thesis.tex"), foreign_tar("x/manifest.json")],
+)
 def test_what_is_not_ours_is_kept(
     command: Command, digits_build: Path, tmp_path: Path, content: bytes
 ) -> None:
     path = tmp_path / "thesis.tar.gz"
     path.write_bytes(content)
     outcome = command("package", digits_build, "-o", path)
-    assert_refused(outcome, "thesis.tar.gz is there already", "no archive", "-o")
+    assert_refused(outcome, "thesis.tar.gz is there already", "did not write it", "-o")
     assert path.read_bytes() == content
 
 
 def test_a_folder_is_kept(command: Command, digits_build: Path, tmp_path: Path) -> None:
     outcome = command("package", digits_build, "-o", tmp_path)
-    assert_refused(outcome, f"{tmp_path} is there already", "-o")
+    assert_refused(outcome, f"{tmp_path} is a folder", "-o")
 
 
 def test_a_package_is_written_where_a_link_points(
@@ -342,7 +345,7 @@ def test_a_package_is_written_where_a_link_points(
 
 def test_a_folder_that_is_not_there(command: Command, digits_build: Path, tmp_path: Path) -> None:
     outcome = command("package", digits_build, "-o", tmp_path / "no" / "x.tar.gz")
-    assert_refused(outcome, "x.tar.gz cannot be written (No such file", "-o")
+    assert_refused(outcome, "x.tar.gz cannot be written (No such file", "writable folder")
     assert not list(tmp_path.iterdir())
 
 
@@ -358,7 +361,7 @@ def test_a_disk_that_is_full(
     before = target.read_bytes()
     monkeypatch.setattr(package, "_write_archive", write)
     outcome = command("package", digits_build, "-o", target)
-    assert_refused(outcome, "x.tar.gz cannot be written (No space left", "with space", "-o")
+    assert_refused(outcome, "x.tar.gz cannot be written (No space left", "with space")
     assert [path.name for path in tmp_path.iterdir()] == ["x.tar.gz"]
     assert target.read_bytes() == before
 

@@ -19,6 +19,7 @@ from host_support import NO_PYNQ, SMALL, vouch
 from vitessera.cli import run as run_command
 from vitessera.cli.main import main
 from vitessera.codegen.builddir import read_build
+from vitessera.codegen.outputfile import OutputFile
 from vitessera.codegen.program import save_program
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.registers import COUNTERS
@@ -203,7 +204,7 @@ def test_a_model_that_is_no_classifier(
 
 def test_outputs_of_any_name_can_be_saved(tmp_path: Path) -> None:
     outputs = {name: np.arange(3.0) + len(name) for name in ("file", "block/out.0", "x")}
-    run_command.save(tmp_path / "out.npz", outputs)
+    run_command.save(OutputFile(tmp_path / "out.npz", "run --outputs"), outputs)
     with np.load(tmp_path / "out.npz") as content:
         assert set(content.files) == set(outputs)
         assert all(np.array_equal(content[name], array) for name, array in outputs.items())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import importlib.util
 import json
 import os
@@ -189,6 +190,7 @@ BOARD_FILE_SLIPS: dict[tuple[str, str], tuple[str, ...]] = {
     ('"*:my-board:*"', '"{*}"'): ("board_part '{*}'", "vendor:board:*"),
     ('["MyBoard"]', '"MyBoard"'): ("device_names is 'MyBoard'", "list of strings"),
     ('["MyBoard"]', "[1]"): ("device_names is [1]", "list of strings"),
+    ('["MyBoard"]', '["a\\n"]'): (r"device_names is ['a\n']", "without control characters"),
     ("dsp = 1_248", ""): ("[resources]", "dsp is missing", "whole number"),
     ("dsp = 1_248", "dsps = 1"): ("[resources]", "unknown key 'dsps'", "Known keys", "bram36"),
     ("dsp = 1_248", "dsp = 0"): ("dsp is 0", "at least 1", "data sheet"),
@@ -275,6 +277,52 @@ def test_configuration(
         path.write_text(text)
     outcome = command("compile", MODEL, "-o", tmp_path / "build", "--config", path)
     assert_refused(outcome, *words)
+
+
+@pytest.mark.parametrize(
+    "board",
+    [
+        "",
+        "/../../x",
+        "..",
+        "a/b",
+        "a\\b",
+        "a\nb",
+        "\x1b[2J",
+        "-rf",
+        "a b",
+        "é",
+        "x" * 65,
+        "{a}",
+    ],
+)
+@pytest.mark.parametrize("name", ["config.toml", "config.json", "program.json"])
+def test_board_in_a_configuration(command: Command, damaged: Path, name: str, board: str) -> None:
+    arguments = (MODEL, "-o", damaged.parent / "new", "--config", damaged.parent / name)
+    chosen = ("compile", *arguments)
+    text = json.dumps({"board": board})
+    if name == "config.toml":
+        text = f"board = {json.dumps(board)}\n"  # a string of JSON is one of TOML
+    if name == "program.json":
+        chosen = ("package", damaged, "-o", damaged.parent / "x.tar.gz")
+        text = rewrite_board(damaged, board)
+    (damaged.parent / name).write_text(text)
+    shown = repr(repr(board))[1:-1] if name == "program.json" else repr(board)
+    words = (f"board is {shown}"[:80], "must be letters, digits", "and a letter or digit first")
+    assert_refused(command(*chosen), *words)
+    assert {path.name for path in damaged.parent.iterdir()} == {"build", name}
+
+
+def rewrite_board(folder: Path, board: str) -> str:
+    """Puts a board into the program of a build directory, which stays whole; the program."""
+    path = folder / "program" / "program.json"
+    program = json.loads(path.read_text())
+    program["config"]["board"] = board
+    path.write_text(json.dumps(program))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["program/program.json"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return path.read_text()
 
 
 @pytest.mark.parametrize(
