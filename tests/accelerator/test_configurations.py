@@ -59,6 +59,16 @@ def test_outputs_equal_the_reference(config: HardwareConfig, shape: Shape, seed:
     print([run.counters["CYCLES"] for run in simulation.runs], "cycles")
 
 
+def test_a_small_network_on_a_large_engine() -> None:
+    """timm's VisionTransformer(img_size=32, patch_size=4, embed_dim=96, depth=4, num_heads=3).
+
+    It once stopped for ever: its products are so short that the queue of COMPUTE is full most of
+    the time, and a credit for the fetch FIFO left before the beats that it stood for.
+    """
+    shape = Shape(tokens=65, channels=96, heads=3, hidden=384, blocks=4, classes=(10,), patch=48)
+    check(transformer(shape, CONFIGS["16x16x4-lanes16-bus128"], seed=1, count=1))
+
+
 def test_what_is_added_to_scores() -> None:
     """Of all tokens and of the class token alone; with whole networks, and with heads in parts."""
     shape = replace(SHAPES["class-token"], bias=True, pool="early")
