@@ -13,6 +13,7 @@ from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import BuildDirectoryError, ConfigError
 
 from .compile import Stages
+from .foreign import add_foreign_rtl
 
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
@@ -58,6 +59,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME",
         help="the board whose FPGA --resources counts for (default: the build's)",
     )
+    add_foreign_rtl(parser)
     parser.set_defaults(run=run)
 
 
@@ -65,7 +67,11 @@ def run(args: argparse.Namespace) -> int:
     """Prints the report."""
     from vitessera.codegen.report import report
 
-    build = read_build(args.directory)
+    if args.resources:
+        from vitessera.codegen.synthesis import check_yosys
+
+        check_yosys()  # before kernels are compiled to compare them
+    build = read_build(args.directory, check_rtl=args.resources and not args.foreign_rtl)
     board = chosen_board(build, args.board) if args.resources else None
     cycles = measured_cycles(args.directory)
     print(report(build.program, cycles).to_text())

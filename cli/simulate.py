@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
+from vitessera.codegen.builddir import Build, read_build, result_file
 from vitessera.codegen.errors import ImageError
 from vitessera.host.imagesets import ImageSet, load_images
 
+from .foreign import add_foreign_rtl
 from .output import check_writable, write_json
 
 DEFAULT_COUNT = 8
@@ -55,6 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument("--waves", type=Path, metavar="FILE", help="record a waveform (VCD)")
+    add_foreign_rtl(parser)
     parser.set_defaults(run=run)
 
 
@@ -67,9 +69,12 @@ def positive(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Simulates and prints the result."""
-    build = read_build(args.directory)
+    from vitessera.sim.verilator import environment
+
+    environment()  # what is missing is said before kernels are compiled to compare them
+    build = read_build(args.directory, check_rtl=not args.foreign_rtl)
     chosen = choose_images(build, args.images, args.count)
-    results = [path for path in (args.json, args.directory / RESULT_FILE) if path]
+    results = [path for path in (args.json, result_file(args.directory)) if path]
     for path in filter(None, (*results, args.waves)):
         check_writable(path)
     result = simulate_with_progress(build, chosen, args.waves)

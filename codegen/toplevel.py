@@ -36,6 +36,12 @@ VERILOG_LIBRARY = (
     "unit_queue.v",
 )
 
+# Every file that `generate` makes, whatever the configuration.
+RTL_FILES = frozenset(
+    {f"{entry.name}.v" for entry in hls.KERNELS}
+    | {*VERILOG_LIBRARY, "core.v", "shell.v", "accelerator.v"}
+)
+
 # Instance → kernel. Most kernels are there once.
 INSTANCES: dict[str, str] = {
     entry.name: entry.name for entry in hls.KERNELS if entry.name != "operand_pack"
