@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from .foreign import add_foreign_rtl
+
 DESCRIPTION = """\
 Packs what a board needs of a build directory into one archive: program, weights, tables, bitstream
 if there is one, and vitessera itself as a wheel, so that the board needs no internet.
@@ -39,6 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the archive; by default named after model and board, in the current folder",
     )
     parser.add_argument("--without-bitstream", action="store_true", help="leave the bitstream out")
+    add_foreign_rtl(parser)
     parser.set_defaults(run=run)
 
 
@@ -50,7 +53,12 @@ def run(args: argparse.Namespace) -> int:
     """
     from vitessera.codegen.package import write_package
 
-    package = write_package(args.directory, args.output, not args.without_bitstream)
+    package = write_package(
+        args.directory,
+        args.output,
+        not args.without_bitstream,
+        check_rtl=not args.foreign_rtl,
+    )
     if not package.bitstream and not args.without_bitstream:
         print(missing_bitstream(args.directory, package.for_board), file=sys.stderr)
     size = package.path.stat().st_size

@@ -14,6 +14,7 @@ from vitessera.codegen.errors import BuildDirectoryError, ConfigError
 from vitessera.codegen.outputfile import OutputFile, check_outputs
 
 from .compile import Stages
+from .foreign import add_foreign_rtl
 
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
@@ -59,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME",
         help="the board whose FPGA --resources counts for (default: the build's)",
     )
+    add_foreign_rtl(parser)
     parser.set_defaults(run=run)
 
 
@@ -66,7 +68,11 @@ def run(args: argparse.Namespace) -> int:
     """Prints the report."""
     from vitessera.codegen.report import report
 
-    build = read_build(args.directory)
+    if args.resources:
+        from vitessera.codegen.synthesis import check_yosys
+
+        check_yosys()  # before kernels are compiled to compare them
+    build = read_build(args.directory, check_rtl=args.resources and not args.foreign_rtl)
     picture = None if args.timeline is None else OutputFile(args.timeline, "report --timeline")
     check_outputs(picture)
     board = chosen_board(build, args.board) if args.resources else None

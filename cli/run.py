@@ -30,6 +30,8 @@ from vitessera.host.imagesets import load_images
 from vitessera.host.inputs import ARRAY_FILES, KEYS, as_batch
 from vitessera.host.results import predict
 
+from .foreign import add_foreign_rtl
+
 TERMINAL_SECONDS = 0.1  # between two signs of progress
 LOG_SECONDS = 10.0  # the same, where they are lines of a file
 
@@ -102,6 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="seconds that an image may take by the accelerator's clock (default: many times "
         "what is predicted)",
     )
+    add_foreign_rtl(parser)
     parser.set_defaults(run=run)
 
 
@@ -189,7 +192,8 @@ def run(args: argparse.Namespace) -> int:
     members = {} if saved is None else member_names(model)
     simulate = on_simulation(args)
     print(f"vitessera: {announcement(args, simulate)}", file=sys.stderr)
-    with Accelerator(args.directory, simulate=simulate, timeout=args.timeout) as accelerator:
+    options = {"timeout": args.timeout, "foreign_rtl": args.foreign_rtl}
+    with Accelerator(args.directory, simulate=simulate, **options) as accelerator:
         progress = Progress(len(work.items))
         outputs = accelerator.run(work.images, progress.show)
         progress.finish()

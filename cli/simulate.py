@@ -17,6 +17,8 @@ from vitessera.codegen.errors import ImageError
 from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs
 from vitessera.host.imagesets import ImageSet, load_images
 
+from .foreign import add_foreign_rtl
+
 DEFAULT_COUNT = 8
 
 DESCRIPTION = """\
@@ -58,6 +60,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument("--waves", type=Path, metavar="FILE", help="record a waveform (VCD)")
+    add_foreign_rtl(parser)
     parser.set_defaults(run=run)
 
 
@@ -70,7 +73,10 @@ def positive(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Simulates and prints the result."""
-    build = read_build(args.directory)
+    from vitessera.sim.verilator import environment
+
+    environment()  # what is missing is said before kernels are compiled to compare them
+    build = read_build(args.directory, check_rtl=not args.foreign_rtl)
     chosen = choose_images(build, args.images, args.count)
     results = [result_file(args.directory)]
     if args.json is not None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
@@ -25,21 +25,18 @@ from typing import Any
 
 import numpy as np
 
-from ..host.build import FORMAT, MANIFEST
+from ..host.build import FORMAT, MANIFEST, BuildFiles, unpack_arrays
 from ..host.imagesets import Array
 from ..host.preprocessing import Preprocessing
+from .buildfiles import IMAGES, check_generated, known_names, required_names
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
 from .hostlayout import host_layout
 from .outputfile import JsonFile, is_regular, is_there, resolved, staging
-from .program import Program, load_program, save_program
+from .program import PROGRAM_FILES, Program, parse_program_files, save_program
 from .schedule.timing import estimate
 from .toplevel import Rtl
 
-# What a manifest must vouch for; the rest hangs on these.
-ESSENTIAL = {"images.npz", "rtl/accelerator.v", "rtl/core.v", "rtl/shell.v"} | {
-    f"program/{name}" for name in ("program.bin", "program.json", "weights.bin", "layout.npz")
-}
 RESULT_FILE = "simulation.json"  # of the last simulation; `report` shows its cycles by layer
 _COMPILE_AGAIN = "Compile the model again into an empty folder."
 
@@ -78,8 +75,21 @@ class Build:
 
 
 def result_file(folder: Path) -> JsonFile:
-    """Where `simulate` leaves its result in a build directory."""
-    return JsonFile(folder / RESULT_FILE, "simulate", signature=b'"bit_exact": ')
+    """Where `simulate` leaves its result in a build directory.
+
+    Raises:
+        BuildDirectoryError: a link is there, or something else by which it would go elsewhere.
+    """
+    path = folder / RESULT_FILE
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise BuildDirectoryError(
+            f"{path} is a link, or no plain file: the result would go elsewhere.", "Remove it."
+        )
+    return _result(path)
+
+
+def _result(path: Path) -> JsonFile:
+    return JsonFile(path, "simulate", signature=b'"bit_exact": ')
 
 
 def check_output(folder: Path) -> None:
@@ -128,7 +138,7 @@ def _foreign(folder: Path) -> str | None:
         elif str(name) == MANIFEST:
             known = bool(files)
         elif str(name) == RESULT_FILE:
-            known = result_file(folder).is_ours(path)
+            known = _result(path).is_ours(path)
         else:
             known = str(name) in files
             if known and files[str(name)] != _digest(path):
@@ -231,32 +241,60 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_build(folder: Path) -> Build:
+def read_build(folder: Path, *, check_rtl: bool = True) -> Build:
     """The build in `folder`, after checking that it is whole and of this version.
 
+    Every file is read once; what was checked is what the Build holds.
+
+    Args:
+        folder: a build directory.
+        check_rtl: whether to generate the RTL, and what else the configuration determines, anew,
+            and to compare. Needed before anything is built from them; takes minutes where no
+            kernel of the configuration has been compiled yet.
+
     Raises:
-        BuildDirectoryError: it is not a build directory, from another version, or changed.
+        BuildDirectoryError: it is not a build directory, from another version, or changed; or its
+            RTL is not what this vitessera generates.
+        ToolError: the HLS compiler is missing, which check_rtl needs.
     """
-    manifest = _read_manifest(folder)
-    for name, digest in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            raise BuildDirectoryError(f"{path} is missing.", _COMPILE_AGAIN)
-        if _digest(path) != digest:
-            raise BuildDirectoryError(f"{path} has changed since it was compiled.", _COMPILE_AGAIN)
-    with np.load(folder / "images.npz") as content:
-        images = content["images"]
+    source = BuildFiles(folder)
+    _check_manifest(source)
+    manifest = source.manifest
+    files = {name: source.read(name) for name in manifest["files"]}
+    program = _program(files, folder)
+    if json.loads(program.config.to_json()) != manifest["config"]:
+        raise BuildDirectoryError(
+            f"{folder}: manifest.json and program/program.json name different configurations.",
+            _COMPILE_AGAIN,
+        )
+    design_hash = int(manifest["design_hash"], 16)
+    if check_rtl:
+        rtl = check_generated(files, design_hash, program.config, folder)
+    else:
+        rtl = Rtl(_texts(files, "rtl", folder), design_hash)
     return Build(
         model=manifest["model"],
-        program=load_program(folder / "program"),
-        rtl=Rtl(_texts(folder, manifest, "rtl"), int(manifest["design_hash"], 16)),
-        sources=_texts(folder, manifest, "hls"),
-        reports=_texts(folder, manifest, "reports"),
-        vivado=_texts(folder, manifest, "vivado"),
-        images=images,
+        program=program,
+        rtl=rtl,
+        sources=_texts(files, "hls", folder),
+        reports=_texts(files, "reports", folder),
+        vivado=_texts(files, "vivado", folder),
+        images=_images(files, folder),
         preprocessing=_preprocessing(folder, manifest),
-        device_names=tuple(manifest.get("device_names", ())),
+        device_names=tuple(manifest["device_names"]),
     )
+
+
+def _images(files: Mapping[str, bytes], folder: Path) -> Array:
+    arrays = unpack_arrays(files[IMAGES], folder / IMAGES)
+    if "images" not in arrays:
+        raise BuildDirectoryError(f"{folder / IMAGES} holds no images.", _COMPILE_AGAIN)
+    return arrays["images"]
+
+
+def _program(files: Mapping[str, bytes], folder: Path) -> Program:
+    contents = {name: files[f"program/{name}"] for name in PROGRAM_FILES}
+    return parse_program_files(contents, folder / "program")
 
 
 def _preprocessing(folder: Path, manifest: dict[str, Any]) -> Preprocessing | None:
@@ -264,35 +302,42 @@ def _preprocessing(folder: Path, manifest: dict[str, Any]) -> Preprocessing | No
     return None if values is None else Preprocessing.from_dict(values, folder / MANIFEST)
 
 
-def _texts(folder: Path, manifest: dict[str, Any], part: str) -> dict[str, str]:
-    """The files of one sub-folder, by path in it; only those that the manifest vouches for."""
+def _texts(files: Mapping[str, bytes], part: str, folder: Path) -> dict[str, str]:
+    """The files of one sub-folder, by path in it."""
     prefix = f"{part}/"
-    names = sorted(name for name in manifest["files"] if name.startswith(prefix))
-    return {
-        name.removeprefix(prefix): (folder / name).read_text(encoding="utf-8") for name in names
-    }
+    names = sorted(name for name in files if name.startswith(prefix))
+    return {name.removeprefix(prefix): _text(files[name], folder / name) for name in names}
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
+def _text(content: bytes, path: Path) -> str:
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise BuildDirectoryError(f"{path} is not text ({error}).", _COMPILE_AGAIN) from error
+
+
+def _check_manifest(source: BuildFiles) -> None:
+    """BuildDirectoryError unless the manifest is of this version and names just our files."""
+    path, manifest = source.folder / MANIFEST, source.manifest
+    try:
         written = manifest["format"], manifest["vitessera"]
-        _ = manifest["files"].items(), manifest["model"], int(manifest["design_hash"], 16)
-        if missing := ESSENTIAL - manifest["files"].keys():
-            raise KeyError(*sorted(missing))
-    except OSError as error:
-        raise BuildDirectoryError(
-            f"{folder} is not a build directory: {MANIFEST} cannot be read "
-            f"({error.strerror or error}).",
-            "Give a folder that 'vitessera compile -o' wrote.",
-        ) from error
+        _ = manifest["config"], int(manifest["design_hash"], 16)
+        for name in (manifest["model"], *manifest["device_names"]):
+            if type(name) is not str:
+                raise ValueError(f"{name!r} is no name")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BuildDirectoryError(f"{path} is damaged ({error}).", _COMPILE_AGAIN) from error
     if written != (FORMAT, version("vitessera")):
         raise BuildDirectoryError(
-            f"{folder} was written by vitessera {written[1]} (format {written[0]}); this is "
+            f"{source.folder} was written by vitessera {written[1]} (format {written[0]}); this is "
             f"{version('vitessera')} (format {FORMAT}).",
             _COMPILE_AGAIN,
         )
-    return manifest
+    listed = manifest["files"].keys()
+    if missing := sorted(required_names() - listed):
+        raise BuildDirectoryError(f"{path} is damaged (no {missing[0]} in it).", _COMPILE_AGAIN)
+    if unknown := sorted(listed - known_names()):
+        raise BuildDirectoryError(
+            f"{path} names {unknown[0]!r}, a file that vitessera does not write.",
+            f"It was altered, or something else wrote it. {_COMPILE_AGAIN}",
+        )

@@ -30,6 +30,7 @@ from .graph import Function
 from .lookup import by_name
 
 SOURCE = resources.files("vitessera.hls")
+OPTIONS_FILE = "kernels.json"
 
 
 @dataclass(frozen=True)
@@ -204,14 +205,28 @@ def _enum(enum: type[IntEnum], width: int) -> dict[str, object]:
 
 def sources(config: HardwareConfig) -> dict[str, str]:
     """Every DSLX file of the accelerator, generated modules included: file name → text."""
-    written = {
-        entry.name: entry.read_text() for entry in SOURCE.iterdir() if entry.name.endswith(".x")
-    }
     return {
         "config.x": config_module(config),
         "isa.x": isa_module(),
-        **dict(sorted(written.items())),
+        **dict(sorted(_written().items())),
     }
+
+
+def _written() -> dict[str, str]:
+    """The DSLX files that are not generated."""
+    return {
+        entry.name: entry.read_text() for entry in SOURCE.iterdir() if entry.name.endswith(".x")
+    }
+
+
+def published(config: HardwareConfig) -> dict[str, str]:
+    """The folder hls/ of a build directory: the sources, and how XLS is to compile them."""
+    return {**sources(config), OPTIONS_FILE: options()}
+
+
+def published_names() -> frozenset[str]:
+    """The files of `published`, whatever the configuration."""
+    return frozenset({"config.x", "isa.x", OPTIONS_FILE} | _written().keys())
 
 
 def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None) -> dict[str, str]:
@@ -278,7 +293,7 @@ def _quiet() -> Iterator[None]:
 
 
 def options() -> str:
-    """kernels.json of a build directory: how XLS compiles each kernel, for whoever repeats it."""
+    """OPTIONS_FILE of a build directory: how XLS compiles each kernel, for whoever repeats it."""
     table = {
         entry.name: {
             "proc": entry.proc,

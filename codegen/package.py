@@ -19,17 +19,18 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..host.build import BITSTREAM, MANIFEST, read_compiled
+from ..host.build import BITSTREAM, MANIFEST, BuildFiles, read_compiled
 from ..host.interface import OVERLAY
-from .builddir import ESSENTIAL, Build, read_build
+from .builddir import Build, read_build
+from .buildfiles import IMAGES, LAYOUT, REGISTERS
 from .errors import BuildDirectoryError, ToolError
 from .outputfile import OutputFile
+from .program import PROGRAM_FILES
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -71,24 +72,31 @@ def package_name(build: Build) -> str:
     return re.sub(r"^\W|[^\w .-]", "_", f"{Path(build.model).stem}-{build.config.board}")
 
 
-def write_package(folder: Path, target: Path | None = None, bitstream: bool = True) -> Package:
+def write_package(
+    folder: Path,
+    target: Path | None = None,
+    bitstream: bool = True,
+    *,
+    check_rtl: bool = True,
+) -> Package:
     """Packs the build directory `folder`; the archive is complete or not there at all.
 
     Args:
         folder: a build directory, as `compile` wrote it.
         target: the archive, .tar.gz; named after model and board if there is none.
         bitstream: whether to pack the bitstream, if there is one.
+        check_rtl: as for `read_build`. It says nothing of the bitstream, which nobody can check.
 
     Raises:
-        BuildDirectoryError: the build directory is damaged or of another version.
+        BuildDirectoryError: the build directory is damaged, of another version, or not ours.
         OutputError: the archive cannot be written, or something else is in its place.
         ToolError: the package `wheel` is missing, or this vitessera was not installed by pip.
     """
-    build = read_build(folder)
+    build = read_build(folder, check_rtl=check_rtl)
     read_compiled(folder)  # as the board will
     name = package_name(build)
     archive = OutputFile(target or Path(f"{name}.tar.gz"), "package -o")
-    files = {path: _read(folder / path) for path in _paths(folder, bitstream)}
+    files = _contents(folder, bitstream)
     with archive.writing() as staged:
         wheel = make_wheel(staged.parent)
         files[wheel.name] = wheel.read_bytes()
@@ -100,13 +108,15 @@ def write_package(folder: Path, target: Path | None = None, bitstream: bool = Tr
 # --- The archive
 
 
-def _paths(folder: Path, bitstream: bool) -> Iterator[str]:
-    """Paths in the build directory."""
-    yield MANIFEST
-    yield from sorted(name for name in ESSENTIAL if not name.startswith("rtl/"))
-    yield "reports/registers.json"
+def _contents(folder: Path, bitstream: bool) -> dict[str, bytes]:
+    """Path in the build directory → content."""
+    source = BuildFiles(folder)
+    names = sorted([IMAGES, LAYOUT, *(f"program/{name}" for name in PROGRAM_FILES)])
+    contents = {MANIFEST: source.text}
+    contents |= {name: source.read(name) for name in (*names, f"reports/{REGISTERS}")}
     if bitstream and has_bitstream(folder):
-        yield from _bitstream_files()
+        contents |= {name: _read(folder, name) for name in _bitstream_files()}
+    return contents
 
 
 def _bitstream_files() -> tuple[str, str]:
@@ -118,7 +128,15 @@ def has_bitstream(folder: Path) -> bool:
     return all((folder / path).is_file() for path in _bitstream_files())
 
 
-def _read(path: Path) -> bytes:
+def _read(folder: Path, name: str) -> bytes:
+    """A file that the manifest does not vouch for."""
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        # It would take whatever file a foreign build directory points to along to the board.
+        raise BuildDirectoryError(
+            f"{path} is a link that leads out of the build directory.",
+            "Copy the file there, or pack without it: --without-bitstream.",
+        )
     try:
         return path.read_bytes()
     except OSError as error:

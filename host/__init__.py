@@ -4,7 +4,7 @@
 
 accelerator.py   runs a compiled model, on a board or on its simulated RTL
 driver.py        the PYNQ driver of the IP: registers, interrupt, time limits, errors
-build.py         what is needed of a build directory
+build.py         what is needed of a build directory; bounds.py, what its program may reach
 inputs.py        what users hand over, to float images; images.py, imagesets.py, preprocessing.py
 results.py       predictions and profiles
 board.py         which board this is, and who may use it

@@ -7,6 +7,7 @@ and that is chosen once, in `_open`.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -78,9 +79,11 @@ class Accelerator:
         timeout: seconds that a run may take, by the accelerator's own clock, so that a slow
             simulation counts like the hardware. None allows many times what is predicted.
         device: a PYNQ device, where the machine has several.
+        foreign_rtl: True simulates RTL that this vitessera does not generate for the model's
+            configuration. Verilog can run programs: give it only for RTL that you trust.
 
     Raises:
-        BuildDirectoryError: the build directory is damaged or has no bitstream.
+        BuildDirectoryError: the build directory is damaged, or holds what must not be run.
         BoardError: there is no board, it is another one, in use, or has no memory left.
         OverlayError: the bitstream is not the one of this build directory.
     """
@@ -92,12 +95,15 @@ class Accelerator:
         simulate: bool | None = None,
         timeout: float | None = None,
         device: Any = None,  # noqa: ANN401 (pynq has no types)
+        foreign_rtl: bool = False,
     ) -> None:
+        self._process = os.getpid()
         self._loaded: _Loaded | None = None
         self._profile: Profile | None = None
         self._timeout = _checked(timeout)
         self._turn = _Turn()
         self._device: Any = device
+        self._foreign_rtl = foreign_rtl
         self._own_device = False
         self._lock: DeviceLock | None = None
         model = read_compiled(Path(folder))
@@ -114,7 +120,7 @@ class Accelerator:
         """Finds the device and loads the overlay."""
         pynq = _import_pynq()
         if self._device is None and simulate:
-            self._device = _simulated_device(model)
+            self._device = _simulated_device(model, self._foreign_rtl)
             self._own_device = True
         elif getattr(self._device, "overlay_file", None) is None:
             check_board(model.config["board"], model.device_names)
@@ -182,6 +188,7 @@ class Accelerator:
             OverlayError: it was compiled for another configuration than the FPGA holds.
             BoardError: no memory.
         """
+        self._ready()  # before it waits for its turn: a forked process would do so forever
         model = read_compiled(Path(folder))
         with self._turn:
             present = self._ready()
@@ -193,9 +200,10 @@ class Accelerator:
 
     def _place(self, model: CompiledModel) -> _Loaded:
         """Buffers for `model`, program and weights filled in; all or none."""
-        sizes = {"program": len(model.instructions), "weights": max(1, len(model.weights))}
-        sizes |= {f"input {slot}": len(model.input_index) for slot in range(SLOTS)}
-        sizes |= {f"output {slot}": model.output_bytes for slot in range(SLOTS)}
+        needed = model.buffers
+        sizes = {"program": needed["PROGRAM"], "weights": needed["WEIGHTS"]}
+        sizes |= {f"input {slot}": needed["INPUT"] for slot in range(SLOTS)}
+        sizes |= {f"output {slot}": needed["OUTPUT"] for slot in range(SLOTS)}
         buffers: dict[str, Any] = {}
         try:
             for name, size in sizes.items():
@@ -376,11 +384,14 @@ class Accelerator:
     def close(self) -> None:
         """Frees buffers and device, when a run has ended; doing so again changes nothing.
 
+        In a forked process it does nothing: buffers and device are the parent's.
+
         Raises:
             BoardError: a run is under way that this thread would have to end.
         """
-        with self._turn:
-            self._close()
+        if not self._is_inherited():
+            with self._turn:
+                self._close()
 
     def _close(self) -> None:
         with ExitStack() as last_first:  # whatever fails, the rest is done
@@ -412,10 +423,23 @@ class Accelerator:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        async with self._turn:
-            self._close()
+        if not self._is_inherited():
+            async with self._turn:
+                self._close()
+
+    def _is_inherited(self) -> bool:
+        """Whether this process was forked from the one that made this Accelerator."""
+        return os.getpid() != self._process
 
     def _ready(self) -> _Loaded:
+        if self._is_inherited():
+            # Threads, connections and buffers of the device have stayed with the parent.
+            raise BoardError(
+                f"This Accelerator was made by process {self._process} and cannot be used by "
+                f"process {os.getpid()}, which was forked from it.",
+                "Make it in the process that uses it: with multiprocessing, use the start method "
+                "'spawn', or make it in the worker.",
+            )
         if self._loaded is None:
             raise BoardError("This Accelerator has been closed.", "Make a new one.")
         return self._loaded
@@ -543,7 +567,7 @@ def check_simulatable(folder: Path) -> None:
         )
 
 
-def _simulated_device(model: CompiledModel) -> Any:  # noqa: ANN401
+def _simulated_device(model: CompiledModel, foreign_rtl: bool) -> Any:  # noqa: ANN401
     check_simulatable(model.folder)
     try:
         from ..sim.board import SimulatedBoard
@@ -552,4 +576,4 @@ def _simulated_device(model: CompiledModel) -> Any:  # noqa: ANN401
             f"There is no board here, and no simulator ({error}).",
             "Run: pip install 'vitessera[sim,board]'.",
         ) from error
-    return SimulatedBoard(model.folder)
+    return SimulatedBoard(model.folder, foreign_rtl=foreign_rtl)

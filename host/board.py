@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import BoardError
 
 FPGA_MANAGER = "sys/class/fpga_manager/fpga0"  # where Linux loads bitstreams
+ROOT_LOCKS = Path("/run/vitessera")  # gone after a restart, as all locks are
 BOARD_NAME = "proc/device-tree/chosen/pynq_board"  # PYNQ's images put it there
 
 
@@ -54,20 +57,24 @@ class DeviceLock:
     """Keeps a second process, or a second Accelerator, off the device."""
 
     def __init__(self, tag: str) -> None:
-        """Takes the lock of the device called `tag`; BoardError when it is taken."""
-        path = Path(tempfile.gettempdir(), f"vitessera-{tag}.lock")
+        """Takes the lock of the device called `tag`.
+
+        Raises:
+            BoardError: it is taken, or its file is not in a folder that is ours alone.
+        """
+        folder = lock_folder()
+        path = folder / f"vitessera-{tag}.lock"
         try:
-            self._file = path.open("a+", encoding="utf-8")
+            self._file = os.fdopen(_open_in(folder, path.name), "r+", encoding="utf-8")
         except OSError as error:
             raise BoardError(
-                f"The lock {path} of device {tag} cannot be opened ({error.strerror}): another "
-                "user has used the device.",
-                "Run as that user, or remove the file when nothing uses the device any more.",
+                f"The lock {path} of device {tag} cannot be opened ({error.strerror or error}).",
+                f"Remove {folder} when nothing uses the device any more; it must be a folder of "
+                "this user that nobody else may write.",
             ) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            self._file.seek(0)
             holder = self._file.read().strip() or "unknown"
             self._file.close()
             whose = "this process itself" if holder == str(os.getpid()) else f"process {holder}"
@@ -85,3 +92,30 @@ class DeviceLock:
         if not self._file.closed:
             fcntl.flock(self._file, fcntl.LOCK_UN)  # a forked process may hold the file, too
             self._file.close()
+
+
+def lock_folder() -> Path:
+    """Where locks lie: root's where only root writes, another user's in a folder of its own."""
+    user = os.geteuid()
+    return ROOT_LOCKS if user == 0 else Path(tempfile.gettempdir(), f"vitessera-{user}")
+
+
+def _open_in(folder: Path, name: str) -> int:
+    """A file descriptor of `name` in `folder`; both are made if they are not there.
+
+    Links are not followed, since someone else may have put them there, and nothing is truncated.
+
+    Raises:
+        OSError: also if someone else owns the folder, or may write there.
+    """
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        found = os.fstat(opened)
+        if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise OSError("someone else may write in its folder")
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+        return os.open(name, flags, 0o600, dir_fd=opened)
+    finally:
+        os.close(opened)

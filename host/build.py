@@ -2,6 +2,9 @@
 
 The simulator's and the compiler's view of the same folder is codegen/builddir.py. Here nothing
 but numpy is needed, and files that the board has no use for (RTL, HLS sources) may be missing.
+
+A manifest vouches for its files, but nobody vouches for the manifest. So whatever a file says is
+held against what it must be before anything is allocated or run by it: see docs/security.md.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import BuildDirectoryError
+from . import bounds
+from .errors import BuildDirectoryError, VitesseraError
 from .images import IMAGE_AXES, Float32Array, quantize_pixels
 from .interface import OVERLAY
 from .preprocessing import Preprocessing
@@ -28,16 +32,10 @@ MANIFEST = "manifest.json"
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it
 _COMPILE_AGAIN = "Compile the model again."
 
-# What reading a damaged file, or one that holds something else, may raise.
-DAMAGE = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-)
+# Of all arrays in one file; in memory, since an archive may pack them small.
+ARRAY_BYTES = 512 << 20
+SIZES = ("tile", "depth", "lanes", "bus_bits", "clock_mhz")  # of the configuration: what we use
+LARGEST_SIZE = 1 << 16  # of them; none is anywhere near
 
 Array = npt.NDArray[Any]
 
@@ -128,6 +126,16 @@ class CompiledModel:
     hardware: Hardware
 
     @property
+    def buffers(self) -> dict[str, int]:
+        """Bytes of each buffer that a run uses, by the registers' names."""
+        return {
+            "PROGRAM": len(self.instructions),
+            "WEIGHTS": max(1, len(self.weights)),
+            "INPUT": len(self.input_index),
+            "OUTPUT": self.output_bytes,
+        }
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes; empty when the model came without."""
         return () if self.preprocessing is None else self.preprocessing.classes
@@ -159,30 +167,65 @@ class CompiledModel:
 
 
 def read_compiled(folder: Path) -> CompiledModel:
-    """The model in `folder`.
+    """The model in `folder`, which keeps to its buffers when it is run.
 
     Raises:
-        BuildDirectoryError: it is no build directory, incomplete, changed, or of another version.
+        BuildDirectoryError: it is no build directory, incomplete, changed, of another version, or
+            its program reaches for other memory than its own.
     """
-    files = _Files(folder)
+    files = BuildFiles(folder)
     try:
-        return _rebuild(files)
-    except DAMAGE as error:
+        model = _rebuild(files)
+        reason = next(_contradictions(model), None)
+    except (MemoryError, VitesseraError):
+        raise
+    except Exception as error:  # whatever the parsers of a damaged file come upon
         raise BuildDirectoryError(
             f"{folder} does not describe a compiled model ({error!r}).", _COMPILE_AGAIN
         ) from error
+    if reason is not None:
+        raise BuildDirectoryError(
+            f"{folder} does not describe a compiled model: {reason}.", _COMPILE_AGAIN
+        )
+    reason = bounds.why_not(
+        model.instructions,
+        {name.lower(): size for name, size in model.buffers.items()},
+        model.config,
+    )
+    if reason is not None:
+        raise BuildDirectoryError(
+            f"{folder}: the program in program/program.bin must not be run: {reason}.",
+            f"It could reach memory that is not its own. {_COMPILE_AGAIN}",
+        )
+    return model
 
 
-class _Files:
-    """The files of a build directory, each checked against the manifest when read."""
+class BuildFiles:
+    """The files of a build directory, each checked against the manifest when read.
+
+    Attributes:
+        folder: the build directory.
+        text: of manifest.json.
+        manifest: what it says.
+
+    Raises:
+        BuildDirectoryError: there is no manifest, it is damaged, or it has another format.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.manifest = _manifest(folder)
+        self.text = _manifest_text(folder)
+        self.manifest = _manifest(self.text, folder)
 
     def read(self, name: str) -> bytes:
-        """Content of a file that the manifest vouches for."""
+        """Content of a file that the manifest vouches for; what was checked is what is given.
+
+        Raises:
+            BuildDirectoryError: it is missing, cannot be read, or is not what the manifest says.
+        """
         path = self.folder / name
+        if not path.is_file():  # a named pipe would keep us waiting
+            raise BuildDirectoryError(f"{path} is missing.", _COMPILE_AGAIN)
         try:
             content = path.read_bytes()
         except OSError as error:
@@ -198,19 +241,52 @@ class _Files:
         return json.loads(self.read(name))
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def unpack_arrays(content: bytes, path: Path) -> dict[str, Array]:
+    """The arrays in a .npz file.
+
+    Args:
+        content: of the file.
+        path: names it in messages.
+
+    Raises:
+        BuildDirectoryError: it is damaged, or they are larger than ARRAY_BYTES.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+        if size <= ARRAY_BYTES:
+            with np.load(io.BytesIO(content)) as arrays:
+                return {key: arrays[key] for key in arrays.files}
+    except Exception as error:  # whatever zipfile, zlib and numpy come upon
+        raise BuildDirectoryError(
+            f"{path} is not a file of numpy arrays ({error!r}).", _COMPILE_AGAIN
+        ) from error
+    raise BuildDirectoryError(
+        f"{path} unpacks to {size:,} bytes, {ARRAY_BYTES:,} are allowed.", _COMPILE_AGAIN
+    )
+
+
+def _manifest_text(folder: Path) -> bytes:
     path = folder / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        written = manifest["format"]
-        _ = manifest["files"].items()
+        if path.exists() and not path.is_file():  # a named pipe would keep us waiting
+            raise OSError("it is no file")
+        return path.read_bytes()
     except OSError as error:
         raise BuildDirectoryError(
             f"{folder} is not a build directory: {MANIFEST} cannot be read "
             f"({error.strerror or error}).",
             "Give a folder that 'vitessera compile -o' wrote.",
         ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+
+
+def _manifest(text: bytes, folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        written = manifest["format"]
+        _ = manifest["files"].items()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BuildDirectoryError(f"{path} is damaged ({error!r}).", _COMPILE_AGAIN) from error
     if written != FORMAT:
         raise BuildDirectoryError(
@@ -221,11 +297,11 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _rebuild(files: _Files) -> CompiledModel:
+def _rebuild(files: BuildFiles) -> CompiledModel:
     manifest = files.manifest
     program = files.json("program/program.json")
-    with np.load(io.BytesIO(files.read("program/layout.npz"))) as content:
-        tables = {name: content[name] for name in content.files}
+    layout = "program/layout.npz"
+    tables = unpack_arrays(files.read(layout), files.folder / layout)
     return CompiledModel(
         folder=files.folder,
         name=manifest["model"],
@@ -261,7 +337,64 @@ def _image(sides: list[int], scale: Array) -> tuple[int, ...]:
     return scale.shape
 
 
-def _preprocessing(files: _Files) -> Preprocessing | None:
+def _contradictions(model: CompiledModel) -> Iterator[str]:
+    """What cannot be; each check takes for granted that the ones before have passed."""
+    yield from _wrong_values(model)
+    yield from _wrong_input(model)
+    yield from _wrong_outputs(model)
+
+
+def _wrong_values(model: CompiledModel) -> Iterator[str]:
+    for name in SIZES:
+        value = model.config[name]
+        if type(value) is not int or not 1 <= value <= LARGEST_SIZE:
+            yield f"the configuration's {name} is {value!r}"
+    outputs = (output.name for output in model.outputs)
+    for name in (model.name, model.config["board"], *model.device_names, *outputs):
+        if type(name) is not str:
+            yield f"{name!r} is no name"
+    held = len(model.instructions) // bounds.INSTRUCTION_BYTES
+    if model.instruction_count != held:
+        yield f"it names {model.instruction_count} instructions and has {held}"
+    if type(model.macs) is not int or model.macs < 0 or model.expected_cycles < 1:
+        yield f"it takes {model.expected_cycles} cycles for {model.macs!r} multiplications"
+
+
+def _wrong_input(model: CompiledModel) -> Iterator[str]:
+    pixels = model.input_scale.size
+    if len(model.image) < IMAGE_AXES or not _holds(model.input_index, 1, -1, pixels):
+        yield f"the input buffer is not filled from {pixels:,} pixels"
+    if not _is_scale(model.input_scale, model.image) or not (model.input_scale > 0).all():
+        yield "the pixels have no scale"
+
+
+def _wrong_outputs(model: CompiledModel) -> Iterator[str]:
+    size = model.output_bytes
+    if size < 1 or size % 2 or not model.outputs:
+        yield f"the output buffer has {size:,} bytes for {len(model.outputs)} outputs"
+    for output in model.outputs:
+        if not _holds(output.index, 2, 0, size // 2):
+            yield f"{output.name!r} is not in the output buffer"
+        if not _is_scale(output.scale, output.index.shape[1:]) or type(output.offset) is not int:
+            yield f"{output.name!r} has no scale or no offset"
+    scores = model.outputs[0].index.shape
+    if scores[0] == 1 and 0 < len(model.classes) < scores[1]:
+        yield f"it has {len(model.classes)} class names for {scores[1]} scores"
+
+
+def _holds(index: Array, axes: int, least: int, stop: int) -> bool:
+    """Whether this is a table of that many axes, of numbers from `least` to below `stop`."""
+    if index.ndim != axes or index.size == 0 or index.dtype != np.int32:
+        return False
+    return bool(least <= index.min() and index.max() < stop)
+
+
+def _is_scale(scale: Array, shape: tuple[int, ...]) -> bool:
+    """Whether these are finite numbers in that shape."""
+    return scale.dtype == np.float64 and scale.shape == shape and bool(np.isfinite(scale).all())
+
+
+def _preprocessing(files: BuildFiles) -> Preprocessing | None:
     entry = files.manifest.get("preprocessing")
     return None if entry is None else Preprocessing.from_dict(entry, str(files.folder / MANIFEST))
 

@@ -93,6 +93,12 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
                 "Load the bitstream of this build directory, or compile the model with the "
                 "configuration that the FPGA holds.",
             )
+        if differences := self._differences(model):
+            # The bounds of the program's accesses were computed from these sizes.
+            raise OverlayError(
+                f"{model.folder} says of its accelerator what the FPGA does not{differences}.",
+                "The build directory was altered. Compile the model again.",
+            )
         self._hardware = hardware
         self._loaded_at = self.device.timestamp
 

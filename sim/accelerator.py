@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -51,6 +51,11 @@ class DramTiming:
     beats_per_16: int = 32
     stalls_per_256: int = 0
     seed: int = 1
+
+    @property
+    def plusargs(self) -> tuple[str, ...]:
+        """The simulator's arguments, for a bench that does not set the DRAM's signals itself."""
+        return tuple(f"+dram_{name}={value}" for name, value in asdict(self).items())
 
 
 @dataclass(frozen=True)

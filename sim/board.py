@@ -21,17 +21,18 @@ import ctypes
 import itertools
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,7 @@ class SimulatedMemory:
 
     def __init__(self, board: SimulatedBoard, dram: Dram) -> None:
         self._board = weakref.ref(board)
+        self._process = os.getpid()
         self._dram = dram
         self._blocks: list[_Block] = []
 
@@ -193,6 +195,8 @@ class SimulatedMemory:
 
     def free(self, block: _Block) -> None:
         """Gives a buffer's memory back; the accelerator may not touch it any more."""
+        if os.getpid() != self._process:
+            return  # a forked process ends with copies of the buffers; the parent still uses them
         self._blocks.remove(block)
         if self._dram.path.exists():  # the board may have been closed before
             self._dram.revoke(block.address)
@@ -208,22 +212,29 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
         folder: the build directory.
         timing: of the DRAM.
         dram_bytes: size of the DRAM.
+        foreign_rtl: whether to simulate RTL that is not what vitessera generates.
 
     Raises:
-        BuildDirectoryError: the build directory is incomplete or changed.
+        BuildDirectoryError: the build directory is incomplete or changed, or its RTL is not ours.
         ToolError: the simulator cannot be built.
     """
 
     def __init__(
-        self, folder: Path, *, timing: DramTiming | None = None, dram_bytes: int = DRAM_BYTES
+        self,
+        folder: Path,
+        *,
+        timing: DramTiming | None = None,
+        dram_bytes: int = DRAM_BYTES,
+        foreign_rtl: bool = False,
     ) -> None:
         super().__init__(f"simulated-{os.getpid()}-{next(_numbers)}")
         self.name = "simulated"
         self.capabilities = {"REGISTER_RW": True}
         self.timestamp = ""
-        self._build = read_build(folder)
-        self._scratch = TemporaryDirectory(prefix="vitessera-board-")
-        self._folder = Path(self._scratch.name)
+        verilator.environment()  # what is missing is said before anything is compiled
+        self._build = read_build(folder, check_rtl=not foreign_rtl)
+        self._folder = Path(tempfile.mkdtemp(prefix="vitessera-board-"))
+        self._remove = weakref.finalize(self, _remove, self._folder, os.getpid())
         self._timing = timing or DramTiming()
         self._dram = Dram(self._folder / "dram", dram_bytes)
         self.default_memory = SimulatedMemory(self, self._dram)
@@ -309,7 +320,7 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
         finally:
             if vars(Device).get("_active_device") is self:
                 self._restore()
-            self._scratch.cleanup()
+            self._remove()
 
     def _restore(self) -> None:
         """Makes the device that was active before active again."""
@@ -341,14 +352,19 @@ def _check_register(kind: str, offset: int) -> None:
         raise SimulationError(f"Register {found.name} cannot be written.", "See docs/registers.md.")
 
 
+def _remove(folder: Path, process: int) -> None:
+    """Removes a board's files; not at the end of a process that was forked from `process`."""
+    if os.getpid() == process:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def _handoff(build: Build) -> str:
-    """The .hwh of the build, or of a default board's block design if it is for none."""
-    written = build.vivado.get(f"{OVERLAY}.hwh")
-    if written is not None:
-        return written
-    default = BOARDS[DEFAULT_BOARD].config
-    stand_in = replace(build.config, board=default.board, clock_mhz=default.clock_mhz)
-    return handoff(block_design(stand_in), build.rtl)
+    """The .hwh of the board's block design; of a default board's if ours has none for it."""
+    config = build.config
+    if config.board not in BOARDS:
+        default = BOARDS[DEFAULT_BOARD].config
+        config = replace(config, board=default.board, clock_mhz=default.clock_mhz)
+    return handoff(block_design(config), build.rtl)
 
 
 def _check_simulator(build: Build) -> None:

@@ -7,11 +7,13 @@ sources.py       all files of DIR/vivado/
 """
 
 from .design import ACCELERATOR, OVERLAY, VIVADO_VERSIONS, VLNV, BlockDesign, block_design
-from .sources import check_board, vivado_sources
+from .sources import IP_FILES, VIVADO_FILES, check_board, vivado_sources
 
 __all__ = [
     "ACCELERATOR",
+    "IP_FILES",
     "OVERLAY",
+    "VIVADO_FILES",
     "VIVADO_VERSIONS",
     "VLNV",
     "BlockDesign",

@@ -17,13 +17,18 @@ import jinja2
 
 from ..boards import BOARDS, Board
 from ..config import HardwareConfig
-from ..toplevel import Rtl
+from ..toplevel import RTL_FILES, Rtl
 from .component import GUI_FILE, component, interface_gui
 from .design import OVERLAY, PROCESSOR, VIVADO_VERSIONS, VLNV, block_design
 from .handoff import handoff
 
 SCRIPTS = ("block_design.tcl", "build.tcl", "constraints.xdc")
 TEMPLATES = resources.files(__package__)
+IP_FILES = frozenset(
+    {f"ip/hdl/{name}" for name in RTL_FILES} | {"ip/component.xml", f"ip/{GUI_FILE}"}
+)
+# With a board; without, only some of them.
+VIVADO_FILES = IP_FILES | {*SCRIPTS, f"{OVERLAY}.hwh", "Makefile"}
 
 
 def check_board(config: HardwareConfig, board: Board | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from command_line import Command, Outcome, assert_refused
+from host_support import vouch
 from vitessera.cli.main import COMMANDS
 from vitessera.codegen import package
 from vitessera.codegen.errors import ToolError
@@ -289,11 +291,22 @@ def test_a_changed_build_directory(command: Command, damaged: Path, tmp_path: Pa
 def test_a_build_directory_that_the_host_cannot_read(
     command: Command, damaged: Path, tmp_path: Path
 ) -> None:
-    manifest = json.loads((damaged / "manifest.json").read_text())
-    del manifest["files"]["reports/registers.json"]
-    (damaged / "manifest.json").write_text(json.dumps(manifest))
+    vouch(damaged, "program/layout.npz", b"no tables")
     outcome = command("package", damaged, "-o", tmp_path / "x.tar.gz")
-    assert_refused(outcome, "registers.json has changed", "Compile the model again")
+    assert_refused(outcome, "layout.npz is not a file of numpy arrays", "Compile the model again")
+
+
+def test_a_program_that_the_host_must_not_run(
+    command: Command, damaged: Path, tmp_path: Path
+) -> None:
+    weights = (damaged / "program" / "weights.bin").read_bytes()[:-8]
+    vouch(damaged, "program/weights.bin", weights)
+    program = json.loads((damaged / "program" / "program.json").read_text())
+    program["sha256"]["weights.bin"] = hashlib.sha256(weights).hexdigest()
+    vouch(damaged, "program/program.json", json.dumps(program).encode())
+    outcome = command("package", damaged, "-o", tmp_path / "x.tar.gz")
+    assert_refused(outcome, "must not be run", "of the weights buffer, which has", "Compile the")
+    assert not (tmp_path / "x.tar.gz").exists()
 
 
 def test_a_bitstream_that_cannot_be_read(

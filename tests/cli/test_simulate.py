@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import DIGITS, Command
+from command_line import DIGITS, Command, assert_refused
 
 pytestmark = pytest.mark.accelerator
 
@@ -71,7 +71,9 @@ def test_a_wrong_rtl_is_found(command: Command, small_build: Path, tmp_path: Pat
     manifest = json.loads((broken / "manifest.json").read_text())
     manifest["files"]["rtl/core.v"] = hashlib.sha256(core.read_bytes()).hexdigest()
     (broken / "manifest.json").write_text(json.dumps(manifest))
-    outcome = command("simulate", broken, "--count", 2, "--json", tmp_path / "result.json")
+    assert_refused(command("simulate", broken), "rtl/core.v is not what", "--foreign-rtl")
+    arguments = ("--foreign-rtl", "--count", 2, "--json", tmp_path / "result.json")
+    outcome = command("simulate", broken, *arguments)
     assert outcome.code == 1, outcome.errors
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["bit_exact"] is False

@@ -433,7 +433,17 @@ class TestBuildDirectory:
         (damaged / "manifest.json").write_text(json.dumps(manifest | {"vitessera": "0.0.1"}))
         assert_refused(command(name, damaged), "vitessera 0.0.1", "Compile the model again")
 
-    @pytest.mark.parametrize("change", [{"files": []}, {"files": None}, {"design_hash": 5}])
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"files": []},
+            {"files": None},
+            {"design_hash": 5},
+            {"model": 7},
+            {"device_names": [[]]},
+            {"device_names": 3},
+        ],
+    )
     def test_damaged_manifest(
         self, command: Command, damaged: Path, name: str, change: dict[str, object]
     ) -> None:
@@ -466,7 +476,7 @@ class TestBuildDirectory:
     ) -> None:
         manifest = json.loads((damaged / "manifest.json").read_text())
         (damaged / "manifest.json").write_text(json.dumps(manifest | {"files": {}}))
-        assert_refused(command(name, damaged), "manifest.json is damaged", "images.npz")
+        assert_refused(command(name, damaged), "manifest.json is damaged (no hls/", "Compile the")
 
     def test_changed_weights(self, command: Command, damaged: Path, name: str) -> None:
         weights = damaged / "program" / "weights.bin"
@@ -564,7 +574,7 @@ def test_resources_of_an_unknown_part(
     config = dataclasses.replace(build.config, board="custom")
     program = dataclasses.replace(build.program, config=config)
     custom = dataclasses.replace(build, program=program)
-    monkeypatch.setattr("vitessera.cli.report.read_build", lambda _: custom)
+    monkeypatch.setattr("vitessera.cli.report.read_build", lambda *_, **__: custom)
     assert_refused(command("report", digits_build, "--resources", *arguments), *words)
 
 

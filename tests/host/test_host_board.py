@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from vitessera.codegen.boards import BOARDS, Board
+from vitessera.host import board
 from vitessera.host.board import (
     BOARD_NAME,
     FPGA_MANAGER,
@@ -51,9 +52,9 @@ def test_the_name_of_the_board(root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert board_name(root)  # unreadable, but no crash
 
 
-@pytest.mark.parametrize("board", BOARDS.values(), ids=lambda board: board.name)
-def test_the_right_board(root: Path, board: Board) -> None:
-    name, names = board.name, board.device_names
+@pytest.mark.parametrize("known", BOARDS.values(), ids=lambda known: known.name)
+def test_the_right_board(root: Path, known: Board) -> None:
+    name, names = known.name, known.device_names
     check_board(name, names, root)  # it does not say which it is
     for found in names:
         is_a(root, found)
@@ -88,36 +89,49 @@ def test_no_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A device; its lock lies where the test may write."""
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of our locks, below one where the test may write; it is not there yet."""
+    monkeypatch.setattr(board, "ROOT_LOCKS", tmp_path / "locks")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    return "device"
+    return board.lock_folder()
 
 
-def test_a_lock_is_held_once(tag: str) -> None:
-    first = DeviceLock(tag)
-    with pytest.raises(BoardError, match=r"device is in use by this process itself\. Close the"):
-        DeviceLock(tag)
+def test_locks_of_root_lie_where_only_root_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert board.lock_folder() == Path("/run/vitessera")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert board.lock_folder() == Path(tempfile.gettempdir(), "vitessera-1000")
+
+
+@pytest.mark.usefixtures("locks")
+def test_a_lock_is_held_once() -> None:
+    first = DeviceLock("device")
+    for _ in range(2):  # who fails must not wipe out who holds it
+        with pytest.raises(
+            BoardError, match=r"device is in use by this process itself\. Close the"
+        ):
+            DeviceLock("device")
     other = DeviceLock("another")
     first.release()
     first.release()  # again changes nothing
-    DeviceLock(tag).release()
+    DeviceLock("device").release()
     other.release()
 
 
 HOLD = """
 import sys
-from vitessera.host.board import DeviceLock
-lock = DeviceLock(sys.argv[1])
+from pathlib import Path
+from vitessera.host import board
+board.lock_folder = lambda: Path(sys.argv[1])
+lock = board.DeviceLock("device")
 print("held", flush=True)
 sys.stdin.read()
 """
 
 
-def test_a_lock_goes_with_its_process(tag: str) -> None:
+def test_a_lock_goes_with_its_process(locks: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, tag],
+        [sys.executable, "-c", HOLD, str(locks)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -125,15 +139,38 @@ def test_a_lock_goes_with_its_process(tag: str) -> None:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
         with pytest.raises(BoardError, match=f"in use by process {other.pid}"):
-            DeviceLock(tag)
+            DeviceLock("device")
         other.kill()
-    DeviceLock(tag).release()
+    DeviceLock("device").release()
 
 
-def test_a_lock_that_another_user_holds(tag: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+@pytest.mark.parametrize("what", ["the lock", "its folder"])
+def test_planted_links_are_not_followed(locks: Path, tmp_path: Path, what: str) -> None:
+    """Root once truncated whatever a link in the temporary folder led to."""
+    precious = tmp_path / "precious"
+    precious.mkdir(mode=0o700)
+    (precious / "vitessera-device.lock").write_text("keep this")
+    if what == "its folder":
+        locks.symlink_to(precious)
+    else:
+        locks.mkdir(mode=0o700)
+        (locks / "vitessera-device.lock").symlink_to(precious / "vitessera-device.lock")
+    with pytest.raises(BoardError, match=r"vitessera-device\.lock .*cannot be opened.*Remove"):
+        DeviceLock("device")
+    assert (precious / "vitessera-device.lock").read_text() == "keep this"
 
-    monkeypatch.setattr(Path, "open", refuse)
-    with pytest.raises(BoardError, match="another user has used the device"):
-        DeviceLock(tag)
+
+@pytest.mark.parametrize("mode", [0o770, 0o702])
+def test_a_folder_where_others_may_write(locks: Path, mode: int) -> None:
+    locks.mkdir()
+    locks.chmod(mode)
+    with pytest.raises(BoardError, match=r"someone else may write.*nobody else may write"):
+        DeviceLock("device")
+    assert not list(locks.iterdir())
+
+
+@pytest.mark.usefixtures("locks")
+def test_a_folder_of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)  # who is not whom the folder is made by
+    with pytest.raises(BoardError, match=r"vitessera-54321.*someone else may write"):
+        DeviceLock("device")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -67,10 +68,11 @@ def test_no_build_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", f'{{"format": {FORMAT}, "files": []}}']
+    "text",
+    ["", "{", "[]", "null", "{}", f'{{"format": {FORMAT}, "files": []}}', "[" * 100_000, "\x80"],
 )
 def test_damaged_manifest(copy: Path, text: str) -> None:
-    (copy / "manifest.json").write_text(text)
+    (copy / "manifest.json").write_text(text, encoding="latin-1")
     refused(copy, "manifest.json is damaged", "Compile the model again")
 
 
@@ -85,7 +87,10 @@ def test_missing_and_changed_files(copy: Path, name: str) -> None:
     (copy / name).write_bytes(content + b" ")
     refused(copy, f"{name} has changed since it was compiled", "Compile the model again")
     (copy / name).unlink()
-    refused(copy, f"{name} cannot be read (No such file", "Compile the model again")
+    refused(copy, f"{name} is missing", "Compile the model again")
+    os.mkfifo(copy / name)
+    refused(copy, f"{name} is missing", "Compile the model again")
+    (copy / name).unlink()
     (copy / name).write_bytes(content)
     change(copy, "manifest.json", lambda manifest: manifest["files"].pop(name))
     refused(copy, f"{name} has changed since it was compiled")
@@ -99,11 +104,29 @@ def test_manifest_with_a_part_missing(copy: Path, entry: str) -> None:
 
 @pytest.mark.parametrize(
     "edit",
-    [{"design_hash": "red"}, {"design_hash": 5}, {"expected_cycles": "many"}, {"device_names": 3}],
+    [
+        {"design_hash": "red"},
+        {"design_hash": 5},
+        {"expected_cycles": "many"},
+        {"expected_cycles": -1},
+        {"expected_cycles": float("inf")},
+        {"device_names": 3},
+        {"device_names": [3]},
+        {"model": ["vit.onnx"]},
+        {"config": []},
+        {"config": {}},
+    ],
 )
 def test_manifest_with_a_wrong_value(copy: Path, edit: dict[str, object]) -> None:
     change(copy, "manifest.json", lambda manifest: manifest.update(edit))
     refused(copy, "does not describe a compiled model", "Compile the model again")
+
+
+@pytest.mark.parametrize("name", ["tile", "depth", "lanes", "bus_bits", "clock_mhz"])
+@pytest.mark.parametrize("value", [0, -8, 8.0, "8", None, True, 10**30])
+def test_sizes_that_no_accelerator_has(copy: Path, name: str, value: object) -> None:
+    change(copy, "manifest.json", lambda manifest: manifest["config"].update({name: value}))
+    refused(copy, f"the configuration's {name} is {value!r}", "Compile the model again")
 
 
 def test_damaged_preprocessing(copy: Path) -> None:
@@ -127,6 +150,11 @@ def test_damaged_json(copy: Path, name: str, content: bytes) -> None:
         ("program/program.json", lambda program: program["outputs"][0].pop("offset")),
         ("program/program.json", lambda program: program["outputs"].append({})),
         ("program/program.json", lambda program: program["layers"][0].pop("macs")),
+        ("program/program.json", lambda program: program["layers"][0].update(macs=-(10**9))),
+        ("program/program.json", lambda program: program["labels"].pop()),
+        ("program/program.json", lambda program: program["outputs"][0].update(offset=0.5)),
+        ("program/program.json", lambda program: program["outputs"][0].update(name=7)),
+        ("program/program.json", lambda program: program["outputs"].clear()),
         ("reports/registers.json", lambda registers: registers.pop("magic")),
         ("reports/registers.json", lambda registers: registers.update(counters=3)),
         ("reports/registers.json", lambda registers: registers.update(states={"x": "IDLE"})),
@@ -165,13 +193,68 @@ def test_damaged_layout(copy: Path, kind: str) -> None:
         "fewer outputs": saved(**fewer),
     }[kind]
     vouch(copy, "program/layout.npz", content)
-    refused(copy, "does not describe a compiled model", "Compile the model again")
+    described = kind in ("other tables", "fewer outputs")
+    reason = "does not describe a compiled model" if described else "layout.npz is not a file of"
+    refused(copy, reason, "Compile the model again")
+
+
+def test_a_layout_that_is_larger_than_it_looks(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitessera.host.build.ARRAY_BYTES", 1_000_000)
+    content = io.BytesIO()
+    np.savez_compressed(content, input_index=np.zeros(1_000_000, np.int8))
+    assert len(content.getvalue()) < 10_000
+    vouch(copy, "program/layout.npz", content.getvalue())
+    refused(copy, "layout.npz unpacks to 1,000,128 bytes, 1,000,000 are allowed")
+
+
+# What is wrong in a layout → what the message says.
+LAYOUT_SLIPS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a pixel too many": (lambda t: t["input_index"].put(5, 64), "not filled from 64 pixels"),
+    "a pixel below none": (lambda t: t["input_index"].put(5, -2), "not filled from 64 pixels"),
+    "indices that are no integers": (
+        lambda t: t.update(input_index=t["input_index"].astype(float)),
+        "not filled from 64 pixels",
+    ),
+    "no input": (lambda t: t.update(input_index=t["input_index"][:0]), "not filled from"),
+    "a matrix": (lambda t: t.update(input_index=t["input_index"][None]), "not filled from"),
+    "pixels of no size": (lambda t: t["input_scale"].put(3, 0), "the pixels have no scale"),
+    "endless pixels": (lambda t: t["input_scale"].put(3, np.inf), "the pixels have no scale"),
+    "no output": (lambda t: t.update(output_bytes=np.array(0)), "output buffer has 0 bytes for 1"),
+    "half an output": (lambda t: t.update(output_bytes=np.array(9)), "output buffer has 9 bytes"),
+    "less than no output": (lambda t: t.update(output_bytes=np.array(-8)), "has -8 bytes"),
+    "a short output": (lambda t: t.update(output_bytes=np.array(8)), "'logits' is not in the out"),
+    "behind the output": (
+        lambda t: t["output_0_index"].put(0, t["output_bytes"] // 2),
+        "'logits' is not in the output buffer",
+    ),
+    "before the output": (lambda t: t["output_0_index"].put(0, -1), "'logits' is not in the out"),
+    "fewer scales": (
+        lambda t: t.update(output_0_scale=t["output_0_scale"][:9]),
+        "'logits' has no scale",
+    ),
+    "a scale of nothing": (lambda t: t["output_0_scale"].put(0, np.nan), "'logits' has no scale"),
+}
+
+
+@pytest.mark.parametrize("slip", LAYOUT_SLIPS)
+def test_tables_that_lead_astray(copy: Path, slip: str) -> None:
+    edit, words = LAYOUT_SLIPS[slip]
+    with np.load(copy / "program" / "layout.npz") as content:
+        tables = {name: np.array(table) for name, table in content.items()}
+    edit(tables)
+    vouch(copy, "program/layout.npz", saved(**tables))
+    refused(copy, "does not describe a compiled model", words, "Compile the model again")
 
 
 def saved(**arrays: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.savez(file, **arrays)
     return file.getvalue()
+
+
+def test_fewer_class_names_than_scores(copy: Path) -> None:
+    change(copy, "manifest.json", lambda manifest: manifest["preprocessing"]["classes"].pop())
+    refused(copy, "it has 9 class names for 10 scores", "Compile the model again")
 
 
 # --- Images

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from host_support import NO_PYNQ, Compile, Open
+from host_support import NO_PYNQ, Compile, Open, vouch
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import SimulationError, ToolError
 from vitessera.codegen.registers import ERROR_MEANING, HardwareError
@@ -539,21 +540,32 @@ def test_the_simulator_goes_with_its_board(open_board: Open) -> None:
 
 HOLD = """
 import sys
-from vitessera.host.board import DeviceLock
-lock = DeviceLock(sys.argv[1])
+from pathlib import Path
+from vitessera.host import board
+board.lock_folder = lambda: Path(sys.argv[2])
+lock = board.DeviceLock(sys.argv[1])
 print("held", flush=True)
 sys.stdin.read()
 """
 
 
-def test_two_processes_on_one_board(open_board: Open, folder: Path, right: Right) -> None:
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where locks lie, so that none is left behind."""
+    monkeypatch.setattr("vitessera.host.board.lock_folder", lambda: tmp_path / "locks")
+    return tmp_path / "locks"
+
+
+def test_two_processes_on_one_board(
+    open_board: Open, folder: Path, right: Right, locks: Path
+) -> None:
     first = open_board()
     device = first._device
     first._own_device = False  # the board outlives this program
     right(first)
     first.close()
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, device.tag],
+        [sys.executable, "-c", HOLD, device.tag, str(locks)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -661,6 +673,103 @@ def test_an_overlay_of_another_configuration(
         OverlayError, match="tile 4 instead of 8, lanes 4 instead of 8, bus_bits 64"
     ):
         acc.load(other)
+    right(acc)
+
+
+def test_a_build_directory_that_denies_the_fpga_s_sizes(
+    open_board: Open, folder: Path, tmp_path: Path, right: Right
+) -> None:
+    """A bus that is said to be wider would shift the bounds of what the program may reach."""
+    import json
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["config"]["lanes"] = 2
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    acc = open_board()
+    with pytest.raises(OverlayError, match=r"what the FPGA does not \(lanes 4 instead of 2\)"):
+        acc.load(copy)
+    right(acc)
+
+
+def test_rtl_that_is_not_ours(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from vitessera.sim import board
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    foreign = (copy / "rtl" / "core.v").read_text() + "// what else?\n"
+    vouch(copy, "rtl/core.v", foreign.encode())
+    simulated = []
+
+    def note(build: board.Build) -> None:
+        simulated.append(build.rtl.files["core.v"])
+        raise ToolError("That is all", "that is tested.")
+
+    monkeypatch.setattr(board, "_check_simulator", note)
+    with pytest.raises(BuildDirectoryError, match=r"rtl/core\.v is not what.*foreign_rtl=True"):
+        Accelerator(copy, simulate=True)
+    assert not simulated
+    with pytest.raises(ToolError, match="That is all"):
+        Accelerator(copy, simulate=True, foreign_rtl=True)
+    assert simulated == [foreign]
+
+
+def outcome(use: Callable[[], object]) -> str:
+    """What came of a use, for people."""
+    try:
+        return f"it gave {use()}"
+    except BaseException as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def test_a_forked_process(open_board: Open, folder: Path, digits: Digits, right: Right) -> None:
+    """Everything is refused there, closing does nothing, and its end changes nothing here."""
+    acc = open_board()
+    image = digits["images"][0]
+
+    async def awaited() -> None:
+        await acc.predict_async(image)
+
+    uses = (
+        lambda: acc.predict(image),
+        lambda: acc.run(image),
+        lambda: asyncio.run(awaited()),
+        lambda: acc.load(folder),
+        acc.profile,
+        acc.status,
+        lambda: acc.model,
+    )
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        said = [outcome(use) for use in uses]
+        acc.close()
+        for buffer in (*acc._loaded.inputs, *acc._loaded.outputs):
+            buffer.freebuffer()  # as when Python collects them
+        acc._device._remove()  # as when Python ends
+        os.write(writing, "\n".join(said).encode())
+        os._exit(0)
+    os.close(writing)
+    try:
+        ready, _, _ = select.select([reading], [], [], 60)
+        assert ready, "the forked process hangs"
+        said = os.read(reading, 1 << 16).decode().splitlines()
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        os.close(reading)
+    refusal = (
+        f"BoardError: This Accelerator was made by process {os.getpid()} and cannot be used by"
+    )
+    assert len(said) == len(uses)
+    for line in said:
+        assert line.startswith(f"{refusal} process {child}, which was forked from it. Make it in")
     right(acc)
 
 
