@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from vitessera.codegen.importer import Inspection, Row, Status, inspect_model
+from vitessera.codegen.importer import Inspection, Row, Status, inspect_confined
 
 from .output import write_json
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         VitesseraError: the model cannot be read, or the JSON file cannot be written.
     """
-    inspection = inspect_model(args.model, args.results)
+    inspection = inspect_confined(args.model, args.results)
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     console.print(_table(inspection))
     console.print(summary(inspection), highlight=False)

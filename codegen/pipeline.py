@@ -14,7 +14,7 @@ from .boards import BOARDS, Board
 from .builddir import Build
 from .config import HardwareConfig
 from .errors import CapacityError
-from .importer import import_model
+from .importer import import_confined
 from .numerics import INT16_MAX
 from .preprocessing import Given, find_preprocessing
 from .program import Program
@@ -57,7 +57,7 @@ def compile_model(
     board = target if isinstance(target, Board) else BOARDS.get(target.board)
     check_board(target.config if isinstance(target, Board) else target, board)
     announce("import")
-    graph = import_model(model, outputs)
+    graph = import_confined(model, outputs)
     preprocessing = find_preprocessing(model, graph, given)
     images = default_calibration(graph) if calibration is None else calibration
     announce("quantise")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from ..errors import ModelFileError, ModelValueError, UnsupportedModelError
 from ..graph import Image
 
 Array = npt.NDArray[np.generic]
+Announce = Callable[[str], None]
 
 # The first version in which Squeeze, Softmax and Split mean what they mean today.
 OLDEST_OPSET = 13
@@ -26,8 +27,8 @@ OLDEST_OPSET = 13
 # below this machine's memory.
 LARGEST_IMAGE = 1 << 24
 
-# A hundred times the largest Vision Transformer.
-LARGEST_GRAPH = 1_000_000
+# No weight with more values is a shape, an axis or the like, on which shapes depend.
+FEW_VALUES = 1024
 
 # The relative error that rounding to a type leaves. Arithmetic in these types is taken as real:
 # int8 is coarser than any of them.
@@ -66,22 +67,32 @@ class Source:
     rounding: float
 
 
-def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
+def silent(_: str) -> None:
+    """Announces nothing."""
+
+
+def load_source(path: Path, outputs: Sequence[str] = (), announce: Announce = silent) -> Source:
     """Reads and checks `path`.
 
     Args:
         path: the file.
         outputs: tensors to take as results in place of the file's outputs.
+        announce: called with what is being done.
 
     Raises:
         ModelFileError: missing, unreadable, or not a valid ONNX model.
         ModelValueError: a weight holds NaN or infinity.
         UnsupportedModelError: the input is not one image, or video, of floats.
     """
-    model = _inline(_read(path), path)
+    announce("when it read the file")
+    model = _read(path)
+    announce("when it put functions in place of their calls")
+    model = _inline(model, path)
     graph = model.graph
     weights = _weights(graph)
     image, images = _image(graph, weights)
+    announce("when ONNX inferred the shapes")
+    shapes = _inferred_shapes(model, image.name, images)
     return Source(
         image=image,
         images=images,
@@ -89,7 +100,7 @@ def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
         nodes=tuple(graph.node),
         names=_unique_names(graph.node),
         weights=weights,
-        shapes=_inferred_shapes(model, image.name, images),
+        shapes=shapes,
         outputs=_outputs(graph, path, outputs),
         rounding=_rounding(graph),
     )
@@ -125,12 +136,6 @@ def _first_line(error: Exception) -> str:
 def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     if not model.functions:
         return model
-    count = _inlined_nodes(model)
-    if count > LARGEST_GRAPH:
-        raise ModelFileError(
-            f"{path} comes to {count} nodes once its local functions are inlined.",
-            "Export the model without functions that call each other so often.",
-        )
     try:
         inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
@@ -139,29 +144,6 @@ def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             "Export the model again with torch.onnx.export.",
         ) from error
     return inlined
-
-
-def _inlined_nodes(model: onnx.ModelProto) -> int:
-    """The number of nodes with every call of a local function counted as what it holds.
-
-    The checker has made sure that no function calls itself.
-    """
-    bodies = {(f.domain, f.name): [_callee(node) for node in f.node] for f in model.functions}
-    counts: dict[tuple[str, str], int] = {}
-    pending = list(bodies)
-    while pending:
-        function = pending[-1]
-        missing = [called for called in bodies[function] if called in bodies.keys() - counts.keys()]
-        if missing:
-            pending.extend(missing)
-            continue
-        counts[function] = sum(counts.get(called, 1) for called in bodies[function])
-        pending.pop()
-    return sum(counts.get(_callee(node), 1) for node in model.graph.node)
-
-
-def _callee(node: onnx.NodeProto) -> tuple[str, str]:
-    return node.domain, node.op_type
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
@@ -338,12 +320,10 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
     """With the batch bound. They only serve to go on after a refused node, so gaps are fine."""
     if any(claims_more(node) for node in model.graph.node):
         return {}
-    bound = onnx.ModelProto()
-    bound.CopyFrom(model)
+    bound = _declared(model.graph, model.opset_import)
     for value in bound.graph.input:
         if value.name == image:
             value.type.tensor_type.shape.dim[0].dim_value = images
-    del bound.graph.value_info[:]
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
     except (MemoryError, RuntimeError, ValueError, onnx.shape_inference.InferenceError):
@@ -354,6 +334,19 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
         if dims and all(dim.dim_value > 0 for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
+
+
+def _declared(graph: onnx.GraphProto, opsets: Iterable[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
+    """The graph with large weights declared rather than held: inference copies what it is given."""
+    declared = onnx.helper.make_graph(graph.node, graph.name, graph.input, graph.output)
+    known = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) <= FEW_VALUES:
+            declared.initializer.append(tensor)
+        elif tensor.name not in known:
+            kind = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            declared.input.append(kind)
+    return onnx.helper.make_model(declared, opset_imports=list(opsets))
 
 
 def claims_more(node: onnx.NodeProto) -> bool:
