@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from ..errors import ModelFileError, ModelValueError, UnsupportedModelError
@@ -113,7 +113,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path} is empty.", "Export the model again.")
     try:
         model = onnx.load(path, format="protobuf")
-        onnx.checker.check_model(model)
+        _check(model, path)
     except DecodeError as error:
         raise ModelFileError(
             f"{path} is not an ONNX file, or it is truncated ({error}).",
@@ -126,6 +126,13 @@ def _read(path: Path) -> onnx.ModelProto:
             "20 in torch); weights in a separate file must lie beside it.",
         ) from error
     return model
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except EncodeError:  # with its external weights it has more than the 2 GB of a message
+        onnx.checker.check_model(path)
 
 
 def _first_line(error: Exception) -> str:
