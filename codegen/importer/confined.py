@@ -44,6 +44,7 @@ BOOT = (
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: the signal that comes when the parent ends
 FIRST_TO_GO = 1000  # of /proc/self/oom_score_adj
+NEARLY_ALL = 0.8  # of the memory that it may take: who dies with so much in use died of it
 LOG_BYTES = 10_000  # of what a process that died had said last
 
 
@@ -111,7 +112,7 @@ def inspect_confined(path: str | os.PathLike[str], outputs: Sequence[str] = ()) 
         try:
             answer = _answer(connection, request)
         except _Died as death:
-            raise _died(request, process.wait(), str(death)) from ImporterTraceback(_tail(log))
+            raise _end(request, process, str(death)) from ImporterTraceback(_tail(log))
     if isinstance(answer, Inspection):
         return answer
     if isinstance(answer.error, VitesseraError):
@@ -190,14 +191,18 @@ def _too_slow(request: _Request, doing: str) -> UnsupportedModelError:
     )
 
 
-def _died(request: _Request, code: int, doing: str) -> ModelFileError:
-    end = f"with exit code {code}"
-    if code < 0:
-        end = f"by {signal.Signals(-code).name}"
-    if -code == signal.SIGKILL:
-        end += ", as Linux ends what takes the last memory"
+def _end(request: _Request, process: subprocess.Popen[bytes], doing: str) -> VitesseraError:
+    """Of a process that ended by itself: libraries that lack memory do not always say so."""
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if usage.ru_maxrss * 1024 > NEARLY_ALL * request.limits.bytes:  # Linux counts it in KiB
+        return _too_large(request, MemoryError(), doing)
+    code = process.returncode
+    how = f"with exit code {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+    if code == -signal.SIGKILL:
+        how += ", as Linux does when the machine's memory is used up"
     return ModelFileError(
-        f"{request.path}: the process that imports it was ended {end} ({doing}).",
+        f"{request.path}: the process that imports it was ended {how} ({doing}).",
         "Check the model in ONNX Runtime, and export it again. If it is a good one, please report "
         "it.",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +26,9 @@ OLDEST_OPSET = 13
 # 2,300 × 2,300 pixels in colour, or 100 frames of 224 × 224: far above any Vision Transformer, far
 # below this machine's memory.
 LARGEST_IMAGE = 1 << 24
+
+# A hundred times the largest Vision Transformer.
+LARGEST_GRAPH = 1_000_000
 
 # No weight with more values is a shape, an axis or the like, on which shapes depend.
 FEW_VALUES = 1024
@@ -143,6 +146,12 @@ def _first_line(error: Exception) -> str:
 def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     if not model.functions:
         return model
+    count = _inlined_nodes(model)
+    if count > LARGEST_GRAPH:
+        raise ModelFileError(
+            f"{path} comes to {count} nodes once its local functions are inlined.",
+            "Export the model without functions that call each other so often.",
+        )
     try:
         inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
     except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
@@ -151,6 +160,34 @@ def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             "Export the model again with torch.onnx.export.",
         ) from error
     return inlined
+
+
+def _inlined_nodes(model: onnx.ModelProto) -> int:
+    """The number of nodes with every call of a local function counted as what it holds.
+
+    The checker has made sure that no function calls itself.
+    """
+    bodies = {(f.domain, f.name): list(_callees(f.node)) for f in model.functions}
+    counts: dict[tuple[str, str], int] = {}
+    pending = list(bodies)
+    while pending:
+        function = pending[-1]
+        missing = [called for called in bodies[function] if called in bodies.keys() - counts.keys()]
+        if missing:
+            pending.extend(missing)
+            continue
+        counts[function] = sum(counts.get(called, 1) for called in bodies[function])
+        pending.pop()
+    return sum(counts.get(called, 1) for called in _callees(model.graph.node))
+
+
+def _callees(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
+    """What the nodes call, in the bodies of control flow, too."""
+    for node in nodes:
+        yield node.domain, node.op_type
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from _callees(body.node)
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
