@@ -28,7 +28,10 @@ from .lower import Lowering
 from .scales import Evidence, choose_scales
 from .widen import widen
 
-__all__ = ["default_calibration", "hoist_selections", "prepared", "quantize"]
+__all__ = ["MOST_IMAGES", "default_calibration", "hoist_selections", "prepared", "quantize"]
+
+# For calibration: some dozens are enough, and each takes the time of a float evaluation.
+MOST_IMAGES = 1024
 
 
 def quantize(graph: Graph, calibration: npt.NDArray[np.generic]) -> QuantGraph:
