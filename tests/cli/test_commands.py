@@ -170,29 +170,29 @@ def test_of_very_many_calibration_images_some_are_used(
     arguments = ("compile", DIGITS / "vit_digits.onnx", "-o", tmp_path / "build", "--calibration")
     outcome = command(*arguments, tmp_path / "many.npz")
     assert outcome.code == 0, outcome.errors
-    words = f"{tmp_path / 'many.npz'}: 1024 of 3000 images are used for calibration"
+    words = f"{tmp_path / 'many.npz'}: 512 of 3000 images are used for calibration"
     assert words in outcome.output and words in outcome.errors
-    np.testing.assert_array_equal(used[0], images[[n * 3000 // 1024 for n in range(1024)]])
-    np.savez(tmp_path / "enough.npz", images=images[:1024])
+    np.testing.assert_array_equal(used[0], images[[n * 3000 // 512 for n in range(512)]])
+    np.savez(tmp_path / "enough.npz", images=images[:512])
     outcome = command(*arguments, tmp_path / "enough.npz")
     assert "are used for" not in outcome.output + outcome.errors
-    np.testing.assert_array_equal(used[1], images[:1024])
+    np.testing.assert_array_equal(used[1], images[:512])
 
 
 def test_so_are_those_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
-    images = np.zeros((1030, 1, 8, 8), np.float32)
-    images[:, 0, 0, 0] = np.arange(1030)
+    images = np.zeros((515, 1, 8, 8), np.float32)
+    images[:, 0, 0, 0] = np.arange(515)
     stages: list[str] = []
 
     def quantize(_: object, calibration: np.ndarray) -> None:
         used = calibration[:, 0, 0, 0].astype(int).tolist()
-        assert used == [n * 1030 // 1024 for n in range(1024)]
+        assert used == [n * 515 // 512 for n in range(512)]
         raise ImageError("This is far enough.", "Nothing.")
 
     monkeypatch.setattr("vitessera.codegen.pipeline.quantize", quantize)
     with pytest.raises(ImageError, match="far enough"):
         compile_model(DIGITS / "vit_digits.onnx", HardwareConfig(), images, stages.append)
-    assert stages == ["import", "take 1024 of 1030 images", "quantise"]
+    assert stages == ["import", "take 512 of 515 images", "quantise"]
 
 
 def test_compile_says_what_comes_next(command: Command, tmp_path: Path) -> None:

@@ -197,12 +197,12 @@ def error_of(path: Path) -> Exception | None:
 
 
 @pytest.mark.parametrize("variable", [limits.MEMORY_VARIABLE, limits.TIME_VARIABLE])
-@pytest.mark.parametrize("value", ["much", "0", "-1", "nan", "inf", ""])
+@pytest.mark.parametrize("value", ["much", "0", "-1", "nan", "1e40", ""])
 def test_limits_that_are_no_numbers(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(ConfigError, match=rf"{variable} is '{value}', not a number.*unset it"):
+    with pytest.raises(ConfigError, match=rf"{variable} is '{value}', not a number above zero and up to 10000.*unset it"):
         inspect_confined(DIGITS)
 
 
