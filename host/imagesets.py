@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,20 +34,6 @@ HEADERS = {
 }
 # What numpy.savez writes; others unpack to a million times their size.
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What zipfile, zlib and numpy raise on damaged files; RuntimeError on encrypted ones.
-DAMAGE = (
-    EOFError,
-    LookupError,
-    OverflowError,
-    RecursionError,
-    RuntimeError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 REMEDY = "Give an .npz or .npy file as numpy.savez or numpy.save writes it."
 
 
@@ -236,5 +220,8 @@ def _damage_named(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror or error}).", REMEDY) from error
-    except DAMAGE as error:
-        raise ImageError(f"{path}: not a file of numpy arrays ({error}).", REMEDY) from error
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # zipfile, zlib and numpy raise whatever they stumble over
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"{path}: not a file of numpy arrays ({reason}).", REMEDY) from error

@@ -338,9 +338,10 @@ def _open(path: Path, mode: str) -> Pillow.Image:
         raise ImageError(f"{path}: not an image of a format that is read.", remedy) from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: too large ({error}).", _SMALLER_IMAGE) from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        # Pillow's decoders raise all of these on damaged files.
-        reason = getattr(error, "strerror", None) or error
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{path}: cannot be read ({reason}).", remedy) from error
 
 

@@ -183,6 +183,20 @@ def test_files_that_are_no_images_are_refused(
         COLOUR.load(path)
 
 
+@pytest.mark.parametrize("error", [KeyError, IndexError, TypeError, struct.error, zlib.error])
+def test_whatever_a_decoder_stumbles_over_names_the_file(
+    save: Callable[..., Path], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(_: object) -> None:
+        raise error
+
+    path = save(some_pixels(4, 6, 3))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", stumble)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", stumble, raising=False)
+    with pytest.raises(ImageError, match=rf"image\.png: cannot be read .*{error.__name__}.* PNG"):
+        COLOUR.load(path)
+
+
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
     pytest.importorskip("PIL", reason="Pillow (extra `images`) is not installed")
     with pytest.raises(ImageError, match=r"cannot be read \(Is a directory\)"):
