@@ -93,12 +93,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _picks(model: Path, boards: list[Board]) -> Table:
     """The accelerator for `model` on each board."""
-    from vitessera.codegen.importer import import_model
+    from vitessera.codegen.importer import import_confined
     from vitessera.codegen.quantize import default_calibration, quantize
 
     stages = Stages()
     stages.start("import and quantise")
-    graph = import_model(model)
+    graph = import_confined(model)
     quantized = quantize(graph, default_calibration(graph, count=2))  # sizes are all that matters
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("board", "engine", "MACs", "clock", "images/s", "LUT", "BRAM36", "URAM", "DSP"):

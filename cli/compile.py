@@ -13,7 +13,7 @@ from vitessera.codegen.boardfile import find_board
 from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
 from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
-from vitessera.host.imagesets import load_images
+from vitessera.host.imagesets import ImageSet, load_images
 from vitessera.host.interface import OVERLAY
 
 from .inspect import add_results
@@ -72,8 +72,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="IMAGES.npz",
         help="images [n, channels, height, width], or videos as the model takes them, normalised "
         "as in training, under the key "
-        "'calibration' or 'images'; some dozens are enough. Without them noise is used, which "
-        "costs accuracy.",
+        "'calibration' or 'images'; some dozens are enough, and of very many not all are used. "
+        "Without them noise is used, which costs accuracy.",
     )
     for name, meaning in (("mean", "subtracted from pixels of 0 to 1"), ("std", "divided by next")):
         parser.add_argument(
@@ -138,12 +138,16 @@ def target(args: argparse.Namespace) -> HardwareConfig | Board:
 def run(args: argparse.Namespace) -> int:
     """Compiles and writes the build directory."""
     from vitessera.codegen.pipeline import compile_model
+    from vitessera.codegen.quantize import MOST_IMAGES
 
     chosen, given = target(args), said(args)
     check_output(args.output)
-    calibration = None
+    calibration, note = None, ""
     if args.calibration is not None:
-        calibration = load_images(args.calibration, ("calibration", "images")).images
+        found = load_images(args.calibration, ("calibration", "images"), MOST_IMAGES)
+        calibration, note = found.images, left_out(args.calibration, found)
+        if note:
+            print(f"vitessera: {note}", file=sys.stderr)
     else:
         print(
             "vitessera: no --calibration given: scales come from noise images; expect less "
@@ -155,8 +159,19 @@ def run(args: argparse.Namespace) -> int:
     stages.start("write")
     place = write_build(build, args.output)
     stages.finish()
-    print(summary(build, args.output if args.output.exists() else place))
+    print(summary(build, args.output if args.output.exists() else place, note))
     return 0
+
+
+def left_out(path: Path, found: ImageSet) -> str:
+    """What is to be said of a calibration set that is larger than need be; nothing of others."""
+    if not found.left_out:
+        return ""
+    used = len(found.images)
+    return (
+        f"{path}: {used} of {used + found.left_out} images are used for calibration, evenly "
+        "spread; more take time and change little."
+    )
 
 
 class Stages:
@@ -180,10 +195,11 @@ class Stages:
         self._current = None
 
 
-def summary(build: Build, folder: Path) -> str:
-    """What was built, and what can be done with it."""
+def summary(build: Build, folder: Path, note: str = "") -> str:
+    """What was built, and what can be done with it; `note` is on its calibration."""
     config, images = build.config, build.preprocessing
     known = images.describe() if images else UNKNOWN_IMAGES
+    known = f"{known}\n{note}" if note else known
     return (
         f"{build.model}: {len(build.program.instructions)} instructions, "
         f"{len(build.program.weights) / 1024:.0f} KiB of weights, on {config.macs} MACs "

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from vitessera.codegen.importer import Inspection, Row, Status, inspect_model
+from vitessera.codegen.importer import Inspection, Row, Status, inspect_confined
 from vitessera.codegen.outputfile import JsonFile, check_outputs
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """
     account = None if args.json is None else JsonFile(args.json, "inspect --json")
     check_outputs(account)
-    inspection = inspect_model(args.model, args.results)
+    inspection = inspect_confined(args.model, args.results)
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     console.print(_table(inspection))
     console.print(summary(inspection), highlight=False)

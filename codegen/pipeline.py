@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..host.imagesets import Array
+from ..host.imagesets import Array, evenly
 from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
 from .boards import BOARDS, Board
@@ -15,13 +15,13 @@ from .builddir import Build
 from .buildfiles import REGISTERS
 from .config import HardwareConfig
 from .errors import CapacityError
-from .importer import import_model
+from .importer import import_confined
 from .numerics import INT16_MAX
 from .preprocessing import Given, find_preprocessing
 from .program import Program
 from .quantexec import execute
 from .quantgraph import QuantGraph
-from .quantize import default_calibration, quantize
+from .quantize import MOST_IMAGES, default_calibration, quantize
 from .schedule.split import schedule_in_parts, split
 from .sizing import boards_that_would_do, pick, plan
 from .vivado import check_board, vivado_sources
@@ -45,8 +45,8 @@ def compile_model(
     Args:
         model: the ONNX file.
         target: the accelerator, or the board that the fastest one is picked for.
-        calibration: images [n, ...] as the model takes them; noise when there are none, which costs
-            accuracy.
+        calibration: images [n, ...] as the model takes them, of which at most MOST_IMAGES are
+            used, evenly spread; noise when there are none, which costs accuracy.
         announce: called with the name of each stage as it starts.
         given: what the user says about images and class names; the rest is looked for.
         outputs: as for `importer.inspect_model`.
@@ -58,9 +58,12 @@ def compile_model(
     board = target if isinstance(target, Board) else BOARDS.get(target.board)
     check_board(target.config if isinstance(target, Board) else target, board)
     announce("import")
-    graph = import_model(model, outputs)
+    graph = import_confined(model, outputs)
     preprocessing = find_preprocessing(model, graph, given)
     images = default_calibration(graph) if calibration is None else calibration
+    if images.ndim and len(images) > MOST_IMAGES:
+        announce(f"take {MOST_IMAGES} of {len(images)} images")
+        images = images[evenly(len(images), MOST_IMAGES)]
     announce("quantise")
     quantized = quantize(graph, images)
     announce("schedule")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,16 @@ if TYPE_CHECKING:
 # Pillow's filters by name; the numbers have been the same in all of its versions.
 RESAMPLING = {"nearest": 0, "bilinear": 2, "bicubic": 3, "lanczos": 1}
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
+# What image files may be: formats that cameras and browsers write, whose decoders are Pillow's own
+# or its libraries'. It knows others, for which it starts programs such as Ghostscript.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+# Of an image that is decoded, or made by resizing; some copies of it are held at once, 3 or 4
+# bytes a pixel, and boards have 512 MB.
+LARGEST_PIXELS = 32_000_000
 RESCALE = 1 / 255  # what 8-bit pixels are multiplied by when nobody says otherwise
 
 _COMPILE_AGAIN = "Compile the model again."
+_SMALLER_IMAGE = "Scale it down, or cut it, before."
 
 
 @dataclass(frozen=True)
@@ -166,8 +174,9 @@ class Preprocessing:
     def load(self, path: Path | str) -> Float32Array:
         """The image in file `path` as the network takes it: float32 [channels, height, width].
 
-        Any file that Pillow reads; turned upright as its EXIF data say. An alpha channel is
-        dropped unless the network has four channels. 16-bit and float images are refused.
+        A file in one of FORMATS, of at most LARGEST_PIXELS; turned upright as its EXIF data say. An
+        alpha channel is dropped unless the network has four channels. 16-bit and float images are
+        refused.
 
         Raises:
             ImageError: Pillow or the file is missing, it is no image or damaged, it has the
@@ -231,6 +240,7 @@ class Preprocessing:
         """`image` after `resize`; what comes out is large enough to be cropped, if it is to be."""
         if self.resize is not None:
             height, width = self._resize_to(image.height, image.width)
+            _check_pixels(path, height, width, " after resizing")
             image = image.resize((width, height), RESAMPLING[self.resample])
         found, wanted = (image.height, image.width), (self.height, self.width)
         if self.crop is not None:
@@ -310,9 +320,14 @@ def _open(path: Path, mode: str) -> Pillow.Image:
             f"Pillow is not installed, and {path} cannot be read without it.",
             "Run: pip install pillow.",
         ) from error
-    remedy = "Give a PNG, JPEG or other image file that Pillow reads."
+    remedy = f"Give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings():
+            # Of sizes far above LARGEST_PIXELS.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path, formats=FORMATS)
+        with image:
+            _check_pixels(path, image.height, image.width)  # the header's: nothing is decoded yet
             if image.mode.startswith(("I", "F")):
                 raise ImageError(
                     f"{path}: pixels have more than 8 bits (Pillow's mode {image.mode}).",
@@ -320,13 +335,23 @@ def _open(path: Path, mode: str) -> Pillow.Image:
                 )
             return ImageOps.exif_transpose(image).convert(mode)
     except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image.", remedy) from error
+        raise ImageError(f"{path}: not an image of a format that is read.", remedy) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large ({error}).", "Give a smaller image.") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        # Pillow's decoders raise all of these on damaged files.
-        reason = getattr(error, "strerror", None) or error
+        raise ImageError(f"{path}: too large ({error}).", _SMALLER_IMAGE) from error
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise ImageError(f"{path}: cannot be read ({reason}).", remedy) from error
+
+
+def _check_pixels(path: Path, height: int, width: int, when: str = "") -> None:
+    if height * width > LARGEST_PIXELS:
+        raise ImageError(
+            f"{path}: the image is {height}x{width}{when}, {height * width:,} pixels; at most "
+            f"{LARGEST_PIXELS:,} are read.",
+            _SMALLER_IMAGE,
+        )
 
 
 # --- Checks of what JSON gave, whose values may be anything

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import struct
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from vitessera.host.errors import BuildDirectoryError, ImageError
-from vitessera.host.preprocessing import PILLOW_MODES, RESAMPLING, Preprocessing
+from vitessera.host.preprocessing import FORMATS, PILLOW_MODES, RESAMPLING, Preprocessing
 
 GREY = Preprocessing(1, 4, 6, (0.5,), (0.25,), classes=("cat", "dog"))
 COLOUR = Preprocessing(3, 4, 6, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7))
@@ -181,6 +183,20 @@ def test_files_that_are_no_images_are_refused(
         COLOUR.load(path)
 
 
+@pytest.mark.parametrize("error", [KeyError, IndexError, TypeError, struct.error, zlib.error])
+def test_whatever_a_decoder_stumbles_over_names_the_file(
+    save: Callable[..., Path], error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(_: object) -> None:
+        raise error
+
+    path = save(some_pixels(4, 6, 3))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", stumble)
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", stumble, raising=False)
+    with pytest.raises(ImageError, match=rf"image\.png: cannot be read .*{error.__name__}.* PNG"):
+        COLOUR.load(path)
+
+
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
     pytest.importorskip("PIL", reason="Pillow (extra `images`) is not installed")
     with pytest.raises(ImageError, match=r"cannot be read \(Is a directory\)"):
@@ -197,8 +213,65 @@ def test_an_image_of_absurd_size_is_refused(
     save: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("PIL.Image.MAX_IMAGE_PIXELS", 10)
-    with pytest.raises(ImageError, match=r"image\.png: too large .*Give a smaller image"):
+    with pytest.raises(ImageError, match=r"image\.png: too large .*Scale it down"):
         GREY.load(save(some_pixels(40, 60)))
+
+
+def claiming(folder: Path, height: int, width: int) -> Path:
+    """A PNG whose header says so; of its pixels there are but a few."""
+    from PIL import Image
+
+    path = folder / "image.png"
+    Image.new("L", (8, 8)).save(path)
+    data = bytearray(path.read_bytes())
+    data[16:24] = struct.pack(">II", width, height)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_large_image_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="Pillow (extra `images`) is not installed")
+    fits = claiming(tmp_path, 4000, 8000)
+    with pytest.raises(ImageError, match=r"image\.png: cannot be read"):  # it lacks pixels
+        GREY.load(fits)
+    for height, width in ((4000, 8001), (13_000, 13_000)):
+        path = claiming(tmp_path, height, width)
+        with pytest.raises(ImageError) as caught:
+            GREY.load(path)
+        assert f"{height}x{width}, {height * width:,} pixels; at most 32,000,000" in str(
+            caught.value
+        )
+        assert "Scale it down" in caught.value.remedy
+
+
+def test_an_image_that_resizing_makes_large_is_refused(save: Callable[..., Path]) -> None:
+    rule = Preprocessing(1, 400, 400, (0.0,), (1.0,), resize=400, crop=(400, 400))
+    with pytest.raises(ImageError, match="is 400x800000 after resizing, 320,000,000 pixels"):
+        rule.load(save(some_pixels(1, 2000)))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_formats_that_are_read(tmp_path: Path, kind: str) -> None:
+    Image = pytest.importorskip("PIL.Image")  # noqa: N806
+    path = tmp_path / "image"
+    Image.fromarray(some_pixels(4, 6)).convert("L").save(path, kind)
+    assert GREY.load(path).shape == (1, 4, 6)
+
+
+@pytest.mark.parametrize("kind", ["EPS", "ICO", "TGA", "PCX", "PDF"])
+def test_formats_that_are_not_read(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EPS would start Ghostscript."""
+    Image = pytest.importorskip("PIL.Image")  # noqa: N806
+    path = tmp_path / "image.png"
+    Image.fromarray(some_pixels(4, 6)).convert("L").save(path, kind)
+    monkeypatch.setattr("subprocess.Popen", None)
+    monkeypatch.setattr("subprocess.check_call", None)
+    with pytest.raises(ImageError, match=r"not an image of a format that is read.*PNG, JPEG, BMP"):
+        GREY.load(path)
 
 
 def test_without_pillow_files_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,10 +11,21 @@ In the order in which a model passes through:
                  told from tokens (stems)
     emit         terms to graph nodes, with a verdict on whatever is left
     inspection   the account of every ONNX node; `import_model`, `inspect_model`
+    confined     both in a process of their own, within limits (limits): for files from anywhere
     evaluate     runs the graph in float
 """
 
+from .confined import import_confined, inspect_confined
 from .evaluate import evaluate
 from .inspection import Inspection, Row, Status, import_model, inspect_model
 
-__all__ = ["Inspection", "Row", "Status", "evaluate", "import_model", "inspect_model"]
+__all__ = [
+    "Inspection",
+    "Row",
+    "Status",
+    "evaluate",
+    "import_confined",
+    "import_model",
+    "inspect_confined",
+    "inspect_model",
+]

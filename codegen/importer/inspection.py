@@ -11,7 +11,7 @@ from pathlib import Path
 from ..errors import UnsupportedModelError
 from ..graph import Graph
 from .emit import emit
-from .load import Source, load_source
+from .load import Announce, Source, load_source, silent
 from .refusal import Refused
 from .rewrite import rewrite
 from .trace import ARITHMETIC, Trace, trace
@@ -74,13 +74,18 @@ class Inspection:
         return sum(row.status is status for row in self.rows)
 
 
-def inspect_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Inspection:
+def inspect_model(
+    path: str | os.PathLike[str],
+    outputs: Sequence[str] = (),
+    announce: Announce = silent,
+) -> Inspection:
     """Accounts for every node of an ONNX model, supported or not.
 
     Args:
         path: the ONNX file.
         outputs: names of the tensors to take as results, of the model's outputs or inside it;
             none for all outputs. Nodes that no result depends on are left out.
+        announce: called with what is being done, as a clause: "at node 'x' (Add)".
 
     Raises:
         ModelFileError: missing, unreadable or not ONNX.
@@ -88,15 +93,11 @@ def inspect_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> 
         UnsupportedModelError: the model does not take exactly one float32 image.
     """
     path = Path(path)
-    source = load_source(path, outputs)
+    source = load_source(path, outputs, announce)
+    traced = trace(source, announce)
+    announce("when it looked for patterns")
     try:
-        traced = trace(source)
         graph = emit(source, traced, rewrite(traced))
-    except MemoryError as error:
-        raise UnsupportedModelError(
-            f"{path} takes more memory to import than there is ({error}).",
-            "Export the model for a smaller image, or import it on a larger machine.",
-        ) from error
     except RecursionError as error:
         raise UnsupportedModelError(
             f"{path} holds a chain of sums or activations that is too long to follow.",
@@ -115,7 +116,15 @@ def import_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> G
             the first ones.
         ModelFileError, ModelValueError: as `inspect_model`.
     """
-    inspection = inspect_model(path, outputs)
+    return graph_of(inspect_model(path, outputs))
+
+
+def graph_of(inspection: Inspection) -> Graph:
+    """The network, if all of it can be mapped.
+
+    Raises:
+        UnsupportedModelError: as `import_model`.
+    """
     if inspection.graph is None:
         raise _unsupported(inspection)
     return inspection.graph

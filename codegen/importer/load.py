@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnx.inliner
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from ..errors import ModelFileError, ModelValueError, UnsupportedModelError
 from ..graph import Image
 
 Array = npt.NDArray[np.generic]
+Announce = Callable[[str], None]
 
 # The first version in which Squeeze, Softmax and Split mean what they mean today.
 OLDEST_OPSET = 13
@@ -28,6 +29,9 @@ LARGEST_IMAGE = 1 << 24
 
 # A hundred times the largest Vision Transformer.
 LARGEST_GRAPH = 1_000_000
+
+# No weight with more values is a shape, an axis or the like, on which shapes depend.
+FEW_VALUES = 1024
 
 # The relative error that rounding to a type leaves. Arithmetic in these types is taken as real:
 # int8 is coarser than any of them.
@@ -66,22 +70,32 @@ class Source:
     rounding: float
 
 
-def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
+def silent(_: str) -> None:
+    """Announces nothing."""
+
+
+def load_source(path: Path, outputs: Sequence[str] = (), announce: Announce = silent) -> Source:
     """Reads and checks `path`.
 
     Args:
         path: the file.
         outputs: tensors to take as results in place of the file's outputs.
+        announce: called with what is being done.
 
     Raises:
         ModelFileError: missing, unreadable, or not a valid ONNX model.
         ModelValueError: a weight holds NaN or infinity.
         UnsupportedModelError: the input is not one image, or video, of floats.
     """
-    model = _inline(_read(path), path)
+    announce("when it read the file")
+    model = _read(path)
+    announce("when it put functions in place of their calls")
+    model = _inline(model, path)
     graph = model.graph
     weights = _weights(graph)
     image, images = _image(graph, weights)
+    announce("when ONNX inferred the shapes")
+    shapes = _inferred_shapes(model, image.name, images)
     return Source(
         image=image,
         images=images,
@@ -89,7 +103,7 @@ def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
         nodes=tuple(graph.node),
         names=_unique_names(graph.node),
         weights=weights,
-        shapes=_inferred_shapes(model, image.name, images),
+        shapes=shapes,
         outputs=_outputs(graph, path, outputs),
         rounding=_rounding(graph),
     )
@@ -102,7 +116,7 @@ def _read(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path} is empty.", "Export the model again.")
     try:
         model = onnx.load(path, format="protobuf")
-        onnx.checker.check_model(model)
+        _check(model, path)
     except DecodeError as error:
         raise ModelFileError(
             f"{path} is not an ONNX file, or it is truncated ({error}).",
@@ -115,6 +129,13 @@ def _read(path: Path) -> onnx.ModelProto:
             "20 in torch); weights in a separate file must lie beside it.",
         ) from error
     return model
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    try:
+        onnx.checker.check_model(model)
+    except EncodeError:  # with its external weights it has more than the 2 GB of a message
+        onnx.checker.check_model(path)
 
 
 def _first_line(error: Exception) -> str:
@@ -146,7 +167,7 @@ def _inlined_nodes(model: onnx.ModelProto) -> int:
 
     The checker has made sure that no function calls itself.
     """
-    bodies = {(f.domain, f.name): [_callee(node) for node in f.node] for f in model.functions}
+    bodies = {(f.domain, f.name): list(_callees(f.node)) for f in model.functions}
     counts: dict[tuple[str, str], int] = {}
     pending = list(bodies)
     while pending:
@@ -157,11 +178,16 @@ def _inlined_nodes(model: onnx.ModelProto) -> int:
             continue
         counts[function] = sum(counts.get(called, 1) for called in bodies[function])
         pending.pop()
-    return sum(counts.get(_callee(node), 1) for node in model.graph.node)
+    return sum(counts.get(called, 1) for called in _callees(model.graph.node))
 
 
-def _callee(node: onnx.NodeProto) -> tuple[str, str]:
-    return node.domain, node.op_type
+def _callees(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
+    """What the nodes call, in the bodies of control flow, too."""
+    for node in nodes:
+        yield node.domain, node.op_type
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                yield from _callees(body.node)
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
@@ -338,12 +364,10 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
     """With the batch bound. They only serve to go on after a refused node, so gaps are fine."""
     if any(claims_more(node) for node in model.graph.node):
         return {}
-    bound = onnx.ModelProto()
-    bound.CopyFrom(model)
+    bound = _declared(model.graph, model.opset_import)
     for value in bound.graph.input:
         if value.name == image:
             value.type.tensor_type.shape.dim[0].dim_value = images
-    del bound.graph.value_info[:]
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
     except (MemoryError, RuntimeError, ValueError, onnx.shape_inference.InferenceError):
@@ -354,6 +378,19 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
         if dims and all(dim.dim_value > 0 for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)
     return shapes
+
+
+def _declared(graph: onnx.GraphProto, opsets: Iterable[onnx.OperatorSetIdProto]) -> onnx.ModelProto:
+    """The graph with large weights declared rather than held: inference copies what it is given."""
+    declared = onnx.helper.make_graph(graph.node, graph.name, graph.input, graph.output)
+    known = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) <= FEW_VALUES:
+            declared.initializer.append(tensor)
+        elif tensor.name not in known:
+            kind = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            declared.input.append(kind)
+    return onnx.helper.make_model(declared, opset_imports=list(opsets))
 
 
 def claims_more(node: onnx.NodeProto) -> bool:

@@ -28,7 +28,8 @@ from . import (
 )
 from .call import Call, Constant, Tensor, Unknown
 from .fold import run_node
-from .load import Source, check_finite
+from .limits import out_of_memory
+from .load import Announce, Source, check_finite, silent
 from .refusal import Refused, follows_from
 from .signature import check_operands
 from .term import (
@@ -114,8 +115,8 @@ class Trace:
     bad_outputs: list[tuple[str, Refused]] = field(default_factory=list)
 
 
-def trace(source: Source) -> Trace:
-    """Traces every node that an output depends on."""
+def trace(source: Source, announce: Announce = silent) -> Trace:
+    """Traces every node that an output depends on; announces each."""
     result = Trace(TermPool(source.rounding))
     image = source.image
     term = result.pool.intern(ImageInput((), image.shape, ()))
@@ -125,6 +126,7 @@ def trace(source: Source) -> Trace:
     result.unused = set(range(len(source.nodes))) - live
     last_reader = _last_readers(source)
     for number in sorted(live):
+        announce(f"at node {source.names[number]!r} ({source.nodes[number].op_type})")
         _trace_node(source, number, tensors, result)
         for name in source.nodes[number].input:
             if last_reader.get(name) == number:
@@ -279,7 +281,9 @@ def _handled(call: Call, images: int) -> tuple[Tensor | None, ...]:
         if images > 1 and not layout.only_arranges(call):
             return batch.by_image(call, images, handler)
         return handler(call)
-    except (ArithmeticError, LookupError, MemoryError, ValueError) as error:
+    except MemoryError as error:
+        raise out_of_memory(error) from error
+    except (ArithmeticError, LookupError, ValueError) as error:
         # How numpy and Python say that shapes contradict each other; onnx.checker does not look.
         raise Refused(
             f"its operands do not fit together ({error})", "Check the model in ONNX Runtime."

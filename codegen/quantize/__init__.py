@@ -21,14 +21,17 @@ from ...host.images import Float32Array, check_images
 from ..graph import Graph
 from ..quantgraph import QuantGraph
 from .align import align_additions
-from .calibrate import measure
+from .calibrate import ENOUGH_EVIDENCE, measure
 from .forms import assign_forms
 from .hoist import hoist_selections
 from .lower import Lowering
 from .scales import Evidence, choose_scales
 from .widen import widen
 
-__all__ = ["default_calibration", "hoist_selections", "prepared", "quantize"]
+__all__ = ["MOST_IMAGES", "default_calibration", "hoist_selections", "prepared", "quantize"]
+
+# For calibration: so many class tokens, one an image, show each channel's range.
+MOST_IMAGES = ENOUGH_EVIDENCE
 
 
 def quantize(graph: Graph, calibration: npt.NDArray[np.generic]) -> QuantGraph:

@@ -15,7 +15,10 @@ from vitessera.codegen import isa
 from vitessera.codegen.assembler import parse_program
 from vitessera.codegen.boardfile import EXAMPLE
 from vitessera.codegen.boards import BOARDS
-from vitessera.codegen.builddir import read_build
+from vitessera.codegen.builddir import Build, read_build
+from vitessera.codegen.config import HardwareConfig
+from vitessera.codegen.errors import ImageError
+from vitessera.codegen.pipeline import compile_model
 
 # As UNSEEN of tests/test_resources.py, so that its synthesis is found in the cache.
 SMALLEST = """
@@ -150,6 +153,46 @@ def test_compile_says_what_it_knows_about_images(command: Command, tmp_path: Pat
     found = read_build(build).preprocessing
     assert found is not None
     assert (found.mean, found.classes) == ((), tuple("abcdefghij"))
+
+
+def test_of_very_many_calibration_images_some_are_used(
+    command: Command, digits_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+
+    def compiled(*arguments: object) -> Build:
+        used.append(arguments[2])
+        return read_build(digits_build)
+
+    monkeypatch.setattr("vitessera.codegen.pipeline.compile_model", compiled)
+    images = np.arange(3000 * 64, dtype=np.float32).reshape(3000, 1, 8, 8)
+    np.savez_compressed(tmp_path / "many.npz", images=images)
+    arguments = ("compile", DIGITS / "vit_digits.onnx", "-o", tmp_path / "build", "--calibration")
+    outcome = command(*arguments, tmp_path / "many.npz")
+    assert outcome.code == 0, outcome.errors
+    words = f"{tmp_path / 'many.npz'}: 512 of 3000 images are used for calibration"
+    assert words in outcome.output and words in outcome.errors
+    np.testing.assert_array_equal(used[0], images[[n * 3000 // 512 for n in range(512)]])
+    np.savez(tmp_path / "enough.npz", images=images[:512])
+    outcome = command(*arguments, tmp_path / "enough.npz")
+    assert "are used for" not in outcome.output + outcome.errors
+    np.testing.assert_array_equal(used[1], images[:512])
+
+
+def test_so_are_those_of_an_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.zeros((515, 1, 8, 8), np.float32)
+    images[:, 0, 0, 0] = np.arange(515)
+    stages: list[str] = []
+
+    def quantize(_: object, calibration: np.ndarray) -> None:
+        used = calibration[:, 0, 0, 0].astype(int).tolist()
+        assert used == [n * 515 // 512 for n in range(512)]
+        raise ImageError("This is far enough.", "Nothing.")
+
+    monkeypatch.setattr("vitessera.codegen.pipeline.quantize", quantize)
+    with pytest.raises(ImageError, match="far enough"):
+        compile_model(DIGITS / "vit_digits.onnx", HardwareConfig(), images, stages.append)
+    assert stages == ["import", "take 512 of 515 images", "quantise"]
 
 
 def test_compile_says_what_comes_next(command: Command, tmp_path: Path) -> None:

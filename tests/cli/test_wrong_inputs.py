@@ -49,6 +49,13 @@ def calibration_file(kind: str, folder: Path) -> Path:
             path.write_text("not images")
         case "zip":
             path.write_bytes(IMAGES.read_bytes()[:2000])
+        case "lie":
+            np.save(path.with_suffix(".npy"), good)
+            path.with_suffix(".npy").rename(path)
+            path.write_bytes(path.read_bytes().replace(b"(2, 1, 8, 8)", b"(9, 1, 8, 8)"))
+        case "large":
+            large = np.lib.format.open_memmap(path, "w+", np.float32, (1000, 1 << 20))
+            del large  # nothing is written: the file has a size, and no blocks
         case "key":
             save_images(path, pictures=good, names=np.zeros(2))
         case _:
@@ -62,6 +69,8 @@ def calibration_file(kind: str, folder: Path) -> Path:
         ("missing", ("images.npz", "cannot be read", "numpy.savez")),
         ("text", ("images.npz", "not a file of numpy arrays", "numpy.savez")),
         ("zip", ("images.npz", "not a file of numpy arrays", "numpy.savez")),
+        ("lie", ("images.npz", "says [9, 1, 8, 8] of float32, but there is less", "numpy.savez")),
+        ("large", ("images.npz", "[1000, 1048576] of float32, takes 2,048 MiB", "fewer images")),
         ("key", ("'calibration' or 'images'", "pictures", "numpy.savez")),
         ("shape", ("alibration", "7", "8")),
         ("channels", ("alibration", "3", "8")),

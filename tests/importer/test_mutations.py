@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import resource
 import signal
 import time
 import traceback
@@ -40,6 +41,7 @@ from vitessera.codegen.quantize import quantize
 MUTANTS = int(os.environ.get("VITESSERA_MUTANTS", "2400"))
 CHUNK = 50
 PATIENCE_SECONDS = 60
+MEMORY_BYTES = 4 << 30  # for a mutant, beside what the tests take
 
 # Of the greatest result: how far ours and ONNX Runtime's may lie apart.
 TOLERANCE = 1e-3
@@ -75,6 +77,17 @@ def deadline() -> Iterator[None]:
         signal.alarm(0)
         faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited_memory() -> Iterator[None]:
+    """Mutants ask for any amount; the importer's own process (confined.py) has such a limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    used = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
+    resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY_BYTES, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 def rounding(path: Path) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ from vitessera.codegen.errors import (
     ModelValueError,
     UnsupportedModelError,
 )
-from vitessera.codegen.importer import Status, import_model, inspect_model, inspection
+from vitessera.codegen.importer import Status, import_model, inspect_model
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits" / "vit_digits.onnx"
 
@@ -466,46 +467,6 @@ def zeros(net: Net, *shape: int, name: str = "") -> str:
     return net.op("ConstantOfShape", net.ints(*shape), name=name)
 
 
-def large_constant(net: Net, x: str) -> str:
-    return net.op("Add", x, zeros(net, 1 << 37, name="culprit"))
-
-
-def large_sum(net: Net, x: str) -> str:
-    both = net.op("Add", zeros(net, 1 << 16, 1), zeros(net, 1, 1 << 16), name="culprit")
-    return net.op("Add", x, both)
-
-
-def large_product(net: Net, x: str) -> str:
-    both = net.op("MatMul", zeros(net, 1 << 16, 1), zeros(net, 1, 1 << 16), name="culprit")
-    return net.op("Add", x, both)
-
-
-def many_tokens(net: Net, x: str) -> str:
-    return net.op("Tile", x, net.ints(1, 1 << 26, 1), name="culprit")
-
-
-def wide_padding(net: Net, x: str) -> str:
-    return net.op(
-        "Add", x, net.op("Pad", net.const([[1.0]]), net.ints(0, 1 << 33, 0, 0), name="culprit")
-    )
-
-
-def long_range(net: Net, x: str) -> str:
-    bounds = [net.const(n, np.int64) for n in (0, 10**12, 1)]
-    return net.op("Add", x, net.op("Range", *bounds, name="culprit"))
-
-
-def many_places(net: Net, x: str) -> str:
-    none = helper.make_tensor("none", TensorProto.INT64, [1], [0])
-    places = net.op("ConstantOfShape", net.ints(1 << 25), value=none)
-    return net.op("Gather", x, places, axis=1, name="culprit")
-
-
-def many_classes(net: Net, x: str) -> str:
-    depth, values = net.const(10**10, np.int64), net.const([0.0, 1.0])
-    return net.op("Add", x, net.op("OneHot", net.ints(1, 2), depth, values, name="culprit"))
-
-
 def wide_sum(net: Net, x: str) -> str:
     return net.op("Add", x, zeros(net, 1 << 25, 1), name="culprit")
 
@@ -633,14 +594,6 @@ CASES: dict[str, tuple[Recipe, str]] = {
         "its variance and epsilon add up to -0.99999",
     ),
     "split into others than it says": (Recipe(after=split_of_many), "has 1 outputs, and its num_"),
-    "constant as large as it pleases": (Recipe(after=large_constant), "has 137438953472 elements"),
-    "constants that broadcast to more": (Recipe(after=large_sum), "has 4294967296 elements"),
-    "product as large as it pleases": (Recipe(after=large_product), "has 4294967296 elements"),
-    "tokens as many as it pleases": (Recipe(after=many_tokens), "has 2147483648 elements"),
-    "padding as wide as it pleases": (Recipe(after=wide_padding), "has 8589934592 elements"),
-    "range as long as it pleases": (Recipe(after=long_range), "has 1000000000000 elements"),
-    "places as many as it pleases": (Recipe(after=many_places), "has 134217728 elements"),
-    "classes as many as it pleases": (Recipe(after=many_classes), "has 20000000000 elements"),
     "sum that broadcasts": (Recipe(finish=wide_sum), "its result has 100663296 elements"),
     "random noise": (Recipe(after=random_noise), "random numbers"),
     "training dropout": (Recipe(after=training_dropout), "training mode"),
@@ -655,21 +608,38 @@ def test_refused_by_name_with_reason_and_remedy(case: str, tmp_path: Path) -> No
     check_refused(net.save(tmp_path / "model.onnx", output), reason)
 
 
-def test_functions_that_call_each_other_ever_more_often(tmp_path: Path) -> None:
-    """Forty functions, each of which calls the next one twice."""
+def twice(called: str, domain: str) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node(called, ["x"], ["between"], domain=domain),
+        helper.make_node(called, ["between"], ["y"], domain=domain),
+    ]
+
+
+def in_a_branch(called: str, domain: str) -> list[onnx.NodeProto]:
+    """Calls that nobody sees who looks at the nodes themselves."""
+    result = tensor("y", (None,))
+    body = helper.make_graph(twice(called, domain), "body", [], [result])
+    truth = helper.make_tensor("truth", TensorProto.BOOL, [], [True])
+    return [
+        helper.make_node("Constant", [], ["condition"], value=truth),
+        helper.make_node("If", ["condition"], ["y"], then_branch=body, else_branch=body),
+    ]
+
+
+@pytest.mark.parametrize("calls", [twice, in_a_branch])
+def test_functions_that_call_each_other_ever_more_often(
+    calls: Callable[[str, str], list[onnx.NodeProto]], tmp_path: Path
+) -> None:
+    """Forty functions, each of which calls the next one several times."""
     net, output = build(Recipe(after=lambda net, x: net.op("f0", x, domain="my")))
     model = net.model(output)
     own = [helper.make_opsetid("", net.opset), helper.make_opsetid("my", 1)]
     model.opset_import.append(own[1])
     for number in range(40):
-        called, domain = (f"f{number + 1}", "my") if number < 39 else ("Identity", "")
-        nodes = [
-            helper.make_node(called, ["x"], ["between"], domain=domain),
-            helper.make_node(called, ["between"], ["y"], domain=domain),
-        ]
+        nodes = calls(*((f"f{number + 1}", "my") if number < 39 else ("Identity", "")))
         model.functions.append(helper.make_function("my", f"f{number}", ["x"], ["y"], nodes, own))
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(ModelFileError, match=r"comes to 1099511\d+ nodes.*without functions"):
+    with pytest.raises(ModelFileError, match=r"comes to \d{13,} nodes.*without functions"):
         import_model(tmp_path / "model.onnx")
 
 
@@ -683,17 +653,6 @@ def test_sum_too_long_to_follow(tmp_path: Path) -> None:
     net, output = build(Recipe(after=long_sum))
     with pytest.raises(UnsupportedModelError, match=r"chain of sums.*Stack what is summed"):
         import_model(net.save(tmp_path / "model.onnx", output))
-
-
-def test_memory_that_does_not_suffice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def exhausted(*_: object) -> None:
-        raise MemoryError("Unable to allocate 4.00 GiB")
-
-    net, output = build(Recipe())
-    path = net.save(tmp_path / "model.onnx", output)
-    monkeypatch.setattr(inspection, "rewrite", exhausted)
-    with pytest.raises(UnsupportedModelError, match=r"Unable to allocate 4.*smaller image"):
-        import_model(path)
 
 
 def test_the_recipe_without_a_mistake_is_accepted(tmp_path: Path) -> None:
