@@ -35,7 +35,7 @@ from vitessera.sim.accelerator import DramTiming, Failure, Run, Work, simulate_a
 # What still moves after so long is counted as wrong; what does not move is found long before.
 TIMEOUT_CYCLES = 20_000_000
 BATCH = 40  # cases in one simulation
-BATCHES = 6  # for each engine, before the next one is built
+BATCHES = 2  # for each engine, before the next one is built
 
 
 @dataclass(frozen=True)
