@@ -224,7 +224,7 @@ def no_simulation(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(simulate_command, "simulate_with_progress", simulate)
     monkeypatch.setattr(run_command, "Accelerator", simulate)
-    monkeypatch.setattr("vitessera.cli.inspect.inspect_model", simulate)
+    monkeypatch.setattr("vitessera.cli.inspect.inspect_confined", simulate)
 
 
 # What is written → how. DIR is the build directory, FILE the file.

@@ -15,6 +15,7 @@ from vitessera.codegen.errors import ConfigError
 from vitessera.codegen.toplevel import Rtl
 from vitessera.codegen.vivado import VIVADO_VERSIONS, block_design, vivado_sources
 from vitessera.codegen.vivado.design import dividers
+from vitessera.host.interface import VLNV
 from vivado_catalogue import RELEASES
 from vivado_stand_in import Vivado, build
 
@@ -136,7 +137,7 @@ SLIPS = {
     "command": ("validate_bd_design", "validate_design", "invalid command name"),
     "option": ("-target_address_space", "-target_adress_space", "unknown option"),
     "ip": ("smartconnect]", "smart_connect]", "not in Vivado's catalogue"),
-    "our ip": ("vitessera:ip:accelerator:1.0", "vitessera:ip:accelerator:9.0", "not in the cat"),
+    "our ip": (VLNV, "vitessera:ip:accelerator:9.0", "not in the cat"),
     "property": ("CONFIG.NUM_MI", "CONFIG.NUM_M", "no property CONFIG.NUM_M"),
     "value": ("CONFIG.NUM_MI {2}", "CONFIG.NUM_MI {two}", "cannot have CONFIG.NUM_MI"),
     "too few ports": ("CONFIG.NUM_MI {2}", "CONFIG.NUM_MI {1}", "no interface M01_AXI"),
