@@ -212,8 +212,9 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
             raise RunTimeoutError(
                 f"The run stands still: nothing has moved for {cycles - self._moved_at:,} cycles."
                 f"\n{self.status()}",
-                "Simulate the build directory with 'vitessera simulate', which says who waits for "
-                "whom, and report it. If only load waits, DRAM does not answer.",
+                "INSTRUCTIONS at 0, or a LOAD_WAIT that grows with CYCLES, says that DRAM does not "
+                "answer. Otherwise simulate the build directory with 'vitessera simulate', which "
+                "says who waits for whom, and report it.",
             )
         self._moved_at, self._work = cycles, work
 

@@ -289,8 +289,9 @@ def test_an_error_the_host_does_not_know(open_board: Open, digits: Digits, right
 
 def test_ctrl_c_in_mid_run(open_board: Open, digits: Digits, right: Right) -> None:
     acc = open_board(timeout=10)
-    # A run would take ten times the three seconds, on a fast machine, too.
-    acc._device.ask(Request("latency", value=1_000_000))
+    # A run would take many times the three seconds, on a fast machine, too, though it moves often
+    # enough not to stand still.
+    acc._device.ask(Request("latency", value=150_000))
     raised = threading.Event()
 
     def strike() -> None:
