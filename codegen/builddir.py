@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ..host.build import FORMAT, MANIFEST
+from ..host.build import FORMAT, MANIFEST, check_types, reading_manifest
 from ..host.imagesets import Array
 from ..host.preprocessing import Preprocessing
+from ..host.reading import reading
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
 from .hostlayout import host_layout
@@ -189,6 +190,11 @@ def read_build(folder: Path) -> Build:
     Raises:
         BuildDirectoryError: it is not a build directory, from another version, or changed.
     """
+    with reading(folder, BuildDirectoryError, "not a whole build directory", _COMPILE_AGAIN):
+        return _read_build(folder)
+
+
+def _read_build(folder: Path) -> Build:
     manifest = _read_manifest(folder)
     for name, digest in manifest["files"].items():
         path = folder / name
@@ -226,21 +232,13 @@ def _texts(folder: Path, manifest: dict[str, Any], part: str) -> dict[str, str]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with reading_manifest(folder):
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         written = manifest["format"], manifest["vitessera"]
-        _ = manifest["files"].items(), manifest["model"], int(manifest["design_hash"], 16)
+        check_types(manifest)
+        _ = manifest["model"], int(manifest["design_hash"], 16)
         if missing := ESSENTIAL - manifest["files"].keys():
             raise KeyError(*sorted(missing))
-    except OSError as error:
-        raise BuildDirectoryError(
-            f"{folder} is not a build directory: {MANIFEST} cannot be read "
-            f"({error.strerror or error}).",
-            "Give a folder that 'vitessera compile -o' wrote.",
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BuildDirectoryError(f"{path} is damaged ({error}).", _COMPILE_AGAIN) from error
     if written != (FORMAT, version("vitessera")):
         raise BuildDirectoryError(
             f"{folder} was written by vitessera {written[1]} (format {written[0]}); this is "

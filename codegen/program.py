@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..host.reading import reading
 from .assembler import parse_program as parse_program
 from .assembler import print_program as print_program
 from .config import INSTRUCTION_BITS, HardwareConfig, Memory
@@ -275,34 +276,27 @@ def _memory_by_name(entry: Allocation | StoredValue) -> dict[str, Any]:
 
 def load_program(folder: Path) -> Program:
     """Reads what save_program wrote; BuildDirectoryError when it is not all there unchanged."""
-    description = _read_description(folder)
+    path = folder / _DESCRIPTION
+    description = _read_description(path)
     files = {name: _read_file(folder / name) for name in (_INSTRUCTIONS, _WEIGHTS)}
-    for name, data in files.items():
-        if hashlib.sha256(data).hexdigest() != description.get("sha256", {}).get(name):
-            raise BuildDirectoryError(f"{folder / name} was changed.", _COMPILE_AGAIN)
-    try:
-        return _rebuild(description, files[_INSTRUCTIONS], files[_WEIGHTS])
-    except (KeyError, TypeError, ValueError, VitesseraError) as error:
-        raise BuildDirectoryError(
-            f"{folder / _DESCRIPTION} does not describe a program ({error!r}).", _COMPILE_AGAIN
-        ) from error
+    with reading(path, BuildDirectoryError, "does not describe a program", _COMPILE_AGAIN):
+        for name, data in files.items():
+            if hashlib.sha256(data).hexdigest() != description["sha256"][name]:
+                raise BuildDirectoryError(f"{folder / name} was changed.", _COMPILE_AGAIN)
+        try:
+            return _rebuild(description, files[_INSTRUCTIONS], files[_WEIGHTS])
+        except VitesseraError as error:  # whose remedy is for those who write programs
+            raise ValueError(error.culprit) from error
 
 
 def _read_file(path: Path) -> bytes:
-    try:
+    with reading(path, BuildDirectoryError, "damaged", _COMPILE_AGAIN):
         return path.read_bytes()
-    except OSError as error:
-        raise BuildDirectoryError(
-            f"{path} cannot be read ({error.strerror}).", _COMPILE_AGAIN
-        ) from error
 
 
-def _read_description(folder: Path) -> dict[str, Any]:
-    path = folder / _DESCRIPTION
-    try:
+def _read_description(path: Path) -> dict[str, Any]:
+    with reading(path, BuildDirectoryError, "not JSON", _COMPILE_AGAIN):
         description = json.loads(_read_file(path))
-    except ValueError as error:
-        raise BuildDirectoryError(f"{path} is not JSON ({error}).", _COMPILE_AGAIN) from error
     version = description.get("version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise BuildDirectoryError(

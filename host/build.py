@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,22 +22,22 @@ from .errors import BuildDirectoryError
 from .images import IMAGE_AXES, Float32Array, quantize_pixels
 from .interface import OVERLAY
 from .preprocessing import Preprocessing
+from .reading import foreign, reading, reason
 
 FORMAT = 4  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it
+# Types of the manifest's fields in JSON; preprocessing is checked by itself.
+MANIFEST_TYPES: dict[str, type] = {
+    "config": dict,
+    "design_hash": str,
+    "device_names": list,
+    "expected_cycles": int,
+    "files": dict,
+    "model": str,
+    "vitessera": str,
+}
 _COMPILE_AGAIN = "Compile the model again."
-
-# What reading a damaged file, or one that holds something else, may raise.
-DAMAGE = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    OSError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-)
 
 Array = npt.NDArray[Any]
 
@@ -163,12 +163,8 @@ def read_compiled(folder: Path) -> CompiledModel:
         BuildDirectoryError: it is no build directory, incomplete, changed, or of another version.
     """
     files = _Files(folder)
-    try:
+    with reading(folder, BuildDirectoryError, "does not describe a compiled model", _COMPILE_AGAIN):
         return _rebuild(files)
-    except DAMAGE as error:
-        raise BuildDirectoryError(
-            f"{folder} does not describe a compiled model ({error!r}).", _COMPILE_AGAIN
-        ) from error
 
 
 class _Files:
@@ -196,20 +192,42 @@ class _Files:
         return json.loads(self.read(name))
 
 
+def reading_manifest(folder: Path) -> AbstractContextManager[None]:
+    """Raises BuildDirectoryError for whatever goes wrong while the folder's manifest is read."""
+
+    def error_of(error: Exception) -> BuildDirectoryError:
+        if isinstance(error, OSError):
+            return BuildDirectoryError(
+                f"{folder} is not a build directory: {MANIFEST} cannot be read "
+                f"({error.strerror or error}).",
+                "Give a folder that 'vitessera compile -o' wrote.",
+            )
+        return BuildDirectoryError(
+            f"{folder / MANIFEST} is damaged ({reason(error)}).", _COMPILE_AGAIN
+        )
+
+    return foreign(error_of)
+
+
+def check_types(manifest: Mapping[str, Any]) -> None:
+    """Raises TypeError, which names the field, when one has another type than we write."""
+    for name, kind in MANIFEST_TYPES.items():
+        if type(manifest.get(name, kind())) is not kind:
+            raise TypeError(f"{name} is {manifest[name]!r}")
+    for name, values in (
+        ("files", manifest["files"].values()),
+        ("device_names", manifest.get("device_names", [])),
+    ):
+        for value in values:
+            if not isinstance(value, str):
+                raise TypeError(f"{name} holds {value!r}")
+
+
 def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with reading_manifest(folder):
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         written = manifest["format"]
-        _ = manifest["files"].items()
-    except OSError as error:
-        raise BuildDirectoryError(
-            f"{folder} is not a build directory: {MANIFEST} cannot be read "
-            f"({error.strerror or error}).",
-            "Give a folder that 'vitessera compile -o' wrote.",
-        ) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BuildDirectoryError(f"{path} is damaged ({error!r}).", _COMPILE_AGAIN) from error
+        check_types(manifest)
     if written != FORMAT:
         raise BuildDirectoryError(
             f"{folder} has format {written}, this vitessera reads {FORMAT}.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ImageError
+from .reading import reading
 
 Array = npt.NDArray[np.generic]
 
@@ -65,20 +65,13 @@ def _check_labels(path: Path, labels: Array, images: Array) -> None:
 
 
 def _read(path: Path) -> dict[str, Array]:
-    try:
-        # Opened here so that a damaged file is closed whatever numpy makes of it.
-        with path.open("rb") as file:
-            content = np.load(file, allow_pickle=False)
-            if isinstance(content, np.ndarray):
-                return {"images": content}
-            return {name: content[name] for name in content.files}
-    except OSError as error:
-        raise ImageError(
-            f"{path}: cannot be read ({error.strerror or error}).",
-            "Give an .npz or .npy file as numpy.savez or numpy.save writes it.",
-        ) from error
-    except (ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        raise ImageError(
-            f"{path}: not a file of numpy arrays ({error}).",
-            "Give an .npz or .npy file as numpy.savez or numpy.save writes it.",
-        ) from error
+    remedy = "Give an .npz or .npy file as numpy.savez or numpy.save writes it."
+    # Opened here so that a damaged file is closed whatever numpy makes of it.
+    with (
+        reading(path, ImageError, "not a file of numpy arrays", remedy),
+        path.open("rb") as file,
+    ):
+        content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return {"images": content}
+        return {name: content[name] for name in content.files}

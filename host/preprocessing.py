@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from .errors import BuildDirectoryError, ImageError
 from .images import Float32Array
+from .reading import foreign, reading
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -269,14 +270,15 @@ class Preprocessing:
         Raises:
             BuildDirectoryError: fields are missing or unknown, or a value makes no sense.
         """
-        try:
+
+        def error_of(error: Exception) -> BuildDirectoryError:
+            return BuildDirectoryError(f"{source}: preprocessing: {error}.", _COMPILE_AGAIN)
+
+        with foreign(error_of):
             found = cls(**_checked(values))
-            reason = next((reason for _, reason in found.faults()), None)
-        except (ValueError, TypeError, OverflowError) as error:
-            reason = str(error)
-        if reason is not None:
-            raise BuildDirectoryError(f"{source}: preprocessing: {reason}.", _COMPILE_AGAIN)
-        return found
+            for _, fault in found.faults():
+                raise ValueError(fault)
+            return found
 
 
 def normalisation_unknown() -> ImageError:
@@ -311,22 +313,19 @@ def _open(path: Path, mode: str) -> Pillow.Image:
             "Run: pip install pillow.",
         ) from error
     remedy = "Give a PNG, JPEG or other image file that Pillow reads."
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ImageError(
-                    f"{path}: pixels have more than 8 bits (Pillow's mode {image.mode}).",
-                    "Save the image with 8 bits a channel.",
-                )
-            return ImageOps.exif_transpose(image).convert(mode)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image.", remedy) from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large ({error}).", "Give a smaller image.") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        # Pillow's decoders raise all of these on damaged files.
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{path}: cannot be read ({reason}).", remedy) from error
+    with reading(path, ImageError, "cannot be read", remedy):
+        try:
+            with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise ImageError(
+                        f"{path}: pixels have more than 8 bits (Pillow's mode {image.mode}).",
+                        "Save the image with 8 bits a channel.",
+                    )
+                return ImageOps.exif_transpose(image).convert(mode)
+        except UnidentifiedImageError as error:
+            raise ImageError(f"{path}: not an image.", remedy) from error
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"{path}: too large ({error}).", "Give a smaller image.") from error
 
 
 # --- Checks of what JSON gave, whose values may be anything
@@ -400,9 +399,11 @@ def pair(value: object, name: str) -> tuple[int, int]:
 
 
 def text(value: object, name: str) -> str:
-    """`value` as text; TypeError when it is none."""
+    """`value` as text; TypeError or ValueError when it is none."""
     if not isinstance(value, str):
         raise TypeError(f"{name} holds {value!r}, not text")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} holds {value!r}: half of a character, as of a cut emoji")
     return value
 
 

@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
-from ..errors import UnsupportedModelError
+from ...host.reading import foreign
+from ..errors import UnsupportedModelError, VitesseraError, internal_error
 from ..graph import Graph
 from .emit import emit
 from .load import Source, load_source
@@ -89,22 +91,26 @@ def inspect_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> 
     """
     path = Path(path)
     source = load_source(path, outputs)
-    try:
+    with foreign(partial(_failed, path)):
         traced = trace(source)
         graph = emit(source, traced, rewrite(traced))
-    except MemoryError as error:
-        raise UnsupportedModelError(
-            f"{path} takes more memory to import than there is ({error}).",
-            "Export the model for a smaller image, or import it on a larger machine.",
-        ) from error
-    except RecursionError as error:
-        raise UnsupportedModelError(
-            f"{path} holds a chain of sums or activations that is too long to follow.",
-            "Stack what is summed, and sum over the stack.",
-        ) from error
     rows = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
     rows += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
     return Inspection(path, tuple(rows), graph, source.images)
+
+
+def _failed(path: Path, error: Exception) -> VitesseraError:
+    if isinstance(error, MemoryError):
+        return UnsupportedModelError(
+            f"{path} takes more memory to import than there is ({error}).",
+            "Export the model for a smaller image, or import it on a larger machine.",
+        )
+    if isinstance(error, RecursionError):
+        return UnsupportedModelError(
+            f"{path} holds a chain of sums or activations that is too long to follow.",
+            "Stack what is summed, and sum over the stack.",
+        )
+    return internal_error(f"{path}: importing it", error)
 
 
 def import_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Graph:

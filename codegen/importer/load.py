@@ -14,6 +14,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
+from ...host.reading import foreign, reading, reason
 from ..errors import ModelFileError, ModelValueError, UnsupportedModelError
 from ..graph import Image
 
@@ -25,6 +26,11 @@ OLDEST_OPSET = 13
 # 2,300 × 2,300 pixels in colour, or 100 frames of 224 × 224: far above any Vision Transformer, far
 # below this machine's memory.
 LARGEST_IMAGE = 1 << 24
+
+EXPORT_AGAIN = (
+    "Export it again with an operator set the exporter writes itself (opset_version=18 or 20 in "
+    "torch); weights in a separate file must lie beside it."
+)
 
 # A hundred times the largest Vision Transformer.
 LARGEST_GRAPH = 1_000_000
@@ -78,6 +84,11 @@ def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
         ModelValueError: a weight holds NaN or infinity.
         UnsupportedModelError: the input is not one image, or video, of floats.
     """
+    with reading(path, ModelFileError, "not a valid ONNX model", EXPORT_AGAIN):
+        return _load(path, outputs)
+
+
+def _load(path: Path, outputs: Sequence[str]) -> Source:
     model = _inline(_read(path), path)
     graph = model.graph
     weights = _weights(graph)
@@ -108,11 +119,9 @@ def _read(path: Path) -> onnx.ModelProto:
             f"{path} is not an ONNX file, or it is truncated ({error}).",
             "Export the model with torch.onnx.export, or copy the file again.",
         ) from error
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except Exception as error:
         raise ModelFileError(
-            f"{path} is not a valid ONNX model: {_first_line(error)}.",
-            "Export it again with an operator set the exporter writes itself (opset_version=18 or "
-            "20 in torch); weights in a separate file must lie beside it.",
+            f"{path} is not a valid ONNX model: {_first_line(error)}.", EXPORT_AGAIN
         ) from error
     return model
 
@@ -131,13 +140,9 @@ def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             f"{path} comes to {count} nodes once its local functions are inlined.",
             "Export the model without functions that call each other so often.",
         )
-    try:
+    remedy = "Export the model again with torch.onnx.export."
+    with reading(path, ModelFileError, "holds local functions that cannot be inlined", remedy):
         inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelFileError(
-            f"{path} holds local functions that cannot be inlined: {_first_line(error)}.",
-            "Export the model again with torch.onnx.export.",
-        ) from error
     return inlined
 
 
@@ -207,13 +212,15 @@ def _rounding(graph: onnx.GraphProto) -> float:
 
 
 def _array(tensor: onnx.TensorProto) -> Array:
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelValueError(
-            f"Weight {tensor.name!r} of shape {list(tensor.dims)} cannot be read ({error}).",
+    def error_of(error: Exception) -> ModelValueError:
+        return ModelValueError(
+            f"Weight {tensor.name!r} of shape {list(tensor.dims)} cannot be read "
+            f"({reason(error)}).",
             "The file is damaged: copy it again, or export the model again.",
-        ) from error
+        )
+
+    with foreign(error_of):
+        return np.asarray(numpy_helper.to_array(tensor))
 
 
 def check_finite(name: str, values: Array) -> None:
@@ -246,7 +253,8 @@ def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> tuple[Image, in
         )
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type not in ROUNDING:
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        known = {number: name for name, number in onnx.TensorProto.DataType.items()}
+        kind = known.get(tensor.elem_type, f"of the unknown type {tensor.elem_type}")
         raise UnsupportedModelError(
             f"Input {inputs[0].name!r} is {kind}, not a float type.", "Export the model in float32."
         )
@@ -346,7 +354,7 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
     del bound.graph.value_info[:]
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
-    except (MemoryError, RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+    except Exception:  # a gap, too, whatever it stumbles over
         return {}
     shapes = {}
     for value in bound.graph.value_info:
