@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -34,6 +33,7 @@ from .errors import BuildDirectoryError, OutputError
 from .hostlayout import host_layout
 from .program import Program, load_program, save_program
 from .schedule.timing import estimate
+from .scratch import ScratchFolder
 from .toplevel import Rtl
 
 # What a manifest must vouch for; the rest hangs on these.
@@ -84,7 +84,7 @@ def check_output(folder: Path) -> None:
         if reason is None:
             # Tried where the first new folder would go; nothing stays behind if compiling fails.
             existing = next(parent for parent in folder.resolve().parents if parent.exists())
-            with tempfile.TemporaryDirectory(dir=existing, prefix=".vitessera-"):
+            with ScratchFolder(existing):
                 pass
     except OSError as error:
         raise _unwritable(folder, error) from error
@@ -135,7 +135,7 @@ def write_build(build: Build, folder: Path) -> None:
         target = folder.resolve()  # a link stays, what it points to is written
         target.parent.mkdir(parents=True, exist_ok=True)
         # Beside the folder, so that putting it in place is one rename.
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".vitessera-") as scratch:
+        with ScratchFolder(target.parent) as scratch:
             staged = Path(scratch, "build")
             _write_files(build, staged)
             if target.exists():

@@ -11,9 +11,9 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -22,12 +22,13 @@ from pathlib import Path
 
 import jinja2
 
-from . import isa, numerics, registers
+from . import children, isa, numerics, registers
 from .cache import cached_text
 from .config import ADDRESS_BITS, INSTRUCTION_BITS, MAX_BURST, HardwareConfig, Memory
 from .errors import ToolError
 from .graph import Function
 from .lookup import by_name
+from .scratch import ScratchFolder
 
 FETCH_DEPTH = 32  # instructions that the fetch FIFO holds
 SOURCE = resources.files("vitessera.hls")
@@ -210,9 +211,16 @@ def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None
     """
     texts = sources(config)
     wanted = KERNELS if names is None else tuple(kernel(name) for name in names)
-    with ProcessPoolExecutor(max_workers=min(len(wanted), os.cpu_count() or 1)) as pool:
-        results = pool.map(_compile_cached, wanted, [texts] * len(wanted))
-        return {entry.name: text for entry, text in zip(wanted, results, strict=True)}
+    processes = min(len(wanted), os.cpu_count() or 1)
+    try:
+        with ProcessPoolExecutor(processes, initializer=children.end_with_parent) as pool:
+            results = pool.map(_compile_cached, wanted, [texts] * len(wanted))
+            return {entry.name: text for entry, text in zip(wanted, results, strict=True)}
+    except BrokenProcessPool as error:
+        raise ToolError(
+            "A process in which XLS compiled kernels was ended from outside.",
+            "If it was killed for want of memory, close other programs.",
+        ) from error
 
 
 def _imports(name: str, texts: dict[str, str]) -> dict[str, str]:
@@ -295,7 +303,7 @@ def _compile(entry: Kernel, texts: dict[str, str]) -> str:
     import xls
     from xls import c_api
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with ScratchFolder() as folder, _quiet():
         for name, text in texts.items():
             Path(folder, name).write_text(text)
         try:
@@ -304,7 +312,7 @@ def _compile(entry: Kernel, texts: dict[str, str]) -> str:
                 str(Path(folder, f"{entry.name}.x")),
                 entry.name,
                 c_api.DSLX_STDLIB_PATH,
-                [folder],
+                [str(folder)],
             )
             optimized = xls.optimize_ir(ir, f"__{entry.name}__{entry.proc}_0_next")
             package = xls.Package.parse_ir(optimized)

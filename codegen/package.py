@@ -14,10 +14,8 @@ import gzip
 import importlib.util
 import io
 import os
-import subprocess
 import sys
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -26,8 +24,10 @@ from typing import TYPE_CHECKING
 
 from ..host.build import BITSTREAM, MANIFEST, read_compiled
 from ..host.interface import OVERLAY
+from . import children
 from .builddir import ESSENTIAL, Build, read_build
 from .errors import BuildDirectoryError, OutputError, ToolError
+from .scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -91,8 +91,8 @@ def write_package(folder: Path, target: Path | None = None, bitstream: bool = Tr
         check_replaceable(target)
         place = target.resolve()  # a link stays, what it points to is written
         # Beside the archive, so that putting it in place is one rename.
-        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".vitessera-") as scratch:
-            wheel = make_wheel(Path(scratch))
+        with ScratchFolder(place.parent) as scratch:
+            wheel = make_wheel(scratch)
             files[wheel.name] = wheel.read_bytes()
             staged = Path(scratch, "archive")
             _write_archive(staged, name, files)
@@ -187,7 +187,7 @@ def make_wheel(folder: Path) -> Path:
         raise ToolError(
             "The Python package wheel is not installed.", "Run: pip install 'vitessera[compile]'."
         )
-    with tempfile.TemporaryDirectory(dir=folder, prefix="wheel-") as scratch:
+    with ScratchFolder(folder) as scratch:
         content = Path(scratch, "content")
         for module in MODULES:
             _copy(resources.files(f"{DISTRIBUTION}.{module}"), content / DISTRIBUTION / module)
@@ -239,13 +239,10 @@ def _write(path: Path, content: bytes) -> None:
 
 def _zip(content: Path, folder: Path) -> Path:
     """Has `wheel pack` write RECORD and the wheel; with fixed times."""
-    made = subprocess.run(
+    made = children.run(
         [sys.executable, "-m", "wheel", "pack", str(content), "--dest-dir", str(folder)],
         env=os.environ | {"SOURCE_DATE_EPOCH": str(TIMESTAMP)},
         cwd=content.parent,  # where no module lies that could be taken for `wheel`
-        capture_output=True,
-        text=True,
-        check=False,
     )
     if made.returncode != 0:
         reason = made.stderr.strip().splitlines()[-1:] or ["no reason given"]

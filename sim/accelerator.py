@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..codegen.config import HardwareConfig
 from ..codegen.errors import HostBufferError, SimulationError
 from ..codegen.program import Program, check_input
+from ..codegen.scratch import ScratchFolder
 from ..codegen.toplevel import Rtl
 from . import verilator
 from .dram import PAGE_BYTES, Dram, dram_sources
@@ -153,8 +153,7 @@ def simulate(
     _check_inputs(program, inputs)
     design = testbench_design(program.config, rtl.files, waves is not None)
     verilator.build(design)
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with ScratchFolder() as folder:
         dram, task = _prepare(program, inputs, folder / "dram", timeout_cycles)
         (folder / "task.pickle").write_bytes(pickle.dumps(task))
         plusargs = (*dram.plusargs, *(timing or DramTiming()).plusargs)

@@ -31,7 +31,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -46,6 +45,7 @@ from ..codegen.boards import BOARDS, DEFAULT_BOARD
 from ..codegen.builddir import Build, read_build
 from ..codegen.errors import SimulationError, ToolError
 from ..codegen.registers import REGISTERS, Access
+from ..codegen.scratch import ScratchFolder
 from ..codegen.vivado import OVERLAY, block_design
 from ..codegen.vivado.design import REGISTER_BYTES
 from ..codegen.vivado.handoff import handoff
@@ -222,8 +222,8 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
         self.capabilities = {"REGISTER_RW": True}
         self.timestamp = ""
         self._build = read_build(folder)
-        self._scratch = TemporaryDirectory(prefix="vitessera-board-")
-        self._folder = Path(self._scratch.name)
+        self._scratch = ScratchFolder()
+        self._folder = self._scratch.path
         self._timing = timing or DramTiming()
         self._dram = Dram(self._folder / "dram", dram_bytes)
         self.default_memory = SimulatedMemory(self, self._dram)
