@@ -13,6 +13,7 @@ from vitessera.codegen.errors import ImageError
 from vitessera.host.imagesets import ImageSet, load_images
 
 from .output import check_writable, write_json
+from .terminal import console
 
 DEFAULT_COUNT = 8
 
@@ -97,13 +98,12 @@ def simulate_with_progress(
     build: Build, chosen: ImageSet, waves: Path | None = None
 ) -> dict[str, Any]:
     """Runs the images behind a progress bar; the result as it goes to JSON."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from vitessera.sim.trace import to_table
     from vitessera.sim.verify import verify
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(file=sys.stderr)) as bar:
+    with Progress(*columns, TimeElapsedColumn(), console=console(sys.stderr)) as bar:
         task = bar.add_task("building the simulation", total=len(chosen.images))
 
         def advance(done: int) -> None:

@@ -8,7 +8,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -67,10 +69,23 @@ def run(
     return subprocess.CompletedProcess(list(command), process.returncode, printed, said)
 
 
-def end_with_parent() -> None:
-    """In a process of `multiprocessing`: it ends with the thread that started it.
+@contextmanager
+def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with us, and at once when the block fails or is interrupted."""
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(processes, initializer=_end_with_parent) as executor:
+        try:
+            yield executor
+        except BaseException:
+            for process in set(multiprocessing.active_children()) - others:
+                process.kill()
+            raise
 
-    Without this, those of a pool wait for each other when their parent was killed.
+
+def _end_with_parent() -> None:
+    """Has the system end this process with the thread that started it.
+
+    Those of a pool would wait for each other when their parent was killed.
     """
     ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     parent = multiprocessing.parent_process()

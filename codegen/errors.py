@@ -72,8 +72,11 @@ class InternalError(VitesseraError):
 
 def internal_error(doing: str, error: Exception) -> InternalError:
     """The error for an `error` that came while `doing`, and which nothing foresaw."""
+    name, said = type(error).__name__, reason(error)
+    if not said.startswith(name):
+        said = f"{name}: {said}"
     return InternalError(
-        f"{doing} failed ({reason(error)}). This is a bug in vitessera.",
+        f"{doing} failed ({said}). This is a bug in vitessera.",
         "Please report it, if you can with the file.",
     )
 

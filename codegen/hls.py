@@ -12,7 +12,6 @@ import json
 import os
 import re
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -213,8 +212,9 @@ def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None
     wanted = KERNELS if names is None else tuple(kernel(name) for name in names)
     processes = min(len(wanted), os.cpu_count() or 1)
     try:
-        with ProcessPoolExecutor(processes, initializer=children.end_with_parent) as pool:
-            results = pool.map(_compile_cached, wanted, [texts] * len(wanted))
+        with ScratchFolder() as scratch, children.pool(processes) as pool:
+            every = len(wanted)
+            results = pool.map(_compile_cached, wanted, [texts] * every, [scratch] * every)
             return {entry.name: text for entry, text in zip(wanted, results, strict=True)}
     except BrokenProcessPool as error:
         raise ToolError(
@@ -235,11 +235,14 @@ def _imports(name: str, texts: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _compile_cached(entry: Kernel, texts: dict[str, str]) -> str:
+def _compile_cached(entry: Kernel, texts: dict[str, str], scratch: Path) -> str:
     needed = _imports(entry.name, texts)
     options = (entry, _scheduling(entry), _codegen(entry))
     digest = hashlib.sha256(repr((options, sorted(needed.items()), _xls_version())).encode())
-    return cached_text(f"{entry.name}-{digest.hexdigest()[:24]}.v", lambda: _compile(entry, needed))
+    return cached_text(
+        f"{entry.name}-{digest.hexdigest()[:24]}.v",
+        lambda: _compile(entry, needed, scratch / entry.name),
+    )
 
 
 def _xls_version() -> str:
@@ -299,11 +302,12 @@ def _codegen(entry: Kernel) -> str:
     )
 
 
-def _compile(entry: Kernel, texts: dict[str, str]) -> str:
+def _compile(entry: Kernel, texts: dict[str, str], folder: Path) -> str:
     import xls
     from xls import c_api
 
-    with ScratchFolder() as folder, _quiet():
+    folder.mkdir()
+    with _quiet():
         for name, text in texts.items():
             Path(folder, name).write_text(text)
         try:

@@ -221,7 +221,7 @@ def _reading(source: Path | str) -> Iterator[None]:
 
     def error_of(error: Exception) -> PreprocessingError:
         # These are ours, in words for people.
-        said = str(error) if isinstance(error, (TypeError, ValueError)) else reason(error)
+        said = str(error) if isinstance(error, ValueError) else reason(error)
         return PreprocessingError(f"{printable(source)}: {said}.", _REPAIR)
 
     with foreign(error_of):
@@ -240,7 +240,7 @@ def _json_object(content: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"not valid JSON ({error})") from error
     if not isinstance(values, dict):
-        raise TypeError("holds no JSON object")
+        raise ValueError("holds no JSON object")
     return values
 
 

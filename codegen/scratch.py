@@ -37,8 +37,13 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
         sweep(place)
         super().__init__(dir=place, prefix=f".vitessera-{os.getpid()}-")
         self.path = Path(self.name)
-        self._lock = _opened(self.path)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self._lock = -1
+        try:
+            self._lock = _opened(self.path)
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+        except BaseException:
+            self.cleanup()
+            raise
 
     def __enter__(self) -> Path:  # type: ignore[override]
         return self.path

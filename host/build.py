@@ -210,17 +210,17 @@ def reading_manifest(folder: Path) -> AbstractContextManager[None]:
 
 
 def check_types(manifest: Mapping[str, Any]) -> None:
-    """Raises TypeError, which names the field, when one has another type than we write."""
+    """Raises ValueError, which names the field, when one has another type than we write."""
     for name, kind in MANIFEST_TYPES.items():
         if type(manifest.get(name, kind())) is not kind:
-            raise TypeError(f"{name} is {manifest[name]!r}")
+            raise ValueError(f"{name} is {manifest[name]!r}")
     for name, values in (
         ("files", manifest["files"].values()),
         ("device_names", manifest.get("device_names", [])),
     ):
         for value in values:
             if not isinstance(value, str):
-                raise TypeError(f"{name} holds {value!r}")
+                raise ValueError(f"{name} holds {value!r}")
 
 
 def _manifest(folder: Path) -> dict[str, Any]:

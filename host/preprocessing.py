@@ -332,9 +332,9 @@ def _open(path: Path, mode: str) -> Pillow.Image:
 
 
 def _checked(values: object) -> dict[str, Any]:
-    """`values` as arguments of Preprocessing; ValueError or TypeError when they cannot be."""
+    """`values` as arguments of Preprocessing; ValueError when they cannot be."""
     if not isinstance(values, Mapping):
-        raise TypeError("it is not an object")
+        raise ValueError("it is not an object")
     fields = {field.name for field in dataclasses.fields(Preprocessing)}
     if values.keys() != fields:
         names = ", ".join(sorted(map(str, values.keys() ^ fields)))
@@ -363,16 +363,16 @@ def _field(name: str, value: object) -> object:
 
 
 def elements(value: object, name: str) -> list[object]:
-    """`value` as a list; TypeError, which calls it `name`, when it is none."""
+    """`value` as a list; ValueError, which calls it `name`, when it is none."""
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} is {value!r}, not a list")
+        raise ValueError(f"{name} is {value!r}, not a list")
     return list(value)
 
 
 def real(value: object, name: str) -> float:
-    """`value` as a number; TypeError when it is none."""
+    """`value` as a number; ValueError when it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} holds {value!r}, not a number")
+        raise ValueError(f"{name} holds {value!r}, not a number")
     return float(value)
 
 
@@ -384,14 +384,14 @@ def whole(value: object, name: str) -> int:
 
 
 def truth(value: object, name: str) -> bool:
-    """`value` as true or false; TypeError when it is neither."""
+    """`value` as true or false; ValueError when it is neither."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}, not true or false")
+        raise ValueError(f"{name} is {value!r}, not true or false")
     return value
 
 
 def pair(value: object, name: str) -> tuple[int, int]:
-    """`value` as height and width; ValueError or TypeError when it is not two sizes."""
+    """`value` as height and width; ValueError when it is not two sizes."""
     sides = [whole(side, name) for side in elements(value, name)]
     if len(sides) != 2:
         raise ValueError(f"{name} is {value!r}, not height and width")
@@ -399,9 +399,9 @@ def pair(value: object, name: str) -> tuple[int, int]:
 
 
 def text(value: object, name: str) -> str:
-    """`value` as text; TypeError or ValueError when it is none."""
+    """`value` as text; ValueError when it is none."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} holds {value!r}, not text")
+        raise ValueError(f"{name} holds {value!r}, not text")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name} holds {value!r}: half of a character, as of a cut emoji")
     return value

@@ -91,6 +91,7 @@ def load_source(path: Path, outputs: Sequence[str] = ()) -> Source:
 def _load(path: Path, outputs: Sequence[str]) -> Source:
     model = _inline(_read(path), path)
     graph = model.graph
+    _check_names(graph, path)
     weights = _weights(graph)
     image, images = _image(graph, weights)
     return Source(
@@ -167,6 +168,17 @@ def _inlined_nodes(model: onnx.ModelProto) -> int:
 
 def _callee(node: onnx.NodeProto) -> tuple[str, str]:
     return node.domain, node.op_type
+
+
+def _check_names(graph: onnx.GraphProto, path: Path) -> None:
+    """Raises ModelFileError at a name that is no text: protobuf gives its bytes as they are."""
+    for named in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        tensors = (*named.input, *named.output) if isinstance(named, onnx.NodeProto) else ()
+        for name in (named.name, *tensors):
+            if not isinstance(name, str):
+                raise ModelFileError(
+                    f"{path} holds the name {name!r}, which is not text in UTF-8.", EXPORT_AGAIN
+                )
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
