@@ -42,6 +42,7 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
             self._lock = _opened(self.path)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except BaseException:
+            self.path.rmdir()  # takes no file descriptor, of which there may be none left
             self.cleanup()
             raise
 

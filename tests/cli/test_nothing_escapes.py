@@ -149,12 +149,15 @@ def test_what_is_ours_stays_as_it_is() -> None:
         assert caught.value is own
 
 
-def test_no_free_file_descriptors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", range(7, 13))
+def test_no_free_file_descriptors(tmp_path: Path, limit: int) -> None:
+    (tmp_path / "temporary").mkdir()
     arguments = ["compile", str(MODEL), "-o", str(tmp_path / "build")]
     code = f"import sys; from vitessera.cli.main import main; sys.exit(main({arguments}))"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (9, 9)),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        env={**os.environ, "TMPDIR": str(tmp_path / "temporary")},
         capture_output=True,
         text=True,
         check=False,
@@ -162,7 +165,7 @@ def test_no_free_file_descriptors(tmp_path: Path) -> None:
     assert done.returncode == 2, done
     assert "Traceback" not in done.stderr
     assert "Too many open files" in done.stderr and "ulimit -n" in done.stderr
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
 
 
 # --- Models whose parts are not what ONNX knows
