@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from vitessera.codegen.boardfile import EXAMPLE, find_board
 from vitessera.codegen.boards import BOARDS, GIBIBYTE, Board
@@ -18,12 +16,10 @@ from vitessera.codegen.errors import CapacityError
 from vitessera.codegen.vivado import check_board
 
 from .compile import Stages
+from .terminal import console
 
 if TYPE_CHECKING:
     from vitessera.codegen.quantgraph import QuantGraph
-
-# Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
-PIPE_WIDTH = 4096
 
 DESCRIPTION = """\
 Lists the boards: what the part has, what its DDR can do, and the accelerator that
@@ -83,11 +79,7 @@ def run(args: argparse.Namespace) -> int:
     boards = [find_board(name) for name in args.boards] or list(BOARDS.values())
     for board in boards:
         check_board(board.config, board)
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    if args.model is None:
-        console.print(_table(boards))
-    else:
-        console.print(_picks(args.model, boards))
+    console().print(_table(boards) if args.model is None else _picks(args.model, boards))
     return 0
 
 

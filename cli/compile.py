@@ -15,8 +15,10 @@ from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.host.imagesets import ImageSet, load_images
 from vitessera.host.interface import OVERLAY
+from vitessera.host.text import printable
 
 from .inspect import add_results
+from .terminal import show_progress
 
 if TYPE_CHECKING:
     from vitessera.codegen.preprocessing import Given
@@ -185,7 +187,7 @@ class Stages:
         self.finish()
         self._current = (name, time.monotonic())
         if sys.stderr.isatty():
-            print(f"  {name} ...", end="\r", file=sys.stderr, flush=True)
+            show_progress(f"  {name} ...")
 
     def finish(self) -> None:
         """Ends the present stage."""
@@ -201,7 +203,7 @@ def summary(build: Build, folder: Path, note: str = "") -> str:
     known = images.describe() if images else UNKNOWN_IMAGES
     known = f"{known}\n{note}" if note else known
     return (
-        f"{build.model}: {len(build.program.instructions)} instructions, "
+        f"{printable(build.model)}: {len(build.program.instructions)} instructions, "
         f"{len(build.program.weights) / 1024:.0f} KiB of weights, on {config.macs} MACs "
         f"({config.tile}x{config.tile}x{config.depth}) at {config.clock_mhz} MHz, "
         f"{config.on_chip_bytes / 1024:.0f} KiB on chip ({config.board}).\n"

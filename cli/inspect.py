@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from vitessera.codegen.importer import Inspection, Row, Status, inspect_confined
 from vitessera.codegen.outputfile import JsonFile, check_outputs
+from vitessera.host.text import printable
+
+from .terminal import console
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 STYLES = {Status.MAPPED: "green", Status.FOLDED: "dim", Status.REFUSED: "bold red"}
-
-# Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
-PIPE_WIDTH = 4096
 
 
 def add_parser(subparsers: SubParsers) -> None:
@@ -58,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     account = None if args.json is None else JsonFile(args.json, "inspect --json")
     check_outputs(account)
     inspection = inspect_confined(args.model, args.results)
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    console.print(_table(inspection))
-    console.print(summary(inspection), highlight=False)
+    shown = console()
+    shown.print(_table(inspection))
+    shown.print(summary(inspection), highlight=False)
     if account is not None:
         account.write(_as_json(inspection))
     return 0 if inspection.supported else 2
@@ -85,7 +83,7 @@ def _table(inspection: Inspection) -> Table:
     for row in inspection.rows:
         # Text, not str: a name may hold brackets, which rich reads as markup.
         cells = (row.name, row.op_type, row.status.value, _account(row))
-        table.add_row(*(Text(cell) for cell in cells), style=STYLES[row.status])
+        table.add_row(*(Text(printable(cell)) for cell in cells), style=STYLES[row.status])
     return table
 
 

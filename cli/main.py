@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import io
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 
 from vitessera.codegen.errors import ToolError, VitesseraError
 
+from .failures import report, unforeseen
+from .stopping import Stopped, stoppable
+from .terminal import guarded
+
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_SIGNAL = 128  # and the signal's number, as shells have it
 
 # Import name → the extra that brings it.
 OPTIONAL_PACKAGES = {
@@ -87,43 +92,69 @@ def _add_command(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; the exit code is 0, 1 (ran, but the result is bad) or 2 (error)."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # Stages go to standard error; in a file or pipe both must keep their order.
-        sys.stdout.reconfigure(line_buffering=True)
+    """Runs the command.
+
+    Returns:
+        The exit code: 0; 1 (ran, but the result is bad); 2 (error); 128 and the number of the
+        signal that asked it to stop.
+    """
     try:
-        args = parser().parse_args(arguments)
-        return int(args.run(args))
-    except VitesseraError as error:
-        return _fail(error)
-    except ModuleNotFoundError as error:
-        return _fail(_missing_package(error))
-    except KeyboardInterrupt:
-        print("\nvitessera: interrupted; nothing half-written is left behind.", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except MemoryError:
-        return _fail(
-            ToolError(
-                "Memory ran out; nothing half-written is left behind.",
-                "Close other programs, or use a machine with more: ViT-Base takes 4 GB.",
-            )
-        )
+        with guarded(), stoppable():
+            return _outcome(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`.
-        sys.stderr.close()
+        if sys.stderr is not None:
+            sys.stderr.close()
         return EXIT_ERROR
 
 
-def _fail(error: VitesseraError) -> int:
-    print(f"vitessera: error: {error}", file=sys.stderr)
-    return EXIT_ERROR
+def _outcome(arguments: Sequence[str]) -> int:
+    try:
+        args = parser().parse_args(arguments)
+        return int(args.run(args))
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt as stop:
+        _show(f"\nvitessera: {_how(stop)}; nothing half-written is left behind.")
+        return EXIT_SIGNAL + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+    except Exception as error:
+        _show(report(_ours(error), arguments))
+        return EXIT_ERROR
 
 
-def _missing_package(error: ModuleNotFoundError) -> VitesseraError:
+def _how(stop: KeyboardInterrupt) -> str:
+    return f"stopped by {stop.number.name}" if isinstance(stop, Stopped) else "interrupted"
+
+
+def _ours(error: Exception) -> VitesseraError:
+    """`error`, or what is to be said of it if it is not one of ours."""
+    if isinstance(error, VitesseraError):
+        return error
+    if isinstance(error, ImportError):
+        return _missing_package(error)
+    if isinstance(error, MemoryError):
+        return ToolError(
+            "Memory ran out; nothing half-written is left behind.",
+            "Close other programs, or use a machine with more: ViT-Base takes 4 GB.",
+        )
+    return unforeseen(error)
+
+
+def _show(text: str) -> None:
+    with suppress(OSError):  # nobody may be there to read it
+        print(text, file=sys.stderr)
+
+
+def _missing_package(error: ImportError) -> VitesseraError:
     package = (error.name or "").split(".")[0]
     if package not in OPTIONAL_PACKAGES:
-        raise error
+        return unforeseen(error)
     extra = OPTIONAL_PACKAGES[package]
+    if not isinstance(error, ModuleNotFoundError):
+        return ToolError(
+            f"The Python package {package} cannot be loaded ({error}).",
+            f"Run: pip install --force-reinstall 'vitessera[{extra}]'.",
+        )
     return ToolError(
         f"The Python package {package} is not installed.",
         f"Run: pip install 'vitessera[{extra}]'.",

@@ -12,6 +12,7 @@ from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import BuildDirectoryError, ConfigError
 from vitessera.codegen.outputfile import OutputFile, check_outputs
+from vitessera.host.reading import foreign
 
 from .compile import Stages
 from .foreign import add_foreign_rtl
@@ -100,15 +101,10 @@ def draw_timeline(folder: Path, build: Build, picture: OutputFile) -> None:
 
     from .timeline import draw
 
-    try:
+    with foreign(lambda _: no_simulation(folder)):
         result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        intervals, counters = from_table(result["timeline"]), result["counters"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BuildDirectoryError(
-            f"{folder} holds no simulation to draw a timeline of.",
-            f"Run 'vitessera simulate {folder}' first.",
-        ) from error
-    title = f"{build.model} on {build.config.macs} MACs: {counters['CYCLES']:,} cycles"
+        intervals, cycles = from_table(result["timeline"]), int(result["counters"]["CYCLES"])
+    title = f"{build.model} on {build.config.macs} MACs: {cycles:,} cycles"
     draw(intervals, picture, title)
     print(f"\nTimeline: {picture.path}")
 
@@ -136,10 +132,18 @@ def resources_text(build: Build, board: Board) -> str:
     return ResourceReport(modules, board, build.config).to_text()
 
 
+def no_simulation(folder: Path) -> BuildDirectoryError:
+    """The error when the last simulation's result is missing or damaged."""
+    return BuildDirectoryError(
+        f"{folder} holds no simulation to draw a timeline of.",
+        f"Run 'vitessera simulate {folder}' first.",
+    )
+
+
 def measured_cycles(folder: Path) -> dict[str, int] | None:
-    """Cycles by layer of the last simulation, if there was one."""
+    """Cycles by layer of the last simulation; None when its result is missing or damaged."""
     try:
         result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
         return {str(name): int(count) for name, count in result["layer_cycles"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except Exception:
         return None

@@ -29,8 +29,10 @@ from vitessera.host.images import Float32Array
 from vitessera.host.imagesets import load_images
 from vitessera.host.inputs import ARRAY_FILES, KEYS, as_batch
 from vitessera.host.results import predict
+from vitessera.host.text import printable
 
 from .foreign import add_foreign_rtl
+from .terminal import show_progress
 
 TERMINAL_SECONDS = 0.1  # between two signs of progress
 LOG_SECONDS = 10.0  # the same, where they are lines of a file
@@ -265,7 +267,9 @@ def is_classifier(model: CompiledModel) -> bool:
 
 def shapes(model: CompiledModel) -> str:
     """The outputs for an image, for people."""
-    return ", ".join(f"{output.name} {list(output.index.shape)}" for output in model.outputs)
+    return ", ".join(
+        f"{printable(output.name)} {list(output.index.shape)}" for output in model.outputs
+    )
 
 
 class Progress:
@@ -284,8 +288,11 @@ class Progress:
         if now - self._shown < (TERMINAL_SECONDS if self._terminal else LOG_SECONDS):
             return
         self._shown = now
-        end = "\r" if self._terminal else "\n"
-        print(f"  {done} of {self._total} images", end=end, file=sys.stderr, flush=True)
+        line = f"  {done} of {self._total} images"
+        if self._terminal:
+            show_progress(line)
+        else:
+            print(line, file=sys.stderr)
 
     def finish(self) -> None:
         """All are."""
@@ -314,11 +321,14 @@ def text(
 ) -> str:
     """The results for people: a line for each image."""
     if not predictions:
-        return "\n".join(f"{name}  {list(array.shape)}" for name, array in outputs.items())
-    width = max(len(str(item)) for item in items)
+        return "\n".join(
+            f"{printable(name)}  {list(array.shape)}" for name, array in outputs.items()
+        )
+    names = [printable(item) for item in items]
+    width = max(map(len, names))
     lines = [
-        f"{item!s:<{width}}  {best(model, prediction, top)}"
-        for item, prediction in zip(items, predictions, strict=True)
+        f"{name:<{width}}  {best(model, prediction, top)}"
+        for name, prediction in zip(names, predictions, strict=True)
     ]
     share = accuracy(items, predictions)
     if share is not None:
@@ -330,7 +340,7 @@ def text(
 def best(model: CompiledModel, prediction: Prediction, top: int) -> str:
     """The `top` most probable classes, for people."""
     return "  ".join(
-        f"{label(model, index)} {prediction.probabilities[index]:.1%}"
+        f"{printable(label(model, index))} {prediction.probabilities[index]:.1%}"
         for index in ranked(prediction, top)
     )
 

@@ -18,6 +18,7 @@ from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs
 from vitessera.host.imagesets import ImageSet, load_images
 
 from .foreign import add_foreign_rtl
+from .terminal import console
 
 DEFAULT_COUNT = 8
 
@@ -132,13 +133,12 @@ def simulate_with_progress(
     build: Build, chosen: ImageSet, waves: Path | None = None
 ) -> dict[str, Any]:
     """Runs the images behind a progress bar; the result as it goes to JSON."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from vitessera.sim.trace import to_table
     from vitessera.sim.verify import verify
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=Console(file=sys.stderr)) as bar:
+    with Progress(*columns, TimeElapsedColumn(), console=console(sys.stderr)) as bar:
         task = bar.add_task("building the simulation", total=len(chosen.images))
 
         def advance(done: int) -> None:

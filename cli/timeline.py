@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vitessera.codegen.errors import OutputError
 from vitessera.codegen.isa import Unit
+from vitessera.host.text import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -70,7 +71,7 @@ def draw(intervals: Sequence[Interval], picture: OutputFile, title: str) -> None
 
     figure, axes = plt.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     _fill(axes, list(bars(intervals)))
-    axes.set_title(title, loc="left")
+    axes.set_title(printable(title), loc="left", parse_math=False)
     try:
         with picture.writing() as staged:
             figure.savefig(staged, dpi=DPI, metadata={"Creator": picture.mark})
@@ -98,4 +99,7 @@ def _fill(axes: Axes, entries: Sequence[Bar]) -> None:
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     shown = layers[:: max(1, -(-len(layers) // LEGEND_LAYERS))]
     handles = [axes.broken_barh([], (0, 0), color=colours[layer]) for layer in shown]
-    axes.legend(handles, shown, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
+    names = [printable(layer) for layer in shown]
+    legend = axes.legend(handles, names, loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
+    for name in legend.get_texts():
+        name.set_parse_math(False)  # a dollar sign in a name is no formula

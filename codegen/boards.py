@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from ..host.reading import reading
 from .config import HardwareConfig
 from .errors import ConfigError
 
@@ -22,6 +23,7 @@ else:
     import tomli as tomllib
 
 DEFAULT_BOARD = "pynq-z2"
+LARGEST_NUMBER = (1 << 63) - 1  # of TOML's whole numbers
 MEBIBYTE = 1 << 20
 GIBIBYTE = 1 << 30
 
@@ -283,18 +285,25 @@ def read_config(path: Path) -> HardwareConfig:
 
 def read_table(path: Path) -> dict[str, Any]:
     """The table of a TOML or JSON file; ConfigError if there is none to be had."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        values: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read ({error.strerror}).", "Give an existing TOML or JSON file."
-        ) from error
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path}: not valid {'JSON' if path.suffix == '.json' else 'TOML'} ({error}).",
-            "Write one 'key = value' line for each field, for example 'tile = 8'.",
-        ) from error
+    load, language = (json.loads, "JSON") if path.suffix == ".json" else (tomllib.loads, "TOML")
+    remedy = (
+        'Write an object of the fields, for example {"tile": 8}.'
+        if language == "JSON"
+        else "Write one 'key = value' line for each field, for example 'tile = 8'."
+    )
+    absent = "Give an existing TOML or JSON file."
+    with reading(path, ConfigError, f"not valid {language}", remedy, absent=absent):
+        values: Any = load(path.read_text(encoding="utf-8"))
+        _check_numbers(values)
     if not isinstance(values, dict):
-        raise ConfigError(f"{path}: holds no table of fields.", "Write 'key = value' lines.")
+        raise ConfigError(f"{path}: holds no table of fields.", remedy)
     return values
+
+
+def _check_numbers(values: object) -> None:
+    """Raises ValueError at a number that arithmetic and messages could not take."""
+    if isinstance(values, (dict, list)):
+        for value in values.values() if isinstance(values, dict) else values:
+            _check_numbers(value)
+    elif isinstance(values, int) and abs(values) > LARGEST_NUMBER:
+        raise ValueError("a whole number has more than 64 bits")

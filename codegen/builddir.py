@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 
-from ..host.build import FORMAT, MANIFEST, BuildFiles, unpack_arrays
+from ..host.build import FORMAT, MANIFEST, BuildFiles, reading_manifest, unpack_arrays
 from ..host.imagesets import Array
 from ..host.preprocessing import Preprocessing
+from ..host.reading import reading
 from .buildfiles import IMAGES, check_generated, known_names, required_names
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
@@ -257,6 +258,11 @@ def read_build(folder: Path, *, check_rtl: bool = True) -> Build:
             RTL is not what this vitessera generates.
         ToolError: the HLS compiler is missing, which check_rtl needs.
     """
+    with reading(folder, BuildDirectoryError, "not a whole build directory", _COMPILE_AGAIN):
+        return _read_build(folder, check_rtl)
+
+
+def _read_build(folder: Path, check_rtl: bool) -> Build:
     source = BuildFiles(folder)
     _check_manifest(source)
     manifest = source.manifest
@@ -310,23 +316,18 @@ def _texts(files: Mapping[str, bytes], part: str, folder: Path) -> dict[str, str
 
 
 def _text(content: bytes, path: Path) -> str:
-    try:
+    with reading(path, BuildDirectoryError, "not text", _COMPILE_AGAIN):
         return content.decode()
-    except UnicodeDecodeError as error:
-        raise BuildDirectoryError(f"{path} is not text ({error}).", _COMPILE_AGAIN) from error
 
 
 def _check_manifest(source: BuildFiles) -> None:
     """BuildDirectoryError unless the manifest is of this version and names just our files."""
     path, manifest = source.folder / MANIFEST, source.manifest
-    try:
+    with reading_manifest(source.folder):
         written = manifest["format"], manifest["vitessera"]
-        _ = manifest["config"], int(manifest["design_hash"], 16)
-        for name in (manifest["model"], *manifest["device_names"]):
-            if type(name) is not str:
-                raise ValueError(f"{name!r} is no name")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise BuildDirectoryError(f"{path} is damaged ({error}).", _COMPILE_AGAIN) from error
+        _ = manifest["config"], manifest["device_names"], int(manifest["design_hash"], 16)
+        if type(manifest["model"]) is not str:
+            raise ValueError(f"model is {manifest['model']!r}")
     if written != (FORMAT, version("vitessera")):
         raise BuildDirectoryError(
             f"{source.folder} was written by vitessera {written[1]} (format {written[0]}); this is "

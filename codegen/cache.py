@@ -19,10 +19,22 @@ CACHE_VARIABLE = "VITESSERA_CACHE"
 
 
 def cache_folder() -> Path:
-    """The cache's folder: $VITESSERA_CACHE, or vitessera in the user's cache folder."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(chosen) if chosen else base / "vitessera"
+    """The cache's folder: $VITESSERA_CACHE, or vitessera in the user's cache folder.
+
+    Raises:
+        OutputError: there is neither.
+    """
+    if chosen := os.environ.get(CACHE_VARIABLE):
+        return Path(chosen)
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base, "vitessera")
+    try:
+        return Path.home() / ".cache" / "vitessera"
+    except RuntimeError as error:
+        raise OutputError(
+            "There is no folder for the build cache: this user has no home folder.",
+            f"Set {CACHE_VARIABLE} to a folder on a disk with space, where you may write.",
+        ) from error
 
 
 @contextmanager

@@ -96,16 +96,17 @@ class HardwareConfig:
 
     def _contradictions(self) -> dict[str, bool]:
         tile, depth, lanes = self.tile, self.depth, self.lanes
+        known_depth = depth in (2, 4, 8)
         depths = {memory.value: self.words(memory) for memory in Memory}
         depths["norm_buffer"] = self.norm_buffer_words
         queues = {name: getattr(self, f"{name}_depth") for name in ("queue", "fetch", "stream")}
         return (
             {
                 f"tile is {tile}, must be a power of two from 4 to 16": tile not in (4, 8, 16),
-                f"depth is {depth}, must be 2, 4 or 8 and divide tile": depth not in (2, 4, 8)
+                f"depth is {depth}, must be 2, 4 or 8 and divide tile": not known_depth
                 or bool(tile % depth),
                 f"lanes is {lanes}, must be a multiple of depth and divide tile": lanes <= 0
-                or bool(lanes % depth)
+                or (known_depth and bool(lanes % depth))
                 or bool(tile % lanes),
                 f"bus_bits is {self.bus_bits}, must be 64 or 128": self.bus_bits not in (64, 128),
                 f"clock_mhz is {self.clock_mhz}, must be positive": self.clock_mhz <= 0,

@@ -11,6 +11,7 @@ from __future__ import annotations
 from ..host.errors import BuildDirectoryError as BuildDirectoryError
 from ..host.errors import ImageError as ImageError
 from ..host.errors import VitesseraError as VitesseraError
+from ..host.reading import reason
 
 
 class ModelFileError(VitesseraError):
@@ -63,6 +64,21 @@ class UnknownNameError(VitesseraError):
 
 class MissingCaseError(VitesseraError):
     """An operator or instruction that one stage makes and the next does not know."""
+
+
+class InternalError(VitesseraError):
+    """A bug in vitessera; its cause is an error that is not ours."""
+
+
+def internal_error(doing: str, error: Exception) -> InternalError:
+    """The error for an `error` that came while `doing`, and which nothing foresaw."""
+    name, said = type(error).__name__, reason(error)
+    if not said.startswith(name):
+        said = f"{name}: {said}"
+    return InternalError(
+        f"{doing} failed ({said}). This is a bug in vitessera.",
+        "Please report it, if you can with the file.",
+    )
 
 
 def missing_case(entry: object, stage: str) -> MissingCaseError:

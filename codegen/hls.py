@@ -11,9 +11,8 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -22,12 +21,13 @@ from pathlib import Path
 
 import jinja2
 
-from . import isa, numerics, registers
+from . import children, isa, numerics, registers
 from .cache import cached_text
 from .config import ADDRESS_BITS, INSTRUCTION_BITS, MAX_BURST, HardwareConfig, Memory
 from .errors import ToolError
 from .graph import Function
 from .lookup import by_name
+from .scratch import ScratchFolder
 
 SOURCE = resources.files("vitessera.hls")
 OPTIONS_FILE = "kernels.json"
@@ -244,9 +244,17 @@ def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None
     """
     texts = sources(config)
     wanted = KERNELS if names is None else tuple(kernel(name) for name in names)
-    with ProcessPoolExecutor(max_workers=min(len(wanted), os.cpu_count() or 1)) as pool:
-        results = pool.map(_compile_cached, wanted, [texts] * len(wanted))
-        return {entry.name: text for entry, text in zip(wanted, results, strict=True)}
+    processes = min(len(wanted), os.cpu_count() or 1)
+    try:
+        with ScratchFolder() as scratch, children.pool(processes) as pool:
+            every = len(wanted)
+            results = pool.map(_compile_cached, wanted, [texts] * every, [scratch] * every)
+            return {entry.name: text for entry, text in zip(wanted, results, strict=True)}
+    except BrokenProcessPool as error:
+        raise ToolError(
+            "A process in which XLS compiled kernels was ended from outside.",
+            "If it was killed for want of memory, close other programs.",
+        ) from error
 
 
 def _imports(name: str, texts: dict[str, str]) -> dict[str, str]:
@@ -261,11 +269,14 @@ def _imports(name: str, texts: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _compile_cached(entry: Kernel, texts: dict[str, str]) -> str:
+def _compile_cached(entry: Kernel, texts: dict[str, str], scratch: Path) -> str:
     needed = _imports(entry.name, texts)
     options = (entry, _scheduling(entry), _codegen(entry))
     digest = hashlib.sha256(repr((options, sorted(needed.items()), _xls_version())).encode())
-    return cached_text(f"{entry.name}-{digest.hexdigest()[:24]}.v", lambda: _compile(entry, needed))
+    return cached_text(
+        f"{entry.name}-{digest.hexdigest()[:24]}.v",
+        lambda: _compile(entry, needed, scratch / entry.name),
+    )
 
 
 def _xls_version() -> str:
@@ -330,11 +341,12 @@ def _codegen(entry: Kernel) -> str:
     )
 
 
-def _compile(entry: Kernel, texts: dict[str, str]) -> str:
+def _compile(entry: Kernel, texts: dict[str, str], folder: Path) -> str:
     import xls
     from xls import c_api
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    folder.mkdir()
+    with _quiet():
         for name, text in texts.items():
             Path(folder, name).write_text(text)
         try:
@@ -343,7 +355,7 @@ def _compile(entry: Kernel, texts: dict[str, str]) -> str:
                 str(Path(folder, f"{entry.name}.x")),
                 entry.name,
                 c_api.DSLX_STDLIB_PATH,
-                [folder],
+                [str(folder)],
             )
             optimized = xls.optimize_ir(ir, f"__{entry.name}__{entry.proc}_0_next")
             package = xls.Package.parse_ir(optimized)

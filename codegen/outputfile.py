@@ -11,13 +11,13 @@ import json
 import os
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import OutputError
+from .scratch import ScratchFolder
 
 # Bytes at the start and at the end of a file in which its mark stands.
 MARK_WINDOW = 4096
@@ -32,8 +32,8 @@ def resolved(path: Path) -> Path:
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
     """A scratch folder in `folder`, so that what is made there is put in place by one rename."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".vitessera-") as scratch:
-        yield Path(scratch)
+    with ScratchFolder(folder) as scratch:
+        yield scratch
 
 
 def is_there(path: Path) -> bool:

@@ -15,10 +15,8 @@ import importlib.util
 import io
 import os
 import re
-import subprocess
 import sys
 import tarfile
-import tempfile
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path, PurePosixPath
@@ -26,11 +24,13 @@ from typing import TYPE_CHECKING
 
 from ..host.build import BITSTREAM, MANIFEST, BuildFiles, read_compiled
 from ..host.interface import OVERLAY
+from . import children
 from .builddir import Build, read_build
 from .buildfiles import IMAGES, LAYOUT, REGISTERS
 from .errors import BuildDirectoryError, ToolError
 from .outputfile import OutputFile
 from .program import PROGRAM_FILES
+from .scratch import ScratchFolder
 
 if TYPE_CHECKING:
     from importlib.abc import Traversable
@@ -175,7 +175,7 @@ def make_wheel(folder: Path) -> Path:
         raise ToolError(
             "The Python package wheel is not installed.", "Run: pip install 'vitessera[compile]'."
         )
-    with tempfile.TemporaryDirectory(dir=folder, prefix="wheel-") as scratch:
+    with ScratchFolder(folder) as scratch:
         content = Path(scratch, "content")
         for module in MODULES:
             _copy(resources.files(f"{DISTRIBUTION}.{module}"), content / DISTRIBUTION / module)
@@ -227,13 +227,10 @@ def _write(path: Path, content: bytes) -> None:
 
 def _zip(content: Path, folder: Path) -> Path:
     """Has `wheel pack` write RECORD and the wheel; with fixed times."""
-    made = subprocess.run(
+    made = children.run(
         [sys.executable, "-m", "wheel", "pack", str(content), "--dest-dir", str(folder)],
         env=os.environ | {"SOURCE_DATE_EPOCH": str(TIMESTAMP)},
         cwd=content.parent,  # where no module lies that could be taken for `wheel`
-        capture_output=True,
-        text=True,
-        check=False,
     )
     if made.returncode != 0:
         reason = made.stderr.strip().splitlines()[-1:] or ["no reason given"]

@@ -51,6 +51,8 @@ from ..host.preprocessing import (
     truth,
     whole,
 )
+from ..host.reading import foreign, reading, reason
+from ..host.text import printable
 from .errors import PreprocessingError
 from .graph import Graph
 
@@ -197,9 +199,9 @@ def _check(found: Preprocessing, graph: Graph, sources: Mapping[str, str]) -> No
         "std": f"Give --mean and --std, {found.channels} number(s) each, as in training.",
         "classes": f"Give --classes FILE with {width} names, one a line.",
     }
-    for field, reason in found.faults():
+    for field, fault in found.faults():
         raise PreprocessingError(
-            f"{sources[field]}: {reason}.",
+            f"{sources[field]}: {fault}.",
             remedies.get(field, "Correct it, or export the model for images of that size."),
         )
     if found.classes and len(found.classes) != width:
@@ -216,22 +218,20 @@ def _check(found: Preprocessing, graph: Graph, sources: Mapping[str, str]) -> No
 @contextmanager
 def _reading(source: Path | str) -> Iterator[None]:
     """Whatever may be wrong with a source's content becomes an error that names the source."""
-    try:
+
+    def error_of(error: Exception) -> PreprocessingError:
+        # These are ours, in words for people.
+        said = str(error) if isinstance(error, ValueError) else reason(error)
+        return PreprocessingError(f"{printable(source)}: {said}.", _REPAIR)
+
+    with foreign(error_of):
         yield
-    except RecursionError as error:
-        raise PreprocessingError(f"{source}: nested too deeply.", _REPAIR) from error
-    except (TypeError, ValueError, OverflowError, SyntaxError) as error:
-        raise PreprocessingError(f"{source}: {error}.", _REPAIR) from error
 
 
 def _text(path: Path) -> str:
-    try:
+    absent = "Give an existing file that you may read."
+    with reading(path, PreprocessingError, "not text in UTF-8", _REPAIR, absent):
         return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PreprocessingError(
-            f"{path}: cannot be read ({error.strerror or error}).",
-            "Give an existing file that you may read.",
-        ) from error
 
 
 def _json_object(content: str) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def _json_object(content: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"not valid JSON ({error})") from error
     if not isinstance(values, dict):
-        raise TypeError("holds no JSON object")
+        raise ValueError("holds no JSON object")
     return values
 
 
@@ -292,12 +292,12 @@ def _numbers(value: object, name: str, image: Frame) -> tuple[float, ...]:
 
 
 def _metadata(model: Path, image: Frame) -> _Finding:
-    properties = {
-        entry.key: entry.value
-        for entry in onnx.load(model, load_external_data=False).metadata_props
-    }
     source = f"metadata of {model.name}"
     with _reading(source):
+        properties = {
+            entry.key: entry.value
+            for entry in onnx.load(model, load_external_data=False).metadata_props
+        }
         fields = _standard(properties, image)
         for field, keys in METADATA.items():
             key = next((key for key in keys if key in properties), None)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..host.reading import reading
 from .assembler import parse_program as parse_program
 from .assembler import print_program as print_program
 from .config import INSTRUCTION_BITS, HardwareConfig, Memory
@@ -286,32 +287,26 @@ def parse_program_files(files: Mapping[str, bytes], folder: Path) -> Program:
         files: name → content, of each of PROGRAM_FILES.
         folder: where they lie, for messages.
     """
-    description = _parse_description(files[_DESCRIPTION], folder / _DESCRIPTION)
-    for name in (_INSTRUCTIONS, _WEIGHTS):
-        if hashlib.sha256(files[name]).hexdigest() != description.get("sha256", {}).get(name):
-            raise BuildDirectoryError(f"{folder / name} was changed.", _COMPILE_AGAIN)
-    try:
-        return _rebuild(description, files[_INSTRUCTIONS], files[_WEIGHTS])
-    except (KeyError, TypeError, ValueError, VitesseraError) as error:
-        raise BuildDirectoryError(
-            f"{folder / _DESCRIPTION} does not describe a program ({error!r}).", _COMPILE_AGAIN
-        ) from error
+    path = folder / _DESCRIPTION
+    description = _parse_description(files[_DESCRIPTION], path)
+    with reading(path, BuildDirectoryError, "does not describe a program", _COMPILE_AGAIN):
+        for name in (_INSTRUCTIONS, _WEIGHTS):
+            if hashlib.sha256(files[name]).hexdigest() != description["sha256"][name]:
+                raise BuildDirectoryError(f"{folder / name} was changed.", _COMPILE_AGAIN)
+        try:
+            return _rebuild(description, files[_INSTRUCTIONS], files[_WEIGHTS])
+        except VitesseraError as error:  # whose remedy is for those who write programs
+            raise ValueError(error.culprit) from error
 
 
 def _read_file(path: Path) -> bytes:
-    try:
+    with reading(path, BuildDirectoryError, "damaged", _COMPILE_AGAIN):
         return path.read_bytes()
-    except OSError as error:
-        raise BuildDirectoryError(
-            f"{path} cannot be read ({error.strerror}).", _COMPILE_AGAIN
-        ) from error
 
 
 def _parse_description(content: bytes, path: Path) -> dict[str, Any]:
-    try:
+    with reading(path, BuildDirectoryError, "not JSON", _COMPILE_AGAIN):
         description = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise BuildDirectoryError(f"{path} is not JSON ({error}).", _COMPILE_AGAIN) from error
     version = description.get("version") if isinstance(description, dict) else None
     if version != FORMAT_VERSION:
         raise BuildDirectoryError(

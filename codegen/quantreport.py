@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..host.images import Float32Array, check_images
+from ..host.text import printable
 from .graph import Graph
 from .importer.evaluate import evaluate
 from .numerics import INT8_MAX, INT16_MAX
@@ -87,7 +88,7 @@ def to_json(rows: Sequence[ValueReport]) -> str:
 
 def to_text(rows: Sequence[ValueReport]) -> str:
     """The rows as a table, one line each."""
-    width = max([len("value"), *(len(row.name) for row in rows)])
+    width = max([len("value"), *(len(printable(row.name)) for row in rows)])
     return "\n".join(_lines(rows, width))
 
 
@@ -95,7 +96,7 @@ def _lines(rows: Sequence[ValueReport], width: int) -> Iterator[str]:
     yield f"{'value':{width}}  bits  SNR dB    cosine  max error  saturated"
     for row in rows:
         yield (
-            f"{row.name:{width}}  {row.bits:4}  {row.snr_db:6.1f}  {row.cosine:8.5f}  "
+            f"{printable(row.name):{width}}  {row.bits:4}  {row.snr_db:6.1f}  {row.cosine:8.5f}  "
             f"{row.max_abs_error:9.3g}  {row.saturated:9.3%}"
         )
 

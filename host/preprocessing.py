@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from .errors import BuildDirectoryError, ImageError
 from .images import Float32Array
+from .reading import foreign, reading
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -279,14 +280,15 @@ class Preprocessing:
         Raises:
             BuildDirectoryError: fields are missing or unknown, or a value makes no sense.
         """
-        try:
+
+        def error_of(error: Exception) -> BuildDirectoryError:
+            return BuildDirectoryError(f"{source}: preprocessing: {error}.", _COMPILE_AGAIN)
+
+        with foreign(error_of):
             found = cls(**_checked(values))
-            reason = next((reason for _, reason in found.faults()), None)
-        except (ValueError, TypeError, OverflowError) as error:
-            reason = str(error)
-        if reason is not None:
-            raise BuildDirectoryError(f"{source}: preprocessing: {reason}.", _COMPILE_AGAIN)
-        return found
+            for _, fault in found.faults():
+                raise ValueError(fault)
+            return found
 
 
 def normalisation_unknown() -> ImageError:
@@ -321,28 +323,25 @@ def _open(path: Path, mode: str) -> Pillow.Image:
             "Run: pip install pillow.",
         ) from error
     remedy = f"Give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
-    try:
-        with warnings.catch_warnings():
-            # Of sizes far above LARGEST_PIXELS.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=FORMATS)
-        with image:
-            _check_pixels(path, image.height, image.width)  # the header's: nothing is decoded yet
-            if image.mode.startswith(("I", "F")):
-                raise ImageError(
-                    f"{path}: pixels have more than 8 bits (Pillow's mode {image.mode}).",
-                    "Save the image with 8 bits a channel.",
-                )
-            return ImageOps.exif_transpose(image).convert(mode)
-    except UnidentifiedImageError as error:
-        raise ImageError(f"{path}: not an image of a format that is read.", remedy) from error
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large ({error}).", _SMALLER_IMAGE) from error
-    except (ImageError, MemoryError):
-        raise
-    except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise ImageError(f"{path}: cannot be read ({reason}).", remedy) from error
+    with reading(path, ImageError, "cannot be read", remedy):
+        try:
+            with warnings.catch_warnings():
+                # Of sizes far above LARGEST_PIXELS.
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+                image = Image.open(path, formats=FORMATS)
+            with image:
+                # The header's sides: nothing is decoded yet.
+                _check_pixels(path, image.height, image.width)
+                if image.mode.startswith(("I", "F")):
+                    raise ImageError(
+                        f"{path}: pixels have more than 8 bits (Pillow's mode {image.mode}).",
+                        "Save the image with 8 bits a channel.",
+                    )
+                return ImageOps.exif_transpose(image).convert(mode)
+        except UnidentifiedImageError as error:
+            raise ImageError(f"{path}: not an image of a format that is read.", remedy) from error
+        except Image.DecompressionBombError as error:
+            raise ImageError(f"{path}: too large ({error}).", _SMALLER_IMAGE) from error
 
 
 def _check_pixels(path: Path, height: int, width: int, when: str = "") -> None:
@@ -358,9 +357,9 @@ def _check_pixels(path: Path, height: int, width: int, when: str = "") -> None:
 
 
 def _checked(values: object) -> dict[str, Any]:
-    """`values` as arguments of Preprocessing; ValueError or TypeError when they cannot be."""
+    """`values` as arguments of Preprocessing; ValueError when they cannot be."""
     if not isinstance(values, Mapping):
-        raise TypeError("it is not an object")
+        raise ValueError("it is not an object")
     fields = {field.name for field in dataclasses.fields(Preprocessing)}
     if values.keys() != fields:
         names = ", ".join(sorted(map(str, values.keys() ^ fields)))
@@ -389,16 +388,16 @@ def _field(name: str, value: object) -> object:
 
 
 def elements(value: object, name: str) -> list[object]:
-    """`value` as a list; TypeError, which calls it `name`, when it is none."""
+    """`value` as a list; ValueError, which calls it `name`, when it is none."""
     if not isinstance(value, (list, tuple)):
-        raise TypeError(f"{name} is {value!r}, not a list")
+        raise ValueError(f"{name} is {value!r}, not a list")
     return list(value)
 
 
 def real(value: object, name: str) -> float:
-    """`value` as a number; TypeError when it is none."""
+    """`value` as a number; ValueError when it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} holds {value!r}, not a number")
+        raise ValueError(f"{name} holds {value!r}, not a number")
     return float(value)
 
 
@@ -410,14 +409,14 @@ def whole(value: object, name: str) -> int:
 
 
 def truth(value: object, name: str) -> bool:
-    """`value` as true or false; TypeError when it is neither."""
+    """`value` as true or false; ValueError when it is neither."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}, not true or false")
+        raise ValueError(f"{name} is {value!r}, not true or false")
     return value
 
 
 def pair(value: object, name: str) -> tuple[int, int]:
-    """`value` as height and width; ValueError or TypeError when it is not two sizes."""
+    """`value` as height and width; ValueError when it is not two sizes."""
     sides = [whole(side, name) for side in elements(value, name)]
     if len(sides) != 2:
         raise ValueError(f"{name} is {value!r}, not height and width")
@@ -425,9 +424,11 @@ def pair(value: object, name: str) -> tuple[int, int]:
 
 
 def text(value: object, name: str) -> str:
-    """`value` as text; TypeError when it is none."""
+    """`value` as text; ValueError when it is none."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} holds {value!r}, not text")
+        raise ValueError(f"{name} holds {value!r}, not text")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} holds {value!r}: half of a character, as of a cut emoji")
     return value
 
 

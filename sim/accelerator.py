@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..codegen.config import HardwareConfig
@@ -24,6 +23,7 @@ from ..codegen.errors import HostBufferError, SimulationError
 from ..codegen.isa import Source, Unit
 from ..codegen.program import Program, check_input
 from ..codegen.schedule.timing import estimate
+from ..codegen.scratch import ScratchFolder
 from ..codegen.toplevel import Rtl, links
 from ..host.limits import allowed_cycles
 from . import verilator
@@ -264,8 +264,7 @@ def _simulation(
         _check_inputs(work.program, work.inputs)
     design = testbench_design(works[0].program.config, rtl.files, waves is not None)
     verilator.build(design)
-    with TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+    with ScratchFolder() as folder:
         dram, task = _prepare(works, folder / "dram")
         (folder / TASK).write_bytes(pickle.dumps(task))
         plusargs = (*dram.plusargs, *((f"+trace={folder / TRACE}",) if trace else ()))

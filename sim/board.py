@@ -21,12 +21,10 @@ import ctypes
 import itertools
 import os
 import pickle
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -47,6 +45,7 @@ from ..codegen.boards import BOARDS, DEFAULT_BOARD
 from ..codegen.builddir import Build, read_build
 from ..codegen.errors import SimulationError, ToolError
 from ..codegen.registers import REGISTERS, Access
+from ..codegen.scratch import ScratchFolder
 from ..codegen.vivado import OVERLAY, block_design
 from ..codegen.vivado.design import REGISTER_BYTES
 from ..codegen.vivado.handoff import handoff
@@ -233,8 +232,8 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
         self.timestamp = ""
         verilator.environment()  # what is missing is said before anything is compiled
         self._build = read_build(folder, check_rtl=not foreign_rtl)
-        self._folder = Path(tempfile.mkdtemp(prefix="vitessera-board-"))
-        self._remove = weakref.finalize(self, _remove, self._folder, os.getpid())
+        self._scratch = ScratchFolder()
+        self._folder = self._scratch.path
         self._timing = timing or DramTiming()
         self._dram = Dram(self._folder / "dram", dram_bytes)
         self.default_memory = SimulatedMemory(self, self._dram)
@@ -320,7 +319,7 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
         finally:
             if vars(Device).get("_active_device") is self:
                 self._restore()
-            self._remove()
+            self._scratch.cleanup()
 
     def _restore(self) -> None:
         """Makes the device that was active before active again."""
@@ -350,12 +349,6 @@ def _check_register(kind: str, offset: int) -> None:
         )
     if kind == "write" and found.access is Access.READ:
         raise SimulationError(f"Register {found.name} cannot be written.", "See docs/registers.md.")
-
-
-def _remove(folder: Path, process: int) -> None:
-    """Removes a board's files; not at the end of a process that was forked from `process`."""
-    if os.getpid() == process:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _handoff(build: Build) -> str:

@@ -11,10 +11,10 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from ..codegen import hls
 from ..codegen.config import HardwareConfig
+from ..codegen.scratch import ScratchFolder
 from . import verilator
 from .kernel_task import KernelRun, Order
 
@@ -78,7 +78,7 @@ def check_kernel(
     Raises:
         SimulationError: a word differs, is missing, comes too early or is one too many.
     """
-    with TemporaryDirectory() as scratch:
+    with ScratchFolder() as scratch:
         task = Path(scratch, "task.pickle")
         task.write_bytes(pickle.dumps(KernelRun(kernel, inputs, outputs, stall, seed, orders)))
         env = {"VITESSERA_KERNEL_TASK": str(task)}

@@ -212,12 +212,12 @@ def from_table(table: Mapping[str, Any]) -> tuple[Interval, ...]:
     return tuple(
         Interval(
             Unit(unit),
-            table["labels"][label],
-            ready,
+            str(table["labels"][label]),
+            int(ready),
             None if cause is None else Source(cause),
-            start,
-            end,
-            work,
+            int(start),
+            int(end),
+            int(work),
         )
         for unit, label, ready, cause, start, end, work in table["rows"]
     )

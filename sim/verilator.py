@@ -11,18 +11,22 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import IO, TYPE_CHECKING
 from xml.etree import ElementTree
 
+from ..codegen import children
 from ..codegen.cache import cache_access, cache_folder, cached_bytes, keep, seal
 from ..codegen.errors import SimulationError, ToolError
 from ..codegen.outputfile import staging
+
+if TYPE_CHECKING:
+    from cocotb_tools.runner import Runner
 
 # The system tools that a Verilator build calls, and the Debian package of each.
 SYSTEM_TOOLS = {"g++": "g++", "make": "make", "perl": "perl"}
@@ -175,7 +179,7 @@ def _verilate(design: Design, scratch: Path) -> None:
 
 
 def _step(design: Design, settings: Mapping[str, str], command: list[str]) -> None:
-    finished = subprocess.run(command, env=settings, capture_output=True, text=True, check=False)
+    finished = children.run(command, env=settings)
     if finished.returncode:
         log = (finished.stdout + finished.stderr)[-3000:]
         raise ToolError(
@@ -230,7 +234,6 @@ def run(
     folder: Path,
     env: Mapping[str, str],
     plusargs: tuple[str, ...] = (),
-    quiet: bool = True,
 ) -> None:
     """Builds `design` and runs a cocotb test module on it.
 
@@ -240,22 +243,19 @@ def run(
         folder: working folder; results.xml, log and waveform go there.
         env: further environment for the tests.
         plusargs: simulator arguments.
-        quiet: keep the simulator's output in a file and off the terminal.
 
     Raises:
-        SimulationError: a test failed; carries its message.
+        SimulationError: a test failed, or the simulator itself; carries its message.
     """
     binary = build(design)
     # The runner reads the environment when it is imported.
     os.environ.update(environment())
-    from cocotb_tools.runner import get_runner
-
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / LOG
     results = folder / "results.xml"
     # Under pytest the runner exits the process when a test fails; the results say why.
     with suppress(SystemExit):
-        get_runner("verilator").test(
+        _runner(log).test(
             test_module=test_module,
             hdl_toplevel=design.top,
             hdl_toplevel_lang="verilog",
@@ -265,9 +265,38 @@ def run(
             extra_env=dict(env),
             plusargs=list(plusargs),
             waves=design.waves,
-            log_file=log if quiet else None,
+            log_file=log,
         )
-    _check(results, log if quiet else None)
+    _check(results, log)
+
+
+def _runner(log: Path) -> Runner:
+    """Cocotb's runner, but the simulator ends when this process does; it prints to `log`."""
+    from cocotb_tools.runner import Verilator
+
+    class Guarded(Verilator):
+        def _execute_cmds(
+            self,
+            cmds: Sequence[list[str]],
+            cwd: os.PathLike[str] | str,
+            stdout: IO[str] | None = None,
+        ) -> None:
+            for command in cmds:
+                ended = children.run(command, env=self.env, cwd=Path(cwd), log=stdout)
+                if ended.returncode:
+                    raise _died(ended.returncode, log)
+
+    return Guarded()
+
+
+def _died(code: int, log: Path) -> SimulationError:
+    """The error for a simulator that did not end as it should: no test ends it like that."""
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+    how = f"signal {code - 128} ended it" if code > 128 else f"exit code {code}"
+    return SimulationError(
+        f"The simulator did not run to its end ({how}):\n{tail}",
+        "If it was killed for want of memory, close other programs.",
+    )
 
 
 def _check(results: Path, log: Path | None) -> None:

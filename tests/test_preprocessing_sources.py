@@ -373,7 +373,7 @@ def test_metadata_that_do_not_fit(model: Path, metadata: dict[str, str], message
 
 def test_a_file_that_is_not_text_is_refused(model: Path) -> None:
     (model.parent / "config.json").write_bytes(b"\xff\xfe{}")
-    assert_refused(model, "config.json: 'utf-8' codec can't decode byte")
+    assert_refused(model, "config.json: not text in UTF-8 ('utf-8' codec can't decode byte")
 
 
 def assert_refused(
@@ -409,7 +409,7 @@ def test_class_names_are_read(tmp_path: Path, name: str, content: str) -> None:
     [
         ("names.txt", None, "names.txt: cannot be read (No such file"),
         ("names.txt", b"", "names.txt: holds no class name."),
-        ("names.txt", b"\xff", "names.txt: 'utf-8' codec can't decode"),
+        ("names.txt", b"\xff", "names.txt: not text in UTF-8 ('utf-8' codec can't decode"),
         ("names.txt", b"[", "names.txt: not valid JSON"),
         ("names.json", b"", "names.json: not valid JSON"),
         ("names.json", b"5", "names.json: the file is 5, not a list."),

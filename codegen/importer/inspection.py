@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
-from ..errors import UnsupportedModelError
+from ...host.reading import foreign
+from ..errors import UnsupportedModelError, VitesseraError, internal_error
 from ..graph import Graph
 from .emit import emit
 from .load import Announce, Source, load_source, silent
@@ -94,18 +96,27 @@ def inspect_model(
     """
     path = Path(path)
     source = load_source(path, outputs, announce)
-    traced = trace(source, announce)
-    announce("when it looked for patterns")
-    try:
+    with foreign(partial(_failed, path)):
+        traced = trace(source, announce)
+        announce("when it looked for patterns")
         graph = emit(source, traced, rewrite(traced))
-    except RecursionError as error:
-        raise UnsupportedModelError(
-            f"{path} holds a chain of sums or activations that is too long to follow.",
-            "Stack what is summed, and sum over the stack.",
-        ) from error
     rows = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
     rows += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
     return Inspection(path, tuple(rows), graph, source.images)
+
+
+def _failed(path: Path, error: Exception) -> VitesseraError:
+    if isinstance(error, MemoryError):
+        return UnsupportedModelError(
+            f"{path} takes more memory to import than there is ({error}).",
+            "Export the model for a smaller image, or import it on a larger machine.",
+        )
+    if isinstance(error, RecursionError):
+        return UnsupportedModelError(
+            f"{path} holds a chain of sums or activations that is too long to follow.",
+            "Stack what is summed, and sum over the stack.",
+        )
+    return internal_error(f"{path}: importing it", error)
 
 
 def import_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Graph:

@@ -14,6 +14,7 @@ import onnx.inliner
 from google.protobuf.message import DecodeError, EncodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
+from ...host.reading import foreign, reading, reason
 from ..errors import ModelFileError, ModelValueError, UnsupportedModelError
 from ..graph import Image
 
@@ -26,6 +27,11 @@ OLDEST_OPSET = 13
 # 2,300 × 2,300 pixels in colour, or 100 frames of 224 × 224: far above any Vision Transformer, far
 # below this machine's memory.
 LARGEST_IMAGE = 1 << 24
+
+EXPORT_AGAIN = (
+    "Export it again with an operator set the exporter writes itself (opset_version=18 or 20 in "
+    "torch); weights in a separate file must lie beside it."
+)
 
 # A hundred times the largest Vision Transformer.
 LARGEST_GRAPH = 1_000_000
@@ -87,11 +93,17 @@ def load_source(path: Path, outputs: Sequence[str] = (), announce: Announce = si
         ModelValueError: a weight holds NaN or infinity.
         UnsupportedModelError: the input is not one image, or video, of floats.
     """
+    with reading(path, ModelFileError, "not a valid ONNX model", EXPORT_AGAIN):
+        return _load(path, outputs, announce)
+
+
+def _load(path: Path, outputs: Sequence[str], announce: Announce) -> Source:
     announce("when it read the file")
     model = _read(path)
     announce("when it put functions in place of their calls")
     model = _inline(model, path)
     graph = model.graph
+    _check_names(graph, path)
     weights = _weights(graph)
     image, images = _image(graph, weights)
     announce("when ONNX inferred the shapes")
@@ -122,11 +134,9 @@ def _read(path: Path) -> onnx.ModelProto:
             f"{path} is not an ONNX file, or it is truncated ({error}).",
             "Export the model with torch.onnx.export, or copy the file again.",
         ) from error
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except Exception as error:
         raise ModelFileError(
-            f"{path} is not a valid ONNX model: {_first_line(error)}.",
-            "Export it again with an operator set the exporter writes itself (opset_version=18 or "
-            "20 in torch); weights in a separate file must lie beside it.",
+            f"{path} is not a valid ONNX model: {_first_line(error)}.", EXPORT_AGAIN
         ) from error
     return model
 
@@ -152,13 +162,9 @@ def _inline(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             f"{path} comes to {count} nodes once its local functions are inlined.",
             "Export the model without functions that call each other so often.",
         )
-    try:
+    remedy = "Export the model again with torch.onnx.export."
+    with reading(path, ModelFileError, "holds local functions that cannot be inlined", remedy):
         inlined: onnx.ModelProto = onnx.inliner.inline_local_functions(model)
-    except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelFileError(
-            f"{path} holds local functions that cannot be inlined: {_first_line(error)}.",
-            "Export the model again with torch.onnx.export.",
-        ) from error
     return inlined
 
 
@@ -188,6 +194,17 @@ def _callees(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, str]]:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
                 yield from _callees(body.node)
+
+
+def _check_names(graph: onnx.GraphProto, path: Path) -> None:
+    """Raises ModelFileError at a name that is no text: protobuf gives its bytes as they are."""
+    for named in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+        tensors = (*named.input, *named.output) if isinstance(named, onnx.NodeProto) else ()
+        for name in (named.name, *tensors):
+            if not isinstance(name, str):
+                raise ModelFileError(
+                    f"{path} holds the name {name!r}, which is not text in UTF-8.", EXPORT_AGAIN
+                )
 
 
 def _opset(model: onnx.ModelProto, path: Path) -> int:
@@ -233,13 +250,15 @@ def _rounding(graph: onnx.GraphProto) -> float:
 
 
 def _array(tensor: onnx.TensorProto) -> Array:
-    try:
-        return np.asarray(numpy_helper.to_array(tensor))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelValueError(
-            f"Weight {tensor.name!r} of shape {list(tensor.dims)} cannot be read ({error}).",
+    def error_of(error: Exception) -> ModelValueError:
+        return ModelValueError(
+            f"Weight {tensor.name!r} of shape {list(tensor.dims)} cannot be read "
+            f"({reason(error)}).",
             "The file is damaged: copy it again, or export the model again.",
-        ) from error
+        )
+
+    with foreign(error_of):
+        return np.asarray(numpy_helper.to_array(tensor))
 
 
 def check_finite(name: str, values: Array) -> None:
@@ -272,7 +291,8 @@ def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> tuple[Image, in
         )
     tensor = inputs[0].type.tensor_type
     if tensor.elem_type not in ROUNDING:
-        kind = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        known = {number: name for name, number in onnx.TensorProto.DataType.items()}
+        kind = known.get(tensor.elem_type, f"of the unknown type {tensor.elem_type}")
         raise UnsupportedModelError(
             f"Input {inputs[0].name!r} is {kind}, not a float type.", "Export the model in float32."
         )
@@ -370,7 +390,7 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
             value.type.tensor_type.shape.dim[0].dim_value = images
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
-    except (MemoryError, RuntimeError, ValueError, onnx.shape_inference.InferenceError):
+    except Exception:  # a gap, too, whatever it stumbles over
         return {}
     shapes = {}
     for value in bound.graph.value_info:

@@ -16,7 +16,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from ...codegen.program import pack_input
 from ...codegen.reference import Reference
 from ...codegen.schedule.product import product_patches, product_program
 from ...codegen.schedule.timing import estimate
+from ...codegen.scratch import ScratchFolder
 from ..accelerator import DramTiming, simulate
 from ..verify import verify
 
@@ -140,7 +140,7 @@ def network(configuration: Configuration, model: Path, calibration: Path) -> Row
         calibration: a .npz file of images; the first is also what is run.
     """
     hardware = configuration.hardware
-    with TemporaryDirectory() as scratch:
+    with ScratchFolder() as scratch:
         folder = Path(scratch, "build")
         seconds, peak = _compile(model, calibration, hardware, folder)
         build = read_build(folder, check_rtl=False)  # we have just compiled it
@@ -185,10 +185,10 @@ def _compile(
     config.write_text(hardware.to_json())
     arguments = [model, "-o", folder, "--calibration", calibration, "--config", config]
     started = time.monotonic()
-    with TemporaryDirectory() as cache:
+    with ScratchFolder() as cache:
         process = subprocess.Popen(
             [sys.executable, "-m", "vitessera.cli.main", "compile", *map(str, arguments)],
-            env=os.environ | {CACHE_VARIABLE: cache},
+            env=os.environ | {CACHE_VARIABLE: str(cache)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,18 @@ sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("host", "imp
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line in this process."""
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What is taken for the system's temporary folder."""
+    folder = tmp_path.parent / f"{tmp_path.name}-temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], temporary: Path) -> Command:
+    """Runs the command line in this process, with a temporary folder of its own."""
+    del temporary
 
     def run(*arguments: object) -> Outcome:
         try:

@@ -108,12 +108,24 @@ def test_a_file_that_the_manifest_does_not_name_is_not_used(
     assert read_build(copy).rtl == read_build(digits_build).rtl
 
 
-@pytest.mark.parametrize("content", ["[]", "{", '{"layer_cycles": []}', '{"layer_cycles": null}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"[]",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"layer_cycles": []}',
+        b'{"layer_cycles": null}',
+        b'{"layer_cycles": {"norm0": 1e999}}',
+        b'{"layer_cycles": {"norm0": [1]}}',
+    ],
+)
 def test_report_does_without_a_damaged_result(
-    command: Command, digits_build: Path, tmp_path: Path, content: str
+    command: Command, digits_build: Path, tmp_path: Path, content: bytes
 ) -> None:
     copy = Path(shutil.copytree(digits_build, tmp_path / "build"))
-    (copy / "simulation.json").write_text(content)
+    (copy / "simulation.json").write_bytes(content)
     outcome = command("report", copy)
     assert outcome.code == 0
     assert "vitessera simulate" in outcome.output

@@ -32,9 +32,30 @@ def save_images(path: Path, **arrays: np.ndarray) -> Path:
     return path
 
 
+# A numpy file whose header, a Python literal, is nested deeper than Python reads it.
+DEEP_HEADER = b"\x93NUMPY\x01\x00" + (9000).to_bytes(2, "little") + b"(" * 9000
+
+
+def patched(archive: bytes, kind: str) -> bytes:
+    """A zip file with a member that is encrypted, of unknown compression, or changed."""
+    content = bytearray(archive)
+    local, central = content.index(b"PK\3\4"), content.index(b"PK\1\2")
+    match kind:
+        case "encrypted":
+            content[local + 6] |= 1
+            content[central + 8] |= 1
+        case "method":
+            content[local + 8] = content[central + 10] = 99
+        case _:
+            content[central - 1] ^= 1
+    return bytes(content)
+
+
 def calibration_file(kind: str, folder: Path) -> Path:
     path = folder / "images.npz"
     good = np.zeros((2, 1, 8, 8), np.float32)
+    packed = save_images(path, images=good).read_bytes()
+    path.unlink()
     broken = {
         "shape": good[:, :, :7],
         "channels": np.zeros((2, 3, 8, 8), np.float32),
@@ -56,6 +77,11 @@ def calibration_file(kind: str, folder: Path) -> Path:
         case "large":
             large = np.lib.format.open_memmap(path, "w+", np.float32, (1000, 1 << 20))
             del large  # nothing is written: the file has a size, and no blocks
+        case "encrypted" | "method" | "crc":
+            path.write_bytes(patched(packed, kind))
+        case "header":
+            path.with_suffix(".npy").write_bytes(DEEP_HEADER)
+            path.with_suffix(".npy").rename(path)
         case "key":
             save_images(path, pictures=good, names=np.zeros(2))
         case _:
@@ -71,6 +97,10 @@ def calibration_file(kind: str, folder: Path) -> Path:
         ("zip", ("images.npz", "not a file of numpy arrays", "numpy.savez")),
         ("lie", ("images.npz", "says [9, 1, 8, 8] of float32, but there is less", "numpy.savez")),
         ("large", ("images.npz", "[1000, 1048576] of float32, takes 2,048 MiB", "fewer images")),
+        ("encrypted", ("images.npz: not a file of numpy arrays", "encrypted", "numpy.savez")),
+        ("method", ("images.npz: not a file of numpy arrays", "compression", "numpy.savez")),
+        ("crc", ("images.npz: not a file of numpy arrays", "CRC", "numpy.savez")),
+        ("header", ("images.npz: not a file of numpy arrays", "numpy.savez")),
         ("key", ("'calibration' or 'images'", "pictures", "numpy.savez")),
         ("shape", ("alibration", "7", "8")),
         ("channels", ("alibration", "3", "8")),
@@ -136,6 +166,20 @@ def test_preprocessing(
             ("do_pad is a step", "Repair or remove"),
         ),
         ("config.json", '{"id2label": ["cat"]}', ("1 class names", "--classes FILE with 10")),
+        ("config.json", '{"id2label": ["\\ud83d"]}', ("'\\ud83d': half of a character", "Repair")),
+        ("config.json", '{"id2label": ' + "[" * 100_000, ("nested too deeply", "Repair")),
+        (
+            "preprocessor_config.json",
+            '{"image_mean": [1e999], "image_std": [1]}',
+            ("holds NaN or infinity", "--mean"),
+        ),
+        ("preprocessor_config.json", '{"size": 1e999}', ("size is inf", "Repair")),
+        ("preprocessor_config.json", '{"image_std": [{}]}', ("not a number", "Repair")),
+        (
+            "preprocessor_config.json",
+            '{"size": 8, "resample": []}',
+            ("filter [] is not one of", "Repair"),
+        ),
     ],
 )
 def test_files_beside_the_model(
@@ -268,6 +312,12 @@ def test_board_file_name(
         ("type.toml", "tile = '8'", ("type.toml", "tile is '8'", "whole number")),
         ("tile.toml", "tile = 6", ("tile is 6", "power of two")),
         ("depth.toml", "depth = 3", ("depth is 3", "divide tile")),
+        ("zero.toml", "depth = 0", ("depth is 0", "must be 2, 4 or 8")),
+        ("negative.toml", "depth = -4", ("depth is -4", "must be 2, 4 or 8")),
+        ("none.toml", "tile = 0", ("tile is 0", "power of two")),
+        ("still.toml", "lanes = 0", ("lanes is 0", "multiple of depth")),
+        ("infinite.json", '{"clock_mhz": 1e999}', ("clock_mhz is inf", "whole number")),
+        ("nan.toml", "clock_mhz = nan", ("clock_mhz is nan", "whole number")),
         ("lanes.toml", "lanes = 2", ("lanes is 2", "multiple of depth")),
         ("bus.toml", "bus_bits = 32", ("bus_bits is 32", "64 or 128")),
         ("clock.toml", "clock_mhz = 0", ("clock_mhz is 0", "positive")),
@@ -286,6 +336,36 @@ def test_configuration(
         path.write_text(text)
     outcome = command("compile", MODEL, "-o", tmp_path / "build", "--config", path)
     assert_refused(outcome, *words)
+
+
+@pytest.mark.parametrize("option", ["--config", "--board"])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("deep.json", b"[" * 100_000, ("deep.json: not valid JSON", "too deeply", "object of the")),
+        ("deep.toml", b"a = " + b"[" * 100_000, ("deep.toml: not valid TOML", "too deeply")),
+        ("codec.toml", b"tile = '\xff'", ("codec.toml: not valid TOML", "utf-8")),
+        ("hex.toml", b"tile = 0x" + b"f" * 9999, ("hex.toml: not valid TOML", "64 bits")),
+        ("digits.toml", b"tile = " + b"9" * 9999, ("digits.toml: not valid TOML", "digits")),
+        ("inside.toml", b"a = [{b = 18446744073709551616}]", ("not valid TOML", "64 bits")),
+        ("nul.toml", b"tile = 8\0", ("nul.toml: not valid TOML",)),
+    ],
+)
+def test_tables_that_parsers_stumble_over(
+    command: Command,
+    tmp_path: Path,
+    option: str,
+    name: str,
+    content: bytes,
+    words: tuple[str, ...],
+) -> None:
+    if option == "--board" and not name.endswith(".toml"):
+        pytest.skip("board files are TOML")
+    path = tmp_path / name
+    path.write_bytes(content)
+    outcome = command("compile", MODEL, "-o", tmp_path / "build", option, path)
+    assert_refused(outcome, *words)
+    assert not (tmp_path / "build").exists()
 
 
 @pytest.mark.parametrize(
@@ -487,6 +567,46 @@ class TestBuildDirectory:
         (damaged / "manifest.json").write_text(json.dumps(manifest | {"files": {}}))
         assert_refused(command(name, damaged), "manifest.json is damaged (no hls/", "Compile the")
 
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"model": 5},
+            {"config": []},
+            {"design_hash": 7},
+            {"device_names": "x"},
+            {"device_names": [1]},
+            {"expected_cycles": "many"},
+            {"files": []},
+            {"files": {"images.npz": 1}},
+            {"vitessera": None},
+        ],
+        ids=str,
+    )
+    def test_manifest_of_other_types(
+        self, command: Command, damaged: Path, name: str, change: dict[str, object]
+    ) -> None:
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        (damaged / "manifest.json").write_text(json.dumps(manifest | change))
+        (word,) = change
+        assert_refused(command(name, damaged), "manifest.json is damaged", word, "Compile")
+
+    @pytest.mark.parametrize("content", [b"[" * 100_000, b"\xff", b'{"a": 1e999', b"9" * 9999])
+    def test_manifest_that_is_no_json(
+        self, command: Command, damaged: Path, name: str, content: bytes
+    ) -> None:
+        (damaged / "manifest.json").write_bytes(content)
+        assert_refused(command(name, damaged), "manifest.json is damaged", "Compile the model")
+
+    @pytest.mark.parametrize("part", ["reports/quantization.txt", "images.npz", "rtl/core.v"])
+    def test_vouched_files_that_cannot_be_understood(
+        self, command: Command, damaged: Path, name: str, part: str
+    ) -> None:
+        (damaged / part).write_bytes(b"\xff\xfe")
+        manifest = json.loads((damaged / "manifest.json").read_text())
+        manifest["files"][part] = hashlib.sha256(b"\xff\xfe").hexdigest()
+        (damaged / "manifest.json").write_text(json.dumps(manifest))
+        assert_refused(command(name, damaged), str(damaged), "Compile the model")
+
     def test_changed_weights(self, command: Command, damaged: Path, name: str) -> None:
         weights = damaged / "program" / "weights.bin"
         content = bytearray(weights.read_bytes())
@@ -605,6 +725,34 @@ def test_no_simulation_to_draw(command: Command, digits_build: Path, tmp_path: P
     assert outcome.code == 2
     assert "holds no simulation to draw a timeline of" in outcome.errors
     assert f"vitessera simulate {copy}" in outcome.errors
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xff",
+        b"[" * 100_000,
+        b'{"counters": {"CYCLES": 1e999}, "timeline": {"labels": [], "rows": []}}',
+        b'{"counters": {"CYCLES": 1}, "timeline": {"labels": [], "rows": [[0, 0]]}}',
+        b'{"counters": {"CYCLES": 1}, "timeline": {"labels": {}, "rows": [[1, "x", 0, null]]}}',
+    ],
+)
+def test_damaged_simulation_to_draw(command: Command, damaged: Path, content: bytes) -> None:
+    (damaged / "simulation.json").write_bytes(content)
+    outcome = command("report", damaged, "--timeline", damaged / "timeline.png")
+    assert_refused(outcome, "holds no simulation to draw a timeline of", "vitessera simulate")
+
+
+def test_no_home_folder(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    for variable in ("VITESSERA_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    outcome = command("compile", MODEL, "-o", tmp_path / "build")
+    assert_refused(outcome, "build cache", "no home folder", "VITESSERA_CACHE")
+    assert not list(tmp_path.iterdir())
 
 
 def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def test_missing_and_changed_files(copy: Path, name: str) -> None:
 @pytest.mark.parametrize("entry", ["model", "config", "design_hash", "expected_cycles"])
 def test_manifest_with_a_part_missing(copy: Path, entry: str) -> None:
     change(copy, "manifest.json", lambda manifest: manifest.pop(entry))
-    refused(copy, f"does not describe a compiled model (KeyError('{entry}')", "Compile the model")
+    refused(copy, f"does not describe a compiled model (KeyError: '{entry}')", "Compile the model")
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from onnx import TensorProto
 from onnx_builder import Calm, Net, Recipe, build, chain, mean_pool
 from oracle import FloatArray, Oracle
 from verdicts import check_program, some_images
-from vitessera.codegen.errors import UnsupportedModelError, VitesseraError
+from vitessera.codegen.errors import InternalError, UnsupportedModelError, VitesseraError
 from vitessera.codegen.graph import Add, Graph, TokenEmbed
 from vitessera.codegen.importer import Status, evaluate, import_model, inspect_model, layout
 from vitessera.codegen.importer.call import Call
@@ -175,6 +175,8 @@ def judge(subject: Mutant, oracle: Oracle, *, twice: bool) -> list[str]:
     """What became of the mutant; AssertionError or any other exception is a finding."""
     try:
         inspection = inspect_model(subject.path)
+    except InternalError:
+        raise
     except VitesseraError as error:
         assert error.culprit and error.remedy
         return ["refused file"]

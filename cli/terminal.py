@@ -1,0 +1,128 @@
+"""Standard output and standard error, guarded: what comes from files cannot command the terminal.
+
+`main` puts a guard before both, so that a command need not think of it: names in models, class
+names and names of files may hold escape codes, which would hide or fake what a command says. Tables
+and progress bars, which have codes of their own, go through `console`, and progress in one line
+through `show_progress`; both guard the text and let through what is theirs.
+
+A name with a line end would still begin a line of its own: `printable` (host/text.py) shows a name
+on one line.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vitessera.host.text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINES = "\n\t"  # of what a terminal obeys, what text may hold
+
+# Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
+PIPE_WIDTH = 4096
+
+
+class GuardedStream(io.TextIOBase):
+    """Text for `stream`, with all that a terminal would obey escaped, but for line ends and tabs.
+
+    Attributes:
+        stream: what is written to, as it was.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        """Of the stream."""
+        return self.stream.encoding
+
+    def write(self, text: str) -> int:
+        """Writes `text`; the number of its characters."""
+        self.stream.write(printable(text, keep=LINES))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:  # type: ignore[override]
+        """Writes each."""
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        """Of the stream."""
+        self.stream.flush()
+
+    def fileno(self) -> int:
+        """Of the stream."""
+        return self.stream.fileno()
+
+    def isatty(self) -> bool:
+        """Whether the stream is a terminal."""
+        return self.stream.isatty()
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Guards standard output and standard error for the time of the block."""
+    before = sys.stdout, sys.stderr
+    with ExitStack() as opened:
+        # Closed by the shell (>&-): Python has none then.
+        nowhere = opened.enter_context(open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+        for stream in filter(None, before):
+            if isinstance(stream, io.TextIOWrapper):
+                # Stages go to standard error; in a file or pipe both must keep their order. What
+                # the locale has no character for is escaped.
+                stream.reconfigure(line_buffering=True, errors="backslashreplace")
+        sys.stdout, sys.stderr = (GuardedStream(stream or nowhere) for stream in before)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+def _unguarded(stream: TextIO) -> TextIO:
+    return stream.stream if isinstance(stream, GuardedStream) else stream
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """For tables and progress bars of `rich`, on standard output or `stream`.
+
+    Colours and cursor movements are rich's own; the text in cells is guarded.
+    """
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderHook, RenderResult
+    from rich.segment import Segment
+
+    class Guarded:
+        def __init__(self, content: RenderableType) -> None:
+            self.content = content
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for text, style, control in console.render(self.content, options):
+                yield Segment(text if control else printable(text, keep=LINES), style, control)
+
+    class Guard(RenderHook):
+        def process_renderables(self, renderables: list[Any]) -> list[Any]:
+            return [Guarded(content) for content in renderables]
+
+    file = _unguarded(stream or sys.stdout)
+    wide = stream is None and not file.isatty()
+    made = Console(file=file, width=PIPE_WIDTH if wide else None)
+    made.push_render_hook(Guard())
+    return made
+
+
+def show_progress(text: str) -> None:
+    """Shows `text` on standard error until the next line is written; for terminals."""
+    stream = _unguarded(sys.stderr)
+    stream.write(printable(text) + "\r")
+    stream.flush()
