@@ -63,6 +63,8 @@ def _removed(folder: Path, lock: int, maker: int) -> None:
     """Removes `folder`, but not at the end of a process that was forked from its maker."""
     if os.getpid() != maker:
         return
+    with suppress(OSError):
+        folder.rmdir()  # takes no file descriptor, of which there may be none left
     for attempt in range(1, REMOVAL_ATTEMPTS + 1):
         try:
             shutil.rmtree(folder)

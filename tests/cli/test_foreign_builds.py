@@ -177,7 +177,7 @@ def test_a_configuration_that_no_accelerator_has(command: Command, damaged: Path
     program = json.loads(path.read_text())
     program["config"]["tile"] = 5
     vouch(damaged, "program/program.json", json.dumps(program).encode())
-    words = ("program.json does not describe a program", "tile is 5", "Compile the model again")
+    words = ("program.json: does not describe a program", "tile is 5", "Compile the model again")
     assert_refused(command("simulate", damaged), *words)
 
 
@@ -266,5 +266,5 @@ def test_a_bitstream_that_is_a_secret_of_ours(
 @pytest.mark.parametrize("content", [b"", b"PK", b"text"])
 def test_images_that_are_none(command: Command, damaged: Path, content: bytes) -> None:
     vouch(damaged, "images.npz", content)
-    words = ("images.npz is not a file of numpy arrays", "Compile the model again")
+    words = ("images.npz: not a file of numpy arrays", "Compile the model again")
     assert_refused(command("simulate", damaged), *words)

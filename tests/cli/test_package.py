@@ -293,7 +293,7 @@ def test_a_build_directory_that_the_host_cannot_read(
 ) -> None:
     vouch(damaged, "program/layout.npz", b"no tables")
     outcome = command("package", damaged, "-o", tmp_path / "x.tar.gz")
-    assert_refused(outcome, "layout.npz is not a file of numpy arrays", "Compile the model again")
+    assert_refused(outcome, "layout.npz: not a file of numpy arrays", "Compile the model again")
 
 
 def test_a_program_that_the_host_must_not_run(

@@ -300,7 +300,7 @@ def test_a_traceback_is_found(
         raise TypeError("of a kind that nobody expected")
 
     planted(broken, monkeypatch)
-    with pytest.raises(TypeError):
+    with pytest.raises(InternalError, match="TypeError: of a kind that nobody expected"):
         judge(subject, oracle, twice=True)
 
 
