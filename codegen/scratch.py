@@ -7,6 +7,7 @@ holds a lock on the folder for as long as it lives; so nobody's folder goes whil
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -42,7 +43,6 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
             self._lock = _opened(self.path)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
         except BaseException:
-            self.path.rmdir()  # takes no file descriptor, of which there may be none left
             self.cleanup()
             raise
 
@@ -51,12 +51,15 @@ class ScratchFolder(tempfile.TemporaryDirectory[str]):
 
     def cleanup(self) -> None:
         """Removes it with all that is in it; doing so again changes nothing."""
+        with suppress(OSError):
+            # If it is empty: takes no file descriptor, of which there may be none left.
+            self.path.rmdir()
         for attempt in range(1, REMOVAL_ATTEMPTS + 1):
             try:
                 super().cleanup()
                 break
-            except OSError:
-                if attempt == REMOVAL_ATTEMPTS:
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or attempt == REMOVAL_ATTEMPTS:
                     raise
                 time.sleep(REMOVAL_SECONDS)
         if self._lock >= 0:

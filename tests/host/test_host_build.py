@@ -67,7 +67,17 @@ def test_no_build_directory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", "{}", f'{{"format": {FORMAT}, "files": []}}']
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{}",
+        f'{{"format": {FORMAT}, "files": []}}',
+        "[" * 100_000,
+        "9" * 9999,
+    ],
 )
 def test_damaged_manifest(copy: Path, text: str) -> None:
     (copy / "manifest.json").write_text(text)
@@ -99,10 +109,24 @@ def test_manifest_with_a_part_missing(copy: Path, entry: str) -> None:
 
 @pytest.mark.parametrize(
     "edit",
-    [{"design_hash": "red"}, {"design_hash": 5}, {"expected_cycles": "many"}, {"device_names": 3}],
+    [
+        {"design_hash": 5},
+        {"expected_cycles": "many"},
+        {"expected_cycles": float("inf")},
+        {"device_names": 3},
+        {"device_names": [3]},
+        {"model": None},
+        {"config": "small"},
+        {"files": {"images.npz": 0}},
+    ],
 )
-def test_manifest_with_a_wrong_value(copy: Path, edit: dict[str, object]) -> None:
+def test_manifest_with_a_value_of_another_type(copy: Path, edit: dict[str, object]) -> None:
     change(copy, "manifest.json", lambda manifest: manifest.update(edit))
+    refused(copy, "manifest.json is damaged", *edit, "Compile the model again")
+
+
+def test_manifest_with_a_wrong_value(copy: Path) -> None:
+    change(copy, "manifest.json", lambda manifest: manifest.update(design_hash="red"))
     refused(copy, "does not describe a compiled model", "Compile the model again")
 
 
@@ -112,7 +136,9 @@ def test_damaged_preprocessing(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["program/program.json", "reports/registers.json"])
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"{}", b"null", b"7"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"\xff", b"[]", b"{}", b"null", b"7", b"[" * 100_000]
+)
 def test_damaged_json(copy: Path, name: str, content: bytes) -> None:
     vouch(copy, name, content)
     refused(copy, "does not describe a compiled model", "Compile the model again")
