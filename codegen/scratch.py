@@ -7,6 +7,7 @@ holds a lock on the folder for as long as it lives; so nobody's folder goes whil
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -71,8 +72,8 @@ def _removed(folder: Path, lock: int, maker: int) -> None:
             break
         except FileNotFoundError:
             break
-        except OSError:
-            if attempt == REMOVAL_ATTEMPTS:
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or attempt == REMOVAL_ATTEMPTS:
                 raise
             time.sleep(REMOVAL_SECONDS)
     os.close(lock)

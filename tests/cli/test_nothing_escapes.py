@@ -23,6 +23,7 @@ from vitessera.cli import run as run_command
 from vitessera.cli.terminal import console, guarded, show_progress
 from vitessera.codegen.boards import BOARDS
 from vitessera.codegen.importer import import_model
+from vitessera.host import Accelerator
 from vitessera.host.errors import BoardError, ImageError, VitesseraError
 from vitessera.host.reading import reading
 from vitessera.host.results import predict
@@ -140,6 +141,13 @@ def test_whatever_is_raised_over_a_file_names_the_file(error: Exception) -> None
         reading("folder/x\n.npz", ImageError, "damaged", "Copy it."),
     ):
         raise error
+
+
+@pytest.mark.parametrize("timeout", ["5", b"5", True, [1], 0, -1.0, float("nan"), float("inf")])
+def test_a_timeout_that_is_none(tmp_path: Path, timeout: Any) -> None:  # noqa: ANN401
+    with pytest.raises(BoardError, match=r"The timeout is .* Give a number of seconds") as caught:
+        Accelerator(tmp_path, timeout=timeout)
+    assert repr(timeout) in str(caught.value)
 
 
 def test_what_is_ours_stays_as_it_is() -> None:

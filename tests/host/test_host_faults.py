@@ -439,7 +439,7 @@ def test_interrupts_in_one_event_loop_after_another(open_board: Open, digits: Di
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
 def test_a_wrong_timeout(folder: Path, timeout: float) -> None:
-    with pytest.raises(BoardError, match="Give seconds above zero"):
+    with pytest.raises(BoardError, match="Give a number of seconds above zero"):
         Accelerator(folder, simulate=True, timeout=timeout)
 
 
