@@ -196,11 +196,22 @@ def write_build(build: Build, folder: Path) -> Path:
             _write_files(build, staged)
             if place.exists():
                 _check_free(place, folder)  # again: it is about to be deleted
-                place.replace(scratch / "replaced")
-            staged.replace(place)
+            _put_in_place(staged, place, scratch / "replaced")
     except OSError as error:
         raise _unwritable(folder, error) from error
     return place
+
+
+def _put_in_place(staged: Path, place: Path, old: Path) -> None:
+    """Moves `staged` to `place`, and what was there to `old`; back again if that is interrupted."""
+    try:
+        if place.exists():
+            place.replace(old)
+        staged.replace(place)
+    except BaseException:
+        if old.exists() and not place.exists():
+            old.replace(place)
+        raise
 
 
 def _write_files(build: Build, folder: Path) -> None:

@@ -307,7 +307,9 @@ def _check(results: Path, log: Path | None) -> None:
     tail = "\n".join(log.read_text().splitlines()[-40:]) if log and log.is_file() else ""
     names = ", ".join(case.get("name", "?") for case in broken) or "no test ran"
     raise SimulationError(
-        f"Simulation failed ({names}):\n{tail}", "The log above names the first mismatch."
+        f"Simulation failed ({names}):\n{tail}",
+        "The end of the simulator's log is above. A kernel's names the first mismatch; please "
+        "report any other.",
     )
 
 

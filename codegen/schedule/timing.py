@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass
 
 from .. import isa
+from ..assembler import print_instruction
 from ..config import (
     INSTRUCTION_BITS,
     MAX_BURST,
@@ -18,7 +19,7 @@ from ..config import (
     HardwareConfig,
     Memory,
 )
-from ..errors import missing_case
+from ..errors import ProgramError, missing_case
 from ..program import Program
 
 ISSUE_CYCLES = 4  # from semaphores taken to the first word
@@ -48,7 +49,11 @@ class Timing:
 
 
 def estimate(program: Program) -> Timing:
-    """Times every instruction of `program`."""
+    """Times every instruction of `program`.
+
+    Raises:
+        ProgramError: an instruction needs what nothing before it gives.
+    """
     clock = _Clock(program.config)
     for instruction, label in zip(program.instructions, program.labels, strict=True):
         clock.run(instruction, label)
@@ -124,7 +129,7 @@ class _Clock:
 
     def _start(self, instruction: isa.Instruction) -> int:
         taken = [
-            self._raised[source, instruction.UNIT].popleft().cycle
+            self._take(source, instruction)
             for source in isa.Source
             if instruction.wait >> source & 1
         ]
@@ -137,6 +142,13 @@ class _Clock:
         start = max([free, *taken]) + ISSUE_CYCLES * bool(taken)
         queue.append(start)
         return start
+
+    def _take(self, source: isa.Source, instruction: isa.Instruction) -> int:
+        """The cycle in which the semaphore that `instruction` takes was raised."""
+        raised = self._raised[source, instruction.UNIT]
+        if not raised:
+            raise _unordered(instruction, f"takes a semaphore of {source.name.lower()}")
+        return raised.popleft().cycle
 
     def _finish(self, instruction: isa.Instruction, free: int, latency: int) -> list[_Raise]:
         self._free[instruction.UNIT] = free
@@ -157,6 +169,8 @@ class _Clock:
 
     def _tiles(self, epilogue: isa.Epilogue, ready: int) -> None:
         """A COMPUTE and its EPILOGUE, which drains one tile while the next is computed."""
+        if not self._pending:
+            raise _unordered(epilogue, "takes the tiles of a compute")
         compute, label, start = self._pending.popleft()
         tiles, drain = compute.outer * compute.inner, self._config.beats_per_tile
         first = max(ready, start + compute.depth)
@@ -170,6 +184,15 @@ class _Clock:
         self._finish(epilogue, last, LANDING_CYCLES)
         if epilogue.accumulate:
             self._hold_norm(last - tiles * drain, last)
+
+
+def _unordered(instruction: isa.Instruction, what: str) -> ProgramError:
+    """The error for an instruction that needs what nothing before it gives."""
+    return ProgramError(
+        f"An instruction {what} that no instruction before it gives: "
+        f"{print_instruction(instruction)}.",
+        "The program is damaged; compile the model again.",
+    )
 
 
 def _gather_words(gather: isa.Gather, config: HardwareConfig) -> int:

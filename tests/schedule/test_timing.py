@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import Shape, config, vision_transformer
 from vitessera.codegen import isa
+from vitessera.codegen.errors import ProgramError
+from vitessera.codegen.program import parse_program
 from vitessera.codegen.report import report
 from vitessera.codegen.schedule import schedule
 from vitessera.codegen.schedule.product import product_program
@@ -45,3 +49,21 @@ def test_input_is_loaded_between_the_first_computes() -> None:
         i for i, entry in enumerate(program.instructions) if isinstance(entry, isa.Compute)
     )
     assert first <= 8  # weights, their parameters, and two row groups of patches and positions
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["load words=1 wait=norm", "end"], "takes a semaphore of norm that no instruction before"),
+        (["epilogue outer=1 inner=1", "end"], "takes the tiles of a compute that no instruction"),
+    ],
+)
+def test_programs_that_cannot_be_timed(lines: list[str], message: str) -> None:
+    listing = parse_program("\n".join(lines))
+    program = replace(
+        product_program(config(), 8, 8, 8),
+        instructions=listing.instructions,
+        labels=listing.labels,
+    )
+    with pytest.raises(ProgramError, match=message):
+        estimate(program)
