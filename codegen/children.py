@@ -22,6 +22,54 @@ _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 _GUARD = (sys.executable, "-I", "-S", guard.__file__)
 
 
+class Program(subprocess.Popen[str]):
+    """A program that has been started.
+
+    It ends with this process, be it by a signal that cannot be handled, and so does all that it
+    starts. Its return code is 128 + n if signal n ended it.
+
+    Args:
+        command: program and arguments.
+        env: its environment; None for ours.
+        cwd: its working folder; None for ours.
+        stdout, stderr: as for subprocess.Popen.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        stdout: IO[str] | int,
+        stderr: IO[str] | int,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        # Below a guard there is no need of another: it ends us and ours together.
+        guarded = guard.GUARDED in os.environ
+        watched, ours = os.pipe()
+        self._lifeline = open(ours, "wb")  # noqa: PTH123, SIM115 (a descriptor, for our lifetime)
+        with open(watched, "rb") as end:  # noqa: PTH123
+            super().__init__(
+                list(command) if guarded else [*_GUARD, *command],
+                stdin=subprocess.DEVNULL if guarded else end,
+                stdout=stdout,
+                stderr=stderr,
+                env=env,
+                cwd=cwd,
+                text=True,
+                errors="replace",
+                # Ctrl-C in a terminal is for us: we end the others.
+                start_new_session=not guarded,
+            )
+
+    def end(self) -> None:
+        """Ends it, and waits for it; doing so again changes nothing."""
+        self._lifeline.close()
+        if guard.GUARDED in os.environ:
+            self.kill()
+        self.wait()
+
+
 def run(
     command: Sequence[str],
     *,
@@ -29,44 +77,23 @@ def run(
     cwd: Path | None = None,
     log: IO[str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Runs `command` to its end.
-
-    It ends early, with all that it has started, when this call is interrupted or this process
-    ends, be it by a signal that cannot be handled.
+    """Runs `command` to its end, or to that of this call, should it be interrupted.
 
     Args:
-        command: program and arguments.
-        env: its environment; None for ours.
-        cwd: its working folder; None for ours.
+        command, env, cwd: as for Program.
         log: takes what it prints; without one that is in the result.
-
-    Returns:
-        The result; its return code is 128 + n for a command that signal n ended.
     """
     output = subprocess.PIPE if log is None else log
     errors = subprocess.PIPE if log is None else subprocess.STDOUT
-    watched, ours = os.pipe()
-    with open(watched, "rb") as end, open(ours, "wb") as lifeline:  # noqa: PTH123 (descriptors)
-        process = subprocess.Popen(
-            [*_GUARD, *command],
-            stdin=end,
-            stdout=output,
-            stderr=errors,
-            env=env,
-            cwd=cwd,
-            text=True,
-            errors="replace",
-            # Ctrl-C in a terminal is for us: we end the others.
-            start_new_session=True,
-        )
-        end.close()
-        try:
-            printed, said = process.communicate()
-        except BaseException:
-            lifeline.close()
-            process.wait()
-            raise
-    return subprocess.CompletedProcess(list(command), process.returncode, printed, said)
+    process = Program(command, env=env, cwd=cwd, stdout=output, stderr=errors)
+    try:
+        printed, said = process.communicate()
+    finally:
+        process.end()
+    code = process.returncode
+    return subprocess.CompletedProcess(
+        list(command), code if code >= 0 else 128 - code, printed, said
+    )
 
 
 @contextmanager

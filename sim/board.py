@@ -21,7 +21,6 @@ import ctypes
 import itertools
 import os
 import pickle
-import signal
 import socket
 import subprocess
 import sys
@@ -41,6 +40,7 @@ from pynq.interrupt import _InterruptController
 from pynq.uio import UioController
 from pynqmetadata.frontends import Metadata
 
+from ..codegen import children
 from ..codegen.boards import BOARDS, DEFAULT_BOARD
 from ..codegen.builddir import Build, read_build
 from ..codegen.errors import SimulationError, ToolError
@@ -410,14 +410,7 @@ class _Simulator:
         with interrupts, Listener(job.requests) as listener:
             command = [sys.executable, "-m", "vitessera.sim.board_process", str(folder), str(run)]
             with self._log.open("w") as log:
-                # A session of its own: Ctrl-C in a terminal is for the host program.
-                self._process = subprocess.Popen(
-                    command,
-                    stdout=log,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                    start_new_session=True,
-                )
+                self._process = children.Program(command, stdout=log, stderr=log)
             try:
                 self._requests: Connection = self._accept(listener)
                 self._interrupts, _ = interrupts.accept()
@@ -486,6 +479,4 @@ class _Simulator:
             raise
 
     def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        self._process.end()

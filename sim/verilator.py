@@ -250,7 +250,7 @@ def run(
     binary = build(design)
     # The runner reads the environment when it is imported.
     os.environ.update(environment())
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     log = folder / LOG
     results = folder / "results.xml"
     # Under pytest the runner exits the process when a test fails; the results say why.

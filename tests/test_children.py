@@ -121,8 +121,7 @@ def test_a_program_ends_with_the_call_that_ran_it(tmp_path: Path) -> None:
         with pytest.raises(Interrupted):
             children.run([sys.executable, "-c", TREE, str(pids)])
         program, grandchild = started(pids)
-        assert gone(program)  # when the call has returned
-        until(lambda: gone(grandchild))
+        until(lambda: gone(program) and gone(grandchild))
     finally:
         sender.wait()
         signal.signal(signal.SIGUSR1, before)

@@ -579,3 +579,35 @@ def test_a_name_that_no_archive_holds(
     outcome = command("run", damaged, IMAGES, "--outputs", tmp_path / "out.npz")
     assert_refused(outcome, "The output 'a/xxx", "too long", "302 characters", "Rename it")
     assert not (tmp_path / "out.npz").exists()
+
+
+@pytest.mark.parametrize("moves", [1, 2])
+def test_a_replacement_that_is_interrupted(
+    damaged: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    """Between the move of the old build and that of the new one, too: one of them is there."""
+    build = builddir.read_build(damaged, check_rtl=False)
+    before = contents(damaged.parent)
+    replace, done = Path.replace, []
+
+    def interrupted(path: Path, target: Path) -> Path:
+        result = replace(path, target)
+        if "build" in (path.name, target.name):
+            done.append(path)
+            if len(done) == moves:
+                raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        builddir.write_build(build, damaged)
+    monkeypatch.undo()
+    after = contents(damaged.parent)
+    assert after.keys() == before.keys()
+    builddir.read_build(damaged, check_rtl=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Path below `folder` → content."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
