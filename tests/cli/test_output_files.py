@@ -587,7 +587,7 @@ def test_a_replacement_that_is_interrupted(
 ) -> None:
     """Between the move of the old build and that of the new one, too: one of them is there."""
     build = builddir.read_build(damaged, check_rtl=False)
-    before = contents(damaged.parent)
+    before = snapshot(damaged.parent)
     replace, done = Path.replace, []
 
     def interrupted(path: Path, target: Path) -> Path:
@@ -602,12 +602,6 @@ def test_a_replacement_that_is_interrupted(
     with pytest.raises(KeyboardInterrupt):
         builddir.write_build(build, damaged)
     monkeypatch.undo()
-    after = contents(damaged.parent)
+    after = snapshot(damaged.parent)
     assert after.keys() == before.keys()
     builddir.read_build(damaged, check_rtl=False)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    """Path below `folder` → content."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
