@@ -110,11 +110,13 @@ def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _end_with_parent() -> None:
-    """Has the system end this process with the thread that started it.
-
-    Those of a pool would wait for each other when their parent was killed.
-    """
-    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    """Those of a pool would wait for each other when their parent was killed."""
+    end_with_parent()
     parent = multiprocessing.parent_process()
     if parent is not None and not parent.is_alive():  # it ended before we asked
         os._exit(1)
+
+
+def end_with_parent() -> None:
+    """Has the system end this process with the thread that started it."""
+    ctypes.CDLL(None).prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)

@@ -12,7 +12,6 @@ follow one by one, which keeps them from being held twice on either side.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import os
 import pickle
@@ -31,6 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO
 
+from ..children import end_with_parent
 from ..errors import ModelFileError, UnsupportedModelError, VitesseraError
 from ..graph import Graph
 from .inspection import Inspection, graph_of, inspect_model
@@ -42,7 +42,6 @@ BOOT = (
     "from vitessera.codegen.importer.confined import serve; serve(int(connection), int(parent))"
 )
 
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: the signal that comes when the parent ends
 FIRST_TO_GO = 1000  # of /proc/self/oom_score_adj
 NEARLY_ALL = 0.8  # of the memory that it may take: who dies with so much in use died of it
 LOG_BYTES = 10_000  # of what a process that died had said last
@@ -224,7 +223,9 @@ def serve(handle: int, parent: int) -> None:
         handle: of the pipe.
         parent: number of the process at its other end.
     """
-    _end_with(parent)
+    end_with_parent()
+    if os.getppid() != parent:
+        sys.exit("the parent is gone")
     faulthandler.enable()
     with Connection(handle) as connection:
         request = connection.recv()
@@ -241,13 +242,6 @@ def serve(handle: int, parent: int) -> None:
         connection.send(_Done(content, len(buffers)))
         for buffer in buffers:
             connection.send_bytes(buffer.raw())
-
-
-def _end_with(parent: int) -> None:
-    """Ends this process when `parent` ends, however that comes."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the parent is gone")
 
 
 def _confine(limits: Limits) -> None:
