@@ -27,11 +27,19 @@ SYSTEM_REMEDIES = {
 
 
 @contextmanager
-def foreign(make: Callable[[Exception], VitesseraError]) -> Iterator[None]:
-    """Raises `make(error)` for any error that is not ours; a missing package stays what it is."""
+def foreign(
+    make: Callable[[Exception], VitesseraError], let: tuple[type[Exception], ...] = ()
+) -> Iterator[None]:
+    """Raises `make(error)` for any error that is not ours.
+
+    Args:
+        make: the error of ours.
+        let: what stays what it is, besides a missing package.
+    """
+    passing: tuple[type[Exception], ...] = (VitesseraError, ImportError, *let)
     try:
         yield
-    except (VitesseraError, ImportError):
+    except passing:
         raise
     except Exception as error:
         raise make(error) from error
@@ -39,7 +47,12 @@ def foreign(make: Callable[[Exception], VitesseraError]) -> Iterator[None]:
 
 @contextmanager
 def reading(
-    path: Path | str, kind: type[VitesseraError], what: str, remedy: str, absent: str | None = None
+    path: Path | str,
+    kind: type[VitesseraError],
+    what: str,
+    remedy: str,
+    absent: str | None = None,
+    let: tuple[type[Exception], ...] = (),
 ) -> Iterator[None]:
     """Raises an error of ours, which names `path`, for whatever goes wrong while it is read.
 
@@ -49,6 +62,7 @@ def reading(
         what: what is wrong with a file that cannot be understood, such as "not valid TOML".
         remedy: what to do about that.
         absent: what to do when the system does not give the file; None for the same.
+        let: errors that stay what they are.
     """
 
     def error_of(error: Exception) -> VitesseraError:
@@ -57,7 +71,7 @@ def reading(
             return kind(culprit, SYSTEM_REMEDIES.get(error.errno or 0, absent or remedy))
         return kind(f"{printable(path)}: {what} ({reason(error)}).", remedy)
 
-    with foreign(error_of):
+    with foreign(error_of, let):
         yield
 
 

@@ -33,6 +33,7 @@ from typing import IO
 from ..children import end_with_parent
 from ..errors import ModelFileError, UnsupportedModelError, VitesseraError
 from ..graph import Graph
+from .fold import load_operators
 from .inspection import Inspection, graph_of, inspect_model
 from .limits import MEMORY_VARIABLE, TIME_VARIABLE, Limits, import_limits
 
@@ -229,6 +230,7 @@ def serve(handle: int, parent: int) -> None:
     faulthandler.enable()
     with Connection(handle) as connection:
         request = connection.recv()
+        load_operators()  # before the limit, so that no node is to blame for them
         _confine(request.limits)
         try:
             result = inspect_model(

@@ -13,9 +13,10 @@ import numpy as np
 import onnx
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.ops import load_op
 
 from .limits import out_of_memory
-from .load import Array, claims_more
+from .load import OLDEST_OPSET, Array, claims_more
 from .refusal import Refused
 
 # Where ONNX's reference takes an older version for training, which a newer one says by attribute.
@@ -53,15 +54,27 @@ def run_node(
     try:
         with np.errstate(all="ignore"):  # what is not finite is judged where it is used
             results = _evaluator(node, feeds, opset).run(None, feeds)
-    except MemoryError as error:
+    except (MemoryError, ImportError) as error:
+        if isinstance(error, ModuleNotFoundError):
+            raise _not_evaluated(node, error) from error
+        # Libraries load parts of theirs on first use, which fails so when memory has run out.
         raise out_of_memory(error) from error
     except Exception as error:  # the reference implementation raises whatever it stumbles over
-        raise Refused(
-            f"{node.op_type} cannot be evaluated ({type(error).__name__}: {error})",
-            "Simplify the model, for example with onnxsim, and check it in ONNX Runtime.",
-        ) from error
+        raise _not_evaluated(node, error) from error
     values = iter(results)
     return tuple(np.asarray(next(values)) if name else None for name in node.output)
+
+
+def load_operators() -> None:
+    """Loads what ONNX's reference implementation loads when the first node is run."""
+    load_op("", "Identity", OLDEST_OPSET)
+
+
+def _not_evaluated(node: onnx.NodeProto, error: Exception) -> Refused:
+    return Refused(
+        f"{node.op_type} cannot be evaluated ({type(error).__name__}: {error})",
+        "Simplify the model, for example with onnxsim, and check it in ONNX Runtime.",
+    )
 
 
 def _check_pure(node: onnx.NodeProto) -> None:

@@ -96,7 +96,7 @@ def inspect_model(
     """
     path = Path(path)
     source = load_source(path, outputs, announce)
-    with foreign(partial(_failed, path)):
+    with foreign(partial(_failed, path), let=(MemoryError,)):
         traced = trace(source, announce)
         announce("when it looked for patterns")
         graph = emit(source, traced, rewrite(traced))
@@ -106,11 +106,6 @@ def inspect_model(
 
 
 def _failed(path: Path, error: Exception) -> VitesseraError:
-    if isinstance(error, MemoryError):
-        return UnsupportedModelError(
-            f"{path} takes more memory to import than there is ({error}).",
-            "Export the model for a smaller image, or import it on a larger machine.",
-        )
     if isinstance(error, RecursionError):
         return UnsupportedModelError(
             f"{path} holds a chain of sums or activations that is too long to follow.",

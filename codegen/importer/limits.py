@@ -69,7 +69,7 @@ def _from_environment(variable: str, default: float) -> float:
     return value
 
 
-def out_of_memory(error: MemoryError) -> Refused:
+def out_of_memory(error: Exception) -> Refused:
     """The verdict on a node on which memory ran out."""
     return Refused(
         f"it takes more memory than an import may ({error or 'none is left'})",

@@ -93,7 +93,8 @@ def load_source(path: Path, outputs: Sequence[str] = (), announce: Announce = si
         ModelValueError: a weight holds NaN or infinity.
         UnsupportedModelError: the input is not one image, or video, of floats.
     """
-    with reading(path, ModelFileError, "not a valid ONNX model", EXPORT_AGAIN):
+    # What a lack of memory means is for the caller, who knows the limit.
+    with reading(path, ModelFileError, "not a valid ONNX model", EXPORT_AGAIN, let=(MemoryError,)):
         return _load(path, outputs, announce)
 
 
@@ -134,6 +135,8 @@ def _read(path: Path) -> onnx.ModelProto:
             f"{path} is not an ONNX file, or it is truncated ({error}).",
             "Export the model with torch.onnx.export, or copy the file again.",
         ) from error
+    except MemoryError:
+        raise
     except Exception as error:
         raise ModelFileError(
             f"{path} is not a valid ONNX model: {_first_line(error)}.", EXPORT_AGAIN

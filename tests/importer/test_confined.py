@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx_builder import Net, Recipe, build
@@ -138,8 +139,13 @@ def test_each_node_that_takes_all_memory_is_refused(
 def test_memory_that_no_node_is_to_blame_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The file itself is larger than that."""
     monkeypatch.setenv(limits.MEMORY_VARIABLE, "0.01")
     path = saved(tmp_path, lambda _, x: x)
+    model = onnx.load(path)
+    weight = np.zeros(1 << 24, np.float32)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(weight, "unused"))
+    onnx.save(model, path)
     with pytest.raises(UnsupportedModelError) as caught:
         import_confined(path)
     assert f"{path} takes more memory to import than the 0.01 GB" in caught.value.culprit
