@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from vitessera.codegen.builddir import Build, read_build, result_file
 from vitessera.codegen.errors import ImageError
-from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs
+from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs, resolved
+from vitessera.codegen.scratch import ScratchFolder
 from vitessera.host.imagesets import ImageSet, load_images
 
 from .foreign import add_foreign_rtl
@@ -98,13 +98,17 @@ def recording(waves: OutputFile | None) -> Iterator[Path | None]:
     if waves is None:
         yield None
         return
-    with TemporaryDirectory() as scratch:
-        recorded = Path(scratch, "waves.vcd")
+    # Beside the file that they become: waveforms may be larger than a temporary folder.
+    with ScratchFolder(resolved(waves.path).parent) as scratch:
+        recorded = scratch / "waves.vcd"
         try:
             yield recorded
-        finally:
+        except BaseException:
             if recorded.exists():
                 keep_waves(recorded, waves)
+                print(f"vitessera: waveform of the failed run: {waves.path}", file=sys.stderr)
+            raise
+        keep_waves(recorded, waves)
 
 
 def keep_waves(recorded: Path, waves: OutputFile) -> None:

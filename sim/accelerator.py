@@ -399,7 +399,7 @@ def _checked(result: Run | Failure, waves: Path | None) -> Run:
     if isinstance(result, Run):
         return result
     look = (
-        f"The waveform up to there is in {waves}."
+        "The waveform shows how it came to that."
         if waves
         else "Simulate again with --waves FILE to see how it came to that."
     )

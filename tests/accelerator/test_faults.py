@@ -77,7 +77,7 @@ def test_waveforms_survive_a_failed_run(tmp_path: Path) -> None:
     program = without_signal(transformer(TINY, SMALL, seed=2).program, isa.Source.LOAD)
     waves = tmp_path / "run.vcd"
     work = transformer(TINY, SMALL, seed=2)
-    with pytest.raises(SimulationError, match=f"The waveform up to there is in {waves}"):
+    with pytest.raises(SimulationError, match="The waveform shows how it came to that"):
         accelerator.simulate(
             program, generated(SMALL), work.inputs[:1], waves=waves, timeout_cycles=TIMEOUT_CYCLES
         )

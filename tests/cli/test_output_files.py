@@ -481,6 +481,7 @@ def test_waves_survive_a_simulation_that_fails(
     for _ in range(2):
         outcome = command("simulate", digits_build, "--waves", tmp_path / "run.vcd")
         assert_refused(outcome, "It hangs. Look at the waves.")
+        assert f"waveform of the failed run: {tmp_path}" in outcome.errors
         assert (tmp_path / "run.vcd").read_text().startswith("$enddefinitions")
     assert not (digits_build / "simulation.json").exists()
 
