@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from vitessera.codegen.boardfile import find_board
@@ -12,7 +13,7 @@ from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import BuildDirectoryError, ConfigError
 from vitessera.codegen.outputfile import OutputFile, check_outputs
-from vitessera.host.reading import foreign
+from vitessera.host.reading import MEBIBYTE, foreign, read_file, reading
 
 from .compile import Stages
 from .foreign import add_foreign_rtl
@@ -77,7 +78,11 @@ def run(args: argparse.Namespace) -> int:
     picture = None if args.timeline is None else OutputFile(args.timeline, "report --timeline")
     check_outputs(picture)
     board = chosen_board(build, args.board) if args.resources else None
-    cycles = measured_cycles(args.directory)
+    cycles = None
+    try:
+        cycles = measured_cycles(args.directory)
+    except BuildDirectoryError as error:  # the rest of the report does not need it
+        print(f"vitessera: {error}", file=sys.stderr)
     print(report(build.program, cycles).to_text())
     if cycles is None:
         print(f"\nCycles by layer: run 'vitessera simulate {args.directory}' to measure them.")
@@ -88,6 +93,9 @@ def run(args: argparse.Namespace) -> int:
     if board is not None:
         print(f"\n{resources_text(build, board)}")
     return 0
+
+
+LARGEST_RESULT = 256 * MEBIBYTE  # of simulation.json, which holds every instruction's times
 
 
 def draw_timeline(folder: Path, build: Build, picture: OutputFile) -> None:
@@ -102,7 +110,7 @@ def draw_timeline(folder: Path, build: Build, picture: OutputFile) -> None:
     from .timeline import draw
 
     with foreign(lambda _: no_simulation(folder)):
-        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
+        result = json.loads(read_file(folder / RESULT_FILE, LARGEST_RESULT))
         intervals, cycles = from_table(result["timeline"]), int(result["counters"]["CYCLES"])
     title = f"{build.model} on {build.config.macs} MACs: {cycles:,} cycles"
     draw(intervals, picture, title)
@@ -141,9 +149,15 @@ def no_simulation(folder: Path) -> BuildDirectoryError:
 
 
 def measured_cycles(folder: Path) -> dict[str, int] | None:
-    """Cycles by layer of the last simulation; None when its result is missing or damaged."""
-    try:
-        result = json.loads((folder / RESULT_FILE).read_text(encoding="utf-8"))
-        return {str(name): int(count) for name, count in result["layer_cycles"].items()}
-    except Exception:
+    """Cycles by layer of the last simulation; None when there was none.
+
+    Raises:
+        BuildDirectoryError: its result is damaged.
+    """
+    path = folder / RESULT_FILE
+    if not path.exists():
         return None
+    remedy = f"Run 'vitessera simulate {folder}' again, or remove the file."
+    with reading(path, BuildDirectoryError, "not the result of a simulation", remedy):
+        result = json.loads(read_file(path, LARGEST_RESULT))
+        return {str(name): int(count) for name, count in result["layer_cycles"].items()}

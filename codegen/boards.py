@@ -13,7 +13,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from ..host.reading import reading
+from ..host.reading import read_file, reading
 from .config import HardwareConfig
 from .errors import ConfigError
 
@@ -278,6 +278,11 @@ BOARDS: dict[str, Board] = {
 }
 
 
+# Bytes of a configuration or board file. Python's reader of TOML takes a time that grows with the
+# square of a dotted key's length: half a second for this.
+LARGEST_TABLE = 8192
+
+
 def read_config(path: Path) -> HardwareConfig:
     """A configuration from a TOML or JSON file whose keys are HardwareConfig's fields."""
     return HardwareConfig.from_dict(read_table(path), str(path))
@@ -293,7 +298,7 @@ def read_table(path: Path) -> dict[str, Any]:
     )
     absent = "Give an existing TOML or JSON file."
     with reading(path, ConfigError, f"not valid {language}", remedy, absent=absent):
-        values: Any = load(path.read_text(encoding="utf-8"))
+        values: Any = load(read_file(path, LARGEST_TABLE).decode())
         _check_numbers(values)
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: holds no table of fields.", remedy)

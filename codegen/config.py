@@ -193,4 +193,7 @@ class HardwareConfig:
                 raise ConfigError(
                     f"{source}: {key} is {value!r}.", f"It must be {KINDS[kinds[key]]}."
                 )
-        return cls(**values)  # type: ignore[arg-type]
+        try:
+            return cls(**values)  # type: ignore[arg-type]
+        except ConfigError as error:
+            raise ConfigError(f"{source}: {error.culprit}", error.remedy) from error

@@ -51,7 +51,7 @@ from ..host.preprocessing import (
     truth,
     whole,
 )
-from ..host.reading import foreign, reading, reason
+from ..host.reading import MEBIBYTE, foreign, read_file, reading, reason
 from ..host.text import printable
 from .errors import PreprocessingError
 from .graph import Graph
@@ -228,10 +228,13 @@ def _reading(source: Path | str) -> Iterator[None]:
         yield
 
 
+LARGEST_TEXT = 16 * MEBIBYTE  # of class names, or of a file beside the model: 100,000 classes
+
+
 def _text(path: Path) -> str:
     absent = "Give an existing file that you may read."
     with reading(path, PreprocessingError, "not text in UTF-8", _REPAIR, absent):
-        return path.read_text(encoding="utf-8-sig")
+        return read_file(path, LARGEST_TEXT).decode("utf-8-sig")
 
 
 def _json_object(content: str) -> dict[str, Any]:

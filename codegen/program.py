@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..host.reading import reading
+from ..host.build import LARGEST_FILE
+from ..host.reading import read_file, reading
 from .assembler import parse_program as parse_program
 from .assembler import print_program as print_program
 from .config import INSTRUCTION_BITS, HardwareConfig, Memory
@@ -301,7 +302,7 @@ def parse_program_files(files: Mapping[str, bytes], folder: Path) -> Program:
 
 def _read_file(path: Path) -> bytes:
     with reading(path, BuildDirectoryError, "damaged", _COMPILE_AGAIN):
-        return path.read_bytes()
+        return read_file(path, LARGEST_FILE)
 
 
 def _parse_description(content: bytes, path: Path) -> dict[str, Any]:

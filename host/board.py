@@ -65,7 +65,9 @@ class DeviceLock:
         folder = lock_folder()
         path = folder / f"vitessera-{tag}.lock"
         try:
-            self._file = os.fdopen(_open_in(folder, path.name), "r+", encoding="utf-8")
+            self._file = os.fdopen(
+                _open_in(folder, path.name), "r+", encoding="utf-8", errors="replace"
+            )
         except OSError as error:
             raise BoardError(
                 f"The lock {path} of device {tag} cannot be opened ({error.strerror or error}).",
@@ -115,7 +117,11 @@ def _open_in(folder: Path, name: str) -> int:
         found = os.fstat(opened)
         if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             raise OSError("someone else may write in its folder")
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
-        return os.open(name, flags, 0o600, dir_fd=opened)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
+        file = os.open(name, flags, 0o600, dir_fd=opened)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise OSError("it is no regular file")
+        return file
     finally:
         os.close(opened)

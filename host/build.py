@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import operator
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -27,7 +28,8 @@ from .errors import BuildDirectoryError
 from .images import IMAGE_AXES, Float32Array, quantize_pixels
 from .interface import OVERLAY
 from .preprocessing import Preprocessing
-from .reading import foreign, reading, reason
+from .reading import MEBIBYTE, foreign, read_file, reading, reason
+from .text import printable
 
 FORMAT = 5  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
@@ -45,7 +47,9 @@ MANIFEST_TYPES: dict[str, type] = {
 _COMPILE_AGAIN = "Compile the model again."
 
 # Of all arrays in one file; in memory, since an archive may pack them small.
-ARRAY_BYTES = 512 << 20
+ARRAY_BYTES = 512 * MEBIBYTE
+LARGEST_MANIFEST = MEBIBYTE
+LARGEST_FILE = 1 << 32  # of a program's: LOAD reaches no further into the weights
 SIZES = ("tile", "depth", "lanes", "bus_bits", "clock_mhz")  # of the configuration: what we use
 LARGEST_SIZE = 1 << 16  # of them; none is anywhere near
 
@@ -230,14 +234,10 @@ class BuildFiles:
             BuildDirectoryError: it is missing, cannot be read, or is not what the manifest says.
         """
         path = self.folder / name
-        if not path.is_file():  # a named pipe would keep us waiting
+        if not path.is_file():
             raise BuildDirectoryError(f"{path} is missing.", _COMPILE_AGAIN)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise BuildDirectoryError(
-                f"{path} cannot be read ({error.strerror or error}).", _COMPILE_AGAIN
-            ) from error
+        with reading(path, BuildDirectoryError, "damaged", _COMPILE_AGAIN):
+            content = read_file(path, LARGEST_FILE)
         if hashlib.sha256(content).hexdigest() != self.manifest["files"].get(name):
             raise BuildDirectoryError(f"{path} has changed since it was compiled.", _COMPILE_AGAIN)
         return content
@@ -302,9 +302,7 @@ def check_types(manifest: Mapping[str, Any]) -> None:
 def _manifest_text(folder: Path) -> bytes:
     path = folder / MANIFEST
     with reading_manifest(folder):
-        if path.exists() and not path.is_file():  # a named pipe would keep us waiting
-            raise OSError("it is no file")
-        return path.read_bytes()
+        return read_file(path, LARGEST_MANIFEST)
 
 
 def _manifest(text: bytes, folder: Path) -> dict[str, Any]:
@@ -314,9 +312,9 @@ def _manifest(text: bytes, folder: Path) -> dict[str, Any]:
         check_types(manifest)
     if written != FORMAT:
         raise BuildDirectoryError(
-            f"{folder} has format {written}, this vitessera reads {FORMAT}.",
+            f"{folder} has format {printable(written)}, this vitessera reads {FORMAT}.",
             f"{_COMPILE_AGAIN[:-1]}, or install the vitessera that compiled it "
-            f"({manifest.get('vitessera')}).",
+            f"({printable(manifest.get('vitessera'))}).",
         )
     return manifest
 
@@ -424,9 +422,13 @@ def _preprocessing(files: BuildFiles) -> Preprocessing | None:
 
 
 def _hardware(registers: Mapping[str, Any]) -> Hardware:
+    names = [*registers["counters"], *registers["units"], *registers["states"].values()]
+    for name in (*names, *(text for pair in registers["errors"].values() for text in pair)):
+        if not isinstance(name, str):
+            raise ValueError(f"registers.json: {name!r} is no name")
     return Hardware(
-        magic=registers["magic"],
-        interface_version=registers["interface_version"],
+        magic=operator.index(registers["magic"]),
+        interface_version=operator.index(registers["interface_version"]),
         counters=tuple(registers["counters"]),
         units=tuple(registers["units"]),
         states={int(state): name for state, name in registers["states"].items()},

@@ -99,6 +99,12 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
                 f"{model.folder} says of its accelerator what the FPGA does not{differences}.",
                 "The build directory was altered. Compile the model again.",
             )
+        missing = [name for name in (*hardware.counters, "QUEUES") if not hasattr(regs, name)]
+        if missing:
+            raise OverlayError(
+                f"The overlay has no register called {missing[0]!r}, which {model.folder} names.",
+                "The build directory was altered. Compile the model again.",
+            )
         self._hardware = hardware
         self._loaded_at = self.device.timestamp
 
@@ -219,7 +225,8 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
         self._moved_at, self._work = cycles, work
 
     def _state(self) -> str:
-        return self.hardware.states[int(self.register_map.STATUS.STATE)]
+        state = int(self.register_map.STATUS.STATE)
+        return self.hardware.states.get(state, f"{state}, unknown to this host")
 
     def _acknowledge(self) -> None:
         waiting = int(self.register_map.ISR)

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ImageError
-from .reading import reading
+from .reading import open_file, reading
 
 Array = npt.NDArray[np.generic]
 
@@ -179,10 +179,10 @@ def _values(file: IO[bytes], start: int, count: int, dtype: np.dtype[Any]) -> Ar
 @contextmanager
 def _arrays(path: Path) -> Iterator[dict[str, _Stored]]:
     """The arrays in `path` by name; a .npy file's is called "images"."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         if file.read(len(ZIP_MAGIC)) != ZIP_MAGIC:
             size = file.seek(0, os.SEEK_END)
-            yield {"images": _header(lambda: path.open("rb"), size)}
+            yield {"images": _header(lambda: open_file(path), size)}
             return
         with zipfile.ZipFile(file) as archive:
             yield {

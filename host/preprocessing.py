@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from .errors import BuildDirectoryError, ImageError
 from .images import Float32Array
-from .reading import foreign, reading
+from .reading import foreign, open_file, reading
 
 if TYPE_CHECKING:
     from PIL import Image as Pillow
@@ -323,12 +323,12 @@ def _open(path: Path, mode: str) -> Pillow.Image:
             "Run: pip install pillow.",
         ) from error
     remedy = f"Give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
-    with reading(path, ImageError, "cannot be read", remedy):
+    with reading(path, ImageError, "cannot be read", remedy), open_file(path) as file:
         try:
             with warnings.catch_warnings():
                 # Of sizes far above LARGEST_PIXELS.
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(path, formats=FORMATS)
+                image = Image.open(file, formats=FORMATS)
             with image:
                 # The header's sides: nothing is decoded yet.
                 _check_pixels(path, image.height, image.width)

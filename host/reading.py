@@ -7,13 +7,17 @@ list always missed a member. Whatever is not ours counts.
 from __future__ import annotations
 
 import errno
+import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from .errors import VitesseraError
 from .text import printable
 
+MEBIBYTE = 1 << 20
 LONGEST_REASON = 300  # characters of a library's message that are shown
 
 # What the machine lacks, whatever the file.
@@ -73,6 +77,39 @@ def reading(
 
     with foreign(error_of, let):
         yield
+
+
+def open_file(path: Path) -> IO[bytes]:
+    """A regular file, to be read; a pipe or a device could keep us waiting, or never end.
+
+    Raises:
+        OSError: it is no regular file, or the system does not give it.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    kind = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(kind):
+        return open(descriptor, "rb")  # noqa: PTH123 (a descriptor)
+    os.close(descriptor)
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    raise OSError("it is no regular file")
+
+
+def read_file(path: Path, most: int) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: the file.
+        most: bytes that it may have.
+
+    Raises:
+        OSError: it is no regular file, is larger, or the system does not give it.
+    """
+    with open_file(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise OSError(f"it has {size:,} bytes, {most:,} are read at most")
+        return file.read(most)
 
 
 def reason(error: BaseException) -> str:

@@ -299,12 +299,12 @@ def _died(code: int, log: Path) -> SimulationError:
     )
 
 
-def _check(results: Path, log: Path | None) -> None:
+def _check(results: Path, log: Path) -> None:
     cases = list(ElementTree.parse(results).iter("testcase")) if results.is_file() else []
     broken = [case for case in cases if {"failure", "error"} & {child.tag for child in case}]
     if cases and not broken:
         return
-    tail = "\n".join(log.read_text().splitlines()[-40:]) if log and log.is_file() else ""
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:]) if log.is_file() else ""
     names = ", ".join(case.get("name", "?") for case in broken) or "no test ran"
     raise SimulationError(
         f"Simulation failed ({names}):\n{tail}",

@@ -130,18 +130,26 @@ def _read(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, format="protobuf")
         _check(model, path)
+    except MemoryError:
+        raise
     except DecodeError as error:
+        _check_memory(error)
         raise ModelFileError(
             f"{path} is not an ONNX file, or it is truncated ({error}).",
             "Export the model with torch.onnx.export, or copy the file again.",
         ) from error
-    except MemoryError:
-        raise
     except Exception as error:
+        _check_memory(error)
         raise ModelFileError(
             f"{path} is not a valid ONNX model: {_first_line(error)}.", EXPORT_AGAIN
         ) from error
     return model
+
+
+def _check_memory(error: Exception) -> None:
+    """Raises MemoryError if that is what a library in C++ means by `error`."""
+    if "bad_alloc" in str(error) or "alloc failed" in str(error):
+        raise MemoryError(str(error)) from error
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
@@ -260,7 +268,7 @@ def _array(tensor: onnx.TensorProto) -> Array:
             "The file is damaged: copy it again, or export the model again.",
         )
 
-    with foreign(error_of):
+    with foreign(error_of, let=(MemoryError,)):
         return np.asarray(numpy_helper.to_array(tensor))
 
 

@@ -27,7 +27,7 @@ from engines import describe, generated, random_engine
 from networks import random_network
 from programs import random_input, random_program
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.errors import CapacityError
+from vitessera.codegen.errors import CapacityError, VitesseraError
 from vitessera.codegen.program import Program
 from vitessera.codegen.reference import Reference
 from vitessera.sim.accelerator import DramTiming, Failure, Run, Work, simulate_all
@@ -108,6 +108,8 @@ def run_cases(config: HardwareConfig, cases: Sequence[Case]) -> list[Outcome]:
     """All cases on the RTL of `config`, in one simulation, but networks that do not fit."""
     drawn = [(case, random_work(config, case)) for case in cases]
     fitting = [(case, *made) for case, made in drawn if made is not None]
+    if not fitting:
+        return []
     results = simulate_all([work for _, work, _ in fitting], generated(config))
     return [
         _judged(case, work, result, expected)
@@ -129,7 +131,10 @@ def _judged(case: Case, work: Work, result: Run | Failure, expected: bytes) -> O
 
 def _batch(engine: int, first: int) -> list[Outcome]:
     cases = [Case(engine, seed) for seed in range(first, first + BATCH)]
-    return run_cases(random_engine(engine), cases)
+    try:
+        return run_cases(random_engine(engine), cases)
+    except VitesseraError as error:  # the batch's: a simulator that died, say
+        return [Outcome(cases[0], 0, 0, f"the batch up to {cases[-1]} failed: {error}")]
 
 
 def _batches(seed: int) -> Iterator[tuple[int, int]]:
@@ -153,7 +158,9 @@ def campaign(hours: float, seed: int, workers: int) -> int:
             running.remove(done)
             if time.monotonic() < stop:
                 running.add(pool.submit(_batch, *next(batches)))
-            for outcome in done.result():
+            outcomes = done.result()
+            counts["too large"] += BATCH - len(outcomes)
+            for outcome in outcomes:
                 counts[outcome.case.kind] += 1
                 counts["cycles"] += outcome.cycles
                 counts["instructions"] += outcome.instructions
@@ -173,7 +180,8 @@ def _summary(counts: Counter[str], engines: set[int], seconds: float) -> str:
     return (
         f"{seconds / 3600:6.2f} h  {len(engines)} engines  {counts['program']} programs  "
         f"{counts['network']} networks  {counts['instructions']:,} instructions  "
-        f"{counts['cycles']:,} cycles  wrong: {counts['wrong']}"
+        f"{counts['cycles']:,} cycles  too large for the engine: {counts['too large']}  "
+        f"wrong: {counts['wrong']}"
     )
 
 

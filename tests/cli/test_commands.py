@@ -129,6 +129,7 @@ def test_report_does_without_a_damaged_result(
     outcome = command("report", copy)
     assert outcome.code == 0
     assert "vitessera simulate" in outcome.output
+    assert "simulation.json: not the result of a simulation" in outcome.errors
 
 
 def test_report_shows_memories_and_layers(command: Command, digits_build: Path) -> None:

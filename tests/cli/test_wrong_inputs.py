@@ -345,13 +345,14 @@ def test_configuration(
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("deep.json", b"[" * 100_000, ("deep.json: not valid JSON", "too deeply", "object of the")),
-        ("deep.toml", b"a = " + b"[" * 100_000, ("deep.toml: not valid TOML", "too deeply")),
+        ("deep.json", b"[" * 8_000, ("deep.json: not valid JSON", "too deeply", "object of the")),
+        ("deep.toml", b"a = " + b"[" * 8_000, ("deep.toml: not valid TOML", "too deeply")),
         ("codec.toml", b"tile = '\xff'", ("codec.toml: not valid TOML", "utf-8")),
-        ("hex.toml", b"tile = 0x" + b"f" * 9999, ("hex.toml: not valid TOML", "64 bits")),
-        ("digits.toml", b"tile = " + b"9" * 9999, ("digits.toml: not valid TOML", "digits")),
+        ("hex.toml", b"tile = 0x" + b"f" * 7999, ("hex.toml: not valid TOML", "64 bits")),
+        ("digits.toml", b"tile = " + b"9" * 7999, ("digits.toml: not valid TOML", "digits")),
         ("inside.toml", b"a = [{b = 18446744073709551616}]", ("not valid TOML", "64 bits")),
         ("nul.toml", b"tile = 8\0", ("nul.toml: not valid TOML",)),
+        ("long.toml", b"a." * 50_000 + b"a = 1", ("long.toml: cannot be read (it has 100,005",)),
     ],
 )
 def test_tables_that_parsers_stumble_over(
@@ -765,3 +766,31 @@ def test_interrupt(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = command("inspect", MODEL)
     assert outcome.code == 130
     assert "interrupted" in outcome.errors
+
+
+@pytest.mark.parametrize("kind", ["pipe", "/dev/zero", "folder"])
+@pytest.mark.parametrize("option", ["--config", "--board", "--calibration", "--classes", "images"])
+def test_what_is_no_regular_file(
+    command: Command, digits_build: Path, tmp_path: Path, option: str, kind: str
+) -> None:
+    """A pipe that nobody writes would keep us waiting for ever."""
+    path = Path(kind) if kind.startswith("/") else tmp_path / "given.toml"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    if option == "--board" and kind == "/dev/zero":
+        pytest.skip("a board file ends in .toml")
+    arguments = ("compile", MODEL, "-o", tmp_path / "build", option, path)
+    if option == "images":
+        arguments = ("simulate", digits_build, "--images", path)
+    assert_refused(command(*arguments), f"{path}: cannot be read (")
+    assert not (tmp_path / "build").exists()
+
+
+def test_a_pipe_in_the_place_of_a_result(command: Command, damaged: Path) -> None:
+    (damaged / "simulation.json").unlink(missing_ok=True)
+    os.mkfifo(damaged / "simulation.json")
+    outcome = command("report", damaged)
+    assert outcome.code == 0
+    assert "simulation.json: cannot be read (it is no regular file)" in outcome.errors
