@@ -98,7 +98,13 @@ def run(
 
 @contextmanager
 def pool(processes: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that end with us, and at once when the block fails or is interrupted."""
+    """Processes that end with us, and at once when the block fails or is interrupted.
+
+    What is passed to them and what they return must be small, some hundred bytes: a process that is
+    killed with half a message in a pipe leaves the pool waiting for the rest for ever. Work is
+    submitted, not mapped: `map` cancels what is left of it, over which the pool's own thread
+    stumbles when its processes are killed.
+    """
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(processes, initializer=_end_with_parent) as executor:
         try:

@@ -229,6 +229,9 @@ def published_names() -> frozenset[str]:
     return frozenset({"config.x", "isa.x", OPTIONS_FILE} | _written().keys())
 
 
+SOURCES = "sources"  # folder of the kernels' sources among what is not to stay
+
+
 def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None) -> dict[str, str]:
     """Verilog of the kernels: module name → text, one module each.
 
@@ -247,9 +250,12 @@ def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None
     processes = min(len(wanted), os.cpu_count() or 1)
     try:
         with ScratchFolder() as scratch, children.pool(processes) as pool:
-            every = len(wanted)
-            results = pool.map(_compile_cached, wanted, [texts] * every, [scratch] * every)
-            return {entry.name: text for entry, text in zip(wanted, results, strict=True)}
+            _write_sources(texts, scratch)
+            # What is large lies in files: a pipe with half a message in it would keep the pool from
+            # ending when one of its processes is killed.
+            for compiled in [pool.submit(_fill_cache, entry, scratch) for entry in wanted]:
+                compiled.result()
+            return {entry.name: _cached(entry, texts, scratch) for entry in wanted}
     except BrokenProcessPool as error:
         raise ToolError(
             "A process in which XLS compiled kernels was ended from outside.",
@@ -269,7 +275,21 @@ def _imports(name: str, texts: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def _compile_cached(entry: Kernel, texts: dict[str, str], scratch: Path) -> str:
+def _write_sources(texts: dict[str, str], scratch: Path) -> None:
+    folder = scratch / SOURCES
+    folder.mkdir()
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _fill_cache(entry: Kernel, scratch: Path) -> None:
+    """Compiles the kernel from the sources in `scratch`, unless the cache has it."""
+    files = (scratch / SOURCES).iterdir()
+    _cached(entry, {file.name: file.read_text(encoding="utf-8") for file in files}, scratch)
+
+
+def _cached(entry: Kernel, texts: dict[str, str], scratch: Path) -> str:
+    """The kernel's Verilog, compiled unless the cache has it."""
     needed = _imports(entry.name, texts)
     options = (entry, _scheduling(entry), _codegen(entry))
     digest = hashlib.sha256(repr((options, sorted(needed.items()), _xls_version())).encode())

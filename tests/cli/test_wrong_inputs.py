@@ -492,6 +492,7 @@ def test_nothing_stays_behind_when_compiling_fails(command: Command, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnhandledThreadExceptionWarning")
 @pytest.mark.parametrize("name", ["compile", "simulate"])
 def test_cache_that_cannot_be_written(
     command: Command,
