@@ -753,7 +753,7 @@ def test_a_forked_process(open_board: Open, folder: Path, digits: Digits, right:
         acc.close()
         for buffer in (*acc._loaded.inputs, *acc._loaded.outputs):
             buffer.freebuffer()  # as when Python collects them
-        acc._device._remove()  # as when Python ends
+        acc._device._scratch.cleanup()  # as when Python ends
         os.write(writing, "\n".join(said).encode())
         os._exit(0)
     os.close(writing)
