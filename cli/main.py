@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +12,7 @@ from importlib.metadata import version
 from vitessera.codegen.errors import ToolError, VitesseraError
 
 from .failures import report, unforeseen
-from .stopping import Stopped, stoppable
+from .stopping import Stopped, signal_of, stoppable
 from .terminal import guarded
 
 EXIT_ERROR = 2
@@ -116,7 +115,7 @@ def _outcome(arguments: Sequence[str]) -> int:
         raise
     except KeyboardInterrupt as stop:
         _show(f"\nvitessera: {_how(stop)}; nothing half-written is left behind.")
-        return EXIT_SIGNAL + (stop.number if isinstance(stop, Stopped) else signal.SIGINT)
+        return EXIT_SIGNAL + signal_of(stop)
     except Exception as error:
         _show(report(_ours(error), arguments))
         return EXIT_ERROR

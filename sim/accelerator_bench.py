@@ -110,7 +110,7 @@ class Host:
         dram.write_latency.value = job.timing.write_latency
         dram.beats_per_16.value = job.timing.beats_per_16
         dram.stalls_per_256.value = job.timing.stalls_per_256
-        dram.seed.value = job.timing.seed
+        dram.random.value = job.timing.seed
         for name, value in job.arguments.items():
             await self.registers.write(name, value)
 

@@ -9,7 +9,8 @@
 //   beats_per_16             bandwidth: beats in 16 cycles, reads and writes together; 32 is no limit
 //   stalls_per_256           cycles of 256 in which a channel does not move, for each channel at
 //                            random: ready is low, or nothing new becomes valid
-//   seed                     of that randomness
+//   random                   state of that randomness: writing the same number to it, in the same
+//                            cycle of a run, gives the same stalls
 //
 // `violation` goes high and stays when a rule is broken; a message names rule and address. Rules:
 // bursts are INCR, of full width, aligned, within 4 KB; WLAST ends each; what waits for a ready
@@ -86,7 +87,7 @@ module dram #(
   int write_latency /* verilator public_flat_rw */ = 12;
   int beats_per_16 /* verilator public_flat_rw */ = 32;
   int stalls_per_256 /* verilator public_flat_rw */ = 0;
-  int unsigned seed /* verilator public_flat_rw */ = 1;
+  int unsigned random /* verilator public_flat_rw */ = 1;
   int violations /* verilator public_flat_rw */ = 0;  // so that a test can clear it
 
   assign violation = violations != 0;
@@ -102,7 +103,7 @@ module dram #(
     void'($value$plusargs("dram_write_latency=%d", write_latency));
     void'($value$plusargs("dram_beats_per_16=%d", beats_per_16));
     void'($value$plusargs("dram_stalls_per_256=%d", stalls_per_256));
-    void'($value$plusargs("dram_seed=%d", seed));
+    void'($value$plusargs("dram_random=%d", random));
     memory = dram_open(path, base);
     if (memory == null)
       $fatal(1, "dram: cannot map %s; name the file with +dram_file or VITESSERA_DRAM.", path);
@@ -146,14 +147,13 @@ module dram #(
   logic [INDEX_BITS:0] responses_waiting;
 
   // Marsaglia's xorshift with an odd number added each cycle, so that no seed stands still.
-  int unsigned random;
   function automatic int unsigned xorshift(input int unsigned from);
     automatic int unsigned x = from;
     x ^= x << 13;
     x ^= x >> 17;
     return x ^ (x << 5);
   endfunction
-  always_ff @(posedge aclk) random <= xorshift(aresetn ? random + 32'h9e3779b9 : seed);
+  always_ff @(posedge aclk) random <= xorshift(random + 32'h9e3779b9);
   wire ar_open = int'(random[7:0]) >= stalls_per_256;
   wire aw_open = int'(random[15:8]) >= stalls_per_256;
   wire w_open = int'(random[23:16]) >= stalls_per_256;

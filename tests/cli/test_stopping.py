@@ -144,3 +144,34 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout == "still here\n", done
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_whose_exception_python_drops_is_sent_again(number: signal.Signals) -> None:
+    code = (
+        "import signal, time\n"
+        "from vitessera.cli.stopping import stoppable\n"
+        "class Struck:\n"
+        f"    def __del__(self): signal.raise_signal({int(number)})\n"
+        "try:\n"
+        "    with stoppable():\n"
+        "        Struck()\n"
+        "        time.sleep(60)\n"
+        "        print('it went on')\n"
+        "except KeyboardInterrupt as stop:\n"
+        "    print(type(stop).__name__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    expected = "KeyboardInterrupt" if number == signal.SIGINT else "Stopped"
+    assert (done.stdout, done.stderr) == (f"{expected}\n", "")
+
+
+def test_other_exceptions_that_python_drops_are_shown() -> None:
+    code = (
+        "from vitessera.cli.stopping import stoppable\n"
+        "class Broken:\n"
+        "    def __del__(self): raise ValueError('of a destructor')\n"
+        "with stoppable(): Broken()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "of a destructor" in done.stderr
