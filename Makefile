@@ -7,7 +7,7 @@ TYPED := build/typed/vitessera
 # The host runtime is tested on both generations of PYNQ, each in an environment of its own: they
 # pin older versions of numpy and protobuf than the compiler is developed with.
 PYNQS := pynq3 pynq4
-PYNQ_TESTS := tests/host tests/vivado/test_handoff.py tests/cli -m "pynq"
+PYNQ_TESTS := tests/host tests/vivado/test_handoff.py tests/cli tests/field -m "pynq"
 
 .PHONY: demo test check zoo campaign bench bench-full docs lint types clean help tools
 

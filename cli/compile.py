@@ -13,11 +13,12 @@ from vitessera.codegen.boardfile import find_board
 from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
 from vitessera.codegen.builddir import Build, check_output, write_build
 from vitessera.codegen.config import HardwareConfig
+from vitessera.host.build import TAIL
 from vitessera.host.imagesets import ImageSet, load_images
 from vitessera.host.interface import OVERLAY
 from vitessera.host.text import printable
 
-from .inspect import add_results
+from .inspect import add_results, add_split
 from .terminal import show_progress
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     add_results(parser)
+    add_split(parser)
     parser.add_argument(
         "-o",
         "--output",
@@ -157,7 +159,9 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     stages = Stages()
-    build = compile_model(args.model, chosen, calibration, stages.start, given, args.results)
+    build = compile_model(
+        args.model, chosen, calibration, stages.start, given, args.results, args.split
+    )
     stages.start("write")
     place = write_build(build, args.output)
     stages.finish()
@@ -209,8 +213,20 @@ def summary(build: Build, folder: Path, note: str = "") -> str:
         f"{config.on_chip_bytes / 1024:.0f} KiB on chip ({config.board}).\n"
         f"{build.reports['plan.txt']}"
         f"{known}\n"
+        f"{left_to_host(build)}"
         f"Written to {folder}. Quantisation error: {folder / 'reports' / 'quantization.txt'}.\n"
         f"{next_steps(build, folder)}"
+    )
+
+
+def left_to_host(build: Build) -> str:
+    """A line on the tail, if there is one."""
+    if build.tail is None:
+        return ""
+    names = ", ".join(printable(output.name) for output in build.program.outputs)
+    return (
+        f"The network is cut at {names}: what comes after that is in {TAIL}, and the host runs it "
+        "with ONNX Runtime.\n"
     )
 
 

@@ -18,7 +18,12 @@ from .terminal import console
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-STYLES = {Status.MAPPED: "green", Status.FOLDED: "dim", Status.REFUSED: "bold red"}
+STYLES = {
+    Status.MAPPED: "green",
+    Status.FOLDED: "dim",
+    Status.LEFT: "yellow",
+    Status.REFUSED: "bold red",
+}
 
 
 def add_parser(subparsers: SubParsers) -> None:
@@ -31,6 +36,7 @@ def add_parser(subparsers: SubParsers) -> None:
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     add_results(parser)
+    add_split(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the account as JSON too")
     parser.set_defaults(run=run)
 
@@ -47,6 +53,16 @@ def add_results(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_split(parser: argparse.ArgumentParser) -> None:
+    """Adds --split."""
+    parser.add_argument(
+        "--split",
+        action="store_true",
+        help="where the end of the network cannot be mapped, and only that, cut it off: the host "
+        "runs it, with ONNX Runtime",
+    )
+
+
 def run(args: argparse.Namespace) -> int:
     """Prints the account; 0 if the model is supported, 2 otherwise.
 
@@ -55,9 +71,11 @@ def run(args: argparse.Namespace) -> int:
     """
     account = None if args.json is None else JsonFile(args.json, "inspect --json")
     check_outputs(account)
-    inspection = inspect_confined(args.model, args.results)
+    inspection = inspect_confined(args.model, args.results, split=args.split)
     shown = console()
     shown.print(_table(inspection))
+    if inspection.offer is not None:
+        shown.print(printable(inspection.offer), highlight=False)
     shown.print(summary(inspection), highlight=False)
     if account is not None:
         account.write(_as_json(inspection))
@@ -66,7 +84,11 @@ def run(args: argparse.Namespace) -> int:
 
 def summary(inspection: Inspection) -> str:
     """One line: the number of nodes of each status, and the verdict."""
-    counts = ", ".join(f"{inspection.count(status)} {status.value}" for status in Status)
+    counts = ", ".join(
+        f"{inspection.count(status)} {status.value}"
+        for status in Status
+        if status is not Status.LEFT or inspection.tail is not None
+    )
     if inspection.graph is None:
         return f"{len(inspection.rows)} nodes: {counts}. Not supported."
     operators = len(inspection.graph.nodes)

@@ -8,6 +8,7 @@ program/        instructions, packed weights, description, and the host's tables
 reports/        quantisation error of every value, resources of the program
 vivado/         the bitstream's sources: packaged IP, scripts; `make -C vivado bitstream`
 images.npz      some of the calibration images, for `simulate`
+tail.onnx       what the host does behind the accelerator; only of networks that were cut
 
 `simulate` adds simulation.json, its result.
 """
@@ -25,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
-from ..host.build import FORMAT, MANIFEST, BuildFiles, reading_manifest, unpack_arrays
+from ..host.build import FORMAT, MANIFEST, TAIL, BuildFiles, reading_manifest, unpack_arrays
 from ..host.imagesets import Array
 from ..host.preprocessing import Preprocessing
 from ..host.reading import reading
+from ..host.tail import Tail
 from .buildfiles import IMAGES, check_generated, known_names, required_names
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
@@ -57,6 +59,7 @@ class Build:
         preprocessing: from image files to what the network takes, and the names of its classes;
             None when nothing is known.
         device_names: what the board that it is for calls itself; empty for any.
+        tail: what the host does behind the accelerator; None for nothing.
     """
 
     model: str
@@ -68,6 +71,7 @@ class Build:
     images: Array
     preprocessing: Preprocessing | None = None
     device_names: tuple[str, ...] = ()
+    tail: Tail | None = None
 
     @property
     def config(self) -> HardwareConfig:
@@ -231,6 +235,8 @@ def _write_files(build: Build, folder: Path) -> None:
     tables: dict[str, Any] = host_layout(build.program)
     np.savez_compressed(folder / "program" / "layout.npz", **tables)
     np.savez_compressed(folder / "images.npz", images=build.images)
+    if build.tail is not None:
+        (folder / TAIL).write_bytes(build.tail.model)
     manifest = {
         "format": FORMAT,
         "vitessera": version("vitessera"),
@@ -238,6 +244,7 @@ def _write_files(build: Build, folder: Path) -> None:
         "config": json.loads(build.config.to_json()),
         "preprocessing": build.preprocessing and build.preprocessing.to_dict(),
         "device_names": build.device_names,
+        "results": build.tail.results if build.tail else (),
         "design_hash": f"{build.rtl.design_hash:016x}",
         "expected_cycles": estimate(build.program).cycles,
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
@@ -299,7 +306,12 @@ def _read_build(folder: Path, check_rtl: bool) -> Build:
         images=_images(files, folder),
         preprocessing=_preprocessing(folder, manifest),
         device_names=tuple(manifest["device_names"]),
+        tail=_tail(files, manifest),
     )
+
+
+def _tail(files: Mapping[str, bytes], manifest: dict[str, Any]) -> Tail | None:
+    return Tail(files[TAIL], tuple(manifest["results"])) if TAIL in files else None
 
 
 def _images(files: Mapping[str, bytes], folder: Path) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..host.build import TAIL
 from . import hls, registers, toplevel
 from .boards import BOARDS
 from .config import HardwareConfig
@@ -46,12 +47,14 @@ def known_names() -> frozenset[str]:
         "vivado": VIVADO_FILES,
     }
     inside = {f"{folder}/{name}" for folder, names in folders.items() for name in names}
-    return frozenset(inside | {LAYOUT, IMAGES})
+    return frozenset(inside | {LAYOUT, IMAGES, TAIL})
 
 
 def required_names() -> frozenset[str]:
-    """Those of known_names that `compile` writes for any board, and for none."""
-    return frozenset(name for name in known_names() if not name.startswith("vivado/"))
+    """Those of known_names that `compile` writes for any model and board, and for none."""
+    return frozenset(
+        name for name in known_names() if name != TAIL and not name.startswith("vivado/")
+    )
 
 
 def determined(config: HardwareConfig) -> frozenset[str]:

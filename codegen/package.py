@@ -2,6 +2,7 @@
 
     <model>-<board>/manifest.json, program/, reports/registers.json    what the host reads
                     images.npz                                         something to run
+                    tail.onnx                                          of a network that was cut
                     vivado/bitstream/                                  where there is one
                     vitessera-<version>-py3-none-any.whl               this vitessera
 
@@ -22,7 +23,7 @@ from importlib import metadata, resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from ..host.build import BITSTREAM, MANIFEST, BuildFiles, read_compiled
+from ..host.build import BITSTREAM, MANIFEST, TAIL, BuildFiles, read_compiled
 from ..host.interface import OVERLAY
 from . import children
 from .builddir import Build, read_build
@@ -112,6 +113,8 @@ def _contents(folder: Path, bitstream: bool) -> dict[str, bytes]:
     """Path in the build directory → content."""
     source = BuildFiles(folder)
     names = sorted([IMAGES, LAYOUT, *(f"program/{name}" for name in PROGRAM_FILES)])
+    if TAIL in source.manifest["files"]:
+        names.append(TAIL)
     contents = {MANIFEST: source.text}
     contents |= {name: source.read(name) for name in (*names, f"reports/{REGISTERS}")}
     if bitstream and has_bitstream(folder):

@@ -15,7 +15,7 @@ from .builddir import Build
 from .buildfiles import REGISTERS
 from .config import HardwareConfig
 from .errors import CapacityError
-from .importer import import_confined
+from .importer import graph_of, inspect_confined
 from .numerics import INT16_MAX
 from .preprocessing import Given, find_preprocessing
 from .program import Program
@@ -39,6 +39,7 @@ def compile_model(
     announce: Announce = lambda _: None,
     given: Given | None = None,
     outputs: Sequence[str] = (),
+    split_off: bool = False,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -50,6 +51,7 @@ def compile_model(
         announce: called with the name of each stage as it starts.
         given: what the user says about images and class names; the rest is looked for.
         outputs: as for `importer.inspect_model`.
+        split_off: leave what cannot be mapped to the host, if it comes after what can.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
@@ -58,7 +60,8 @@ def compile_model(
     board = target if isinstance(target, Board) else BOARDS.get(target.board)
     check_board(target.config if isinstance(target, Board) else target, board)
     announce("import")
-    graph = import_confined(model, outputs)
+    imported = inspect_confined(model, outputs, split=split_off)
+    graph = graph_of(imported)
     preprocessing = find_preprocessing(model, graph, given)
     images = default_calibration(graph) if calibration is None else calibration
     if images.ndim and len(images) > MOST_IMAGES:
@@ -93,6 +96,7 @@ def compile_model(
         device_names=board.device_names if board else (),
         images=kept,
         preprocessing=preprocessing,
+        tail=imported.tail,
     )
 
 

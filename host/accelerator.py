@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .board import DeviceLock, check_board, has_board
-from .build import CompiledModel, read_compiled
+from .build import TAIL, CompiledModel, read_compiled
 from .errors import BoardError, BuildDirectoryError, OverlayError, VitesseraError
 from .inputs import Batch, Images, as_batch
 from .interface import VLNV
@@ -30,6 +30,7 @@ from .limits import allowed_cycles
 from .loops import event_loop, loop_is_running
 from .reading import foreign
 from .results import Prediction, Profile, predict
+from .tail import RUNTIME, TailRunner, can_run
 
 if TYPE_CHECKING:
     from .driver import Driver
@@ -50,6 +51,7 @@ class _Loaded:
     weights: Any
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
+    tail: TailRunner | None
 
     def addresses(self, slot: int) -> dict[str, int]:
         """Of the buffers that a run in `slot` uses, by the registers' names."""
@@ -204,6 +206,7 @@ class Accelerator:
 
     def _place(self, model: CompiledModel) -> _Loaded:
         """Buffers for `model`, program and weights filled in; all or none."""
+        tail = _tail_runner(model)
         needed = model.buffers
         sizes = {"program": needed["PROGRAM"], "weights": needed["WEIGHTS"]}
         sizes |= {f"input {slot}": needed["INPUT"] for slot in range(SLOTS)}
@@ -225,6 +228,7 @@ class Accelerator:
             buffers["weights"],
             tuple(buffers[f"input {slot}"] for slot in range(SLOTS)),
             tuple(buffers[f"output {slot}"] for slot in range(SLOTS)),
+            tail,
         )
 
     def _allocate(self, name: str, size: int) -> Any:  # noqa: ANN401
@@ -250,7 +254,8 @@ class Accelerator:
             progress: called with the number of images done.
 
         Returns:
-            float64 [images, tokens, channels] by the outputs' ONNX names.
+            float64 [images, tokens, channels] by the outputs' ONNX names. Where the network was
+            cut, those that the host makes have the shape that the ONNX file gives them.
 
         Raises:
             ImageError: the images do not fit the model.
@@ -265,7 +270,7 @@ class Accelerator:
             results: list[Outputs] = []
             for _ in self._steps(loaded, batch.images, results, progress):
                 self._driver.wait(limit)
-            return _stack(results)
+            return self._finished(loaded, results)
 
     async def run_async(self, images: Images, progress: Progress | None = None) -> Outputs:
         """As `run`, for `await`: the event loop goes on while the hardware works."""
@@ -279,7 +284,7 @@ class Accelerator:
                 results: list[Outputs] = []
                 for _ in self._steps(loaded, batch.images, results, progress):
                     await self._driver.wait_async(limit)
-                return _stack(results)
+                return self._finished(loaded, results)
 
     def predict(
         self, images: Images, progress: Progress | None = None
@@ -363,6 +368,14 @@ class Accelerator:
         buffer = loaded.outputs[slot]
         _sync(buffer.invalidate)
         return loaded.model.unpack(np.array(buffer, np.uint8))
+
+    def _finished(self, loaded: _Loaded, results: Sequence[Outputs]) -> Outputs:
+        """What the accelerator gave, and what the host makes of it where the network was cut."""
+        if loaded.tail is not None:
+            results = [loaded.tail(result) for result in results]
+            if self._profile is not None:
+                self._profile = replace(self._profile, tail_seconds=loaded.tail.seconds)
+        return _stack(results)
 
     def _limit(self, model: CompiledModel) -> int:
         """Cycles that a run may take."""
@@ -522,6 +535,22 @@ class _Recovering:
 
 def _stack(results: Sequence[Outputs]) -> Outputs:
     return {name: np.stack([entry[name] for entry in results]) for name in results[0]}
+
+
+def _tail_runner(model: CompiledModel) -> TailRunner | None:
+    """What runs the rest of a network that was cut; None when there is no rest, or no way to."""
+    if model.tail is None:
+        return None
+    if can_run():
+        return TailRunner(model.tail, str(model.folder / TAIL))
+    warnings.warn(
+        f"vitessera: {model.name} was cut in two, and the part in {model.folder / TAIL} is not "
+        f"run, since {RUNTIME} is not installed: results are those at the cut. Where your Python "
+        f"has it, pip install {RUNTIME} changes that.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return None
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -29,10 +29,12 @@ from .images import IMAGE_AXES, Float32Array, quantize_pixels
 from .interface import OVERLAY
 from .preprocessing import Preprocessing
 from .reading import MEBIBYTE, foreign, read_file, reading, reason
+from .tail import Tail
 from .text import printable
 
 FORMAT = 5  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
+TAIL = "tail.onnx"  # what is left to the host, where the network was cut
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it
 # Types of the manifest's fields in JSON; preprocessing is checked by itself.
 MANIFEST_TYPES: dict[str, type] = {
@@ -42,6 +44,7 @@ MANIFEST_TYPES: dict[str, type] = {
     "expected_cycles": int,
     "files": dict,
     "model": str,
+    "results": list,
     "vitessera": str,
 }
 _COMPILE_AGAIN = "Compile the model again."
@@ -121,6 +124,7 @@ class CompiledModel:
         macs: multiplications of an image, padding excluded.
         expected_cycles: predicted; for time limits only.
         hardware: see Hardware.
+        tail: what is left to the host; None when the accelerator does all.
     """
 
     folder: Path
@@ -140,6 +144,7 @@ class CompiledModel:
     macs: int
     expected_cycles: int
     hardware: Hardware
+    tail: Tail | None = None
 
     @property
     def buffers(self) -> dict[str, int]:
@@ -293,6 +298,7 @@ def check_types(manifest: Mapping[str, Any]) -> None:
     for name, values in (
         ("files", manifest["files"].values()),
         ("device_names", manifest.get("device_names", [])),
+        ("results", manifest.get("results", [])),
     ):
         for value in values:
             if not isinstance(value, str):
@@ -350,7 +356,14 @@ def _rebuild(files: BuildFiles) -> CompiledModel:
         macs=sum(layer["macs"] for layer in program["layers"]),
         expected_cycles=int(manifest["expected_cycles"]),
         hardware=_hardware(files.json("reports/registers.json")),
+        tail=_tail(files),
     )
+
+
+def _tail(files: BuildFiles) -> Tail | None:
+    if TAIL not in files.manifest["files"]:
+        return None
+    return Tail(files.read(TAIL), tuple(files.manifest["results"]))
 
 
 def _image(sides: list[int], scale: Array) -> tuple[int, ...]:

@@ -73,6 +73,7 @@ class Profile:
         busy: unit → cycles in which it worked; "load waits" are cycles without an answer from
             DRAM.
         counters: all of them, by name.
+        tail_seconds: that the host took for its part of the image, where the network was cut.
     """
 
     cycles: int
@@ -82,6 +83,7 @@ class Profile:
     dram_written_bytes: int
     busy: Mapping[str, int]
     counters: Mapping[str, int]
+    tail_seconds: float | None = None
 
     @classmethod
     def of(cls, model: CompiledModel, counters: Mapping[str, int]) -> Profile:
@@ -110,6 +112,8 @@ class Profile:
             "read from DRAM": f"{self.dram_read_bytes:,} bytes",
             "written to DRAM": f"{self.dram_written_bytes:,} bytes",
         } | {f"{unit}": f"{share:.1%} of the cycles" for unit, share in self._shares().items()}
+        if self.tail_seconds is not None:
+            lines["then on the host"] = f"{self.tail_seconds * 1e3:.3f} ms for tail.onnx"
         return "\n".join(f"{name:<20}{value}" for name, value in lines.items())
 
     def _shares(self) -> dict[str, float]:

@@ -10,6 +10,7 @@ In the order in which a model passes through:
     rewrite      terms recognised (activations, patterns), constants absorbed (absorb) and maps
                  told from tokens (stems)
     emit         terms to graph nodes, with a verdict on whatever is left
+    cut          where a network that cannot be mapped as a whole is cut; the rest is for the host
     inspection   the account of every ONNX node; `import_model`, `inspect_model`
     confined     both in a process of their own, within limits (limits): for files from anywhere
     evaluate     runs the graph in float
@@ -17,13 +18,14 @@ In the order in which a model passes through:
 
 from .confined import import_confined, inspect_confined
 from .evaluate import evaluate
-from .inspection import Inspection, Row, Status, import_model, inspect_model
+from .inspection import Inspection, Row, Status, graph_of, import_model, inspect_model
 
 __all__ = [
     "Inspection",
     "Row",
     "Status",
     "evaluate",
+    "graph_of",
     "import_confined",
     "import_model",
     "inspect_confined",

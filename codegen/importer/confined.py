@@ -55,6 +55,7 @@ class _Request:
     path: Path
     outputs: tuple[str, ...]
     limits: Limits
+    split: bool
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ def import_confined(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -
     return graph_of(inspect_confined(path, outputs))
 
 
-def inspect_confined(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Inspection:
+def inspect_confined(
+    path: str | os.PathLike[str], outputs: Sequence[str] = (), split: bool = False
+) -> Inspection:
     """`inspect_model` within limits; arguments as there.
 
     Raises:
@@ -107,7 +110,7 @@ def inspect_confined(path: str | os.PathLike[str], outputs: Sequence[str] = ()) 
         ModelValueError: as there.
         ConfigError: the environment gives a limit that is no number.
     """
-    request = _Request(Path(path), tuple(outputs), import_limits())
+    request = _Request(Path(path), tuple(outputs), import_limits(), split)
     with tempfile.TemporaryFile() as log, _importer(log) as (process, connection):
         try:
             answer = _answer(connection, request)
@@ -234,7 +237,10 @@ def serve(handle: int, parent: int) -> None:
         _confine(request.limits)
         try:
             result = inspect_model(
-                request.path, request.outputs, lambda what: connection.send(_Doing(what))
+                request.path,
+                request.outputs,
+                lambda what: connection.send(_Doing(what)),
+                request.split,
             )
             buffers: list[pickle.PickleBuffer] = []
             content = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
 
 from ...host.reading import foreign
+from ...host.tail import Tail
 from ..errors import UnsupportedModelError, VitesseraError, internal_error
 from ..graph import Graph
+from .cut import Cut, find_cut, tail_of
 from .emit import emit
 from .load import Announce, Source, load_source, silent
 from .refusal import Refused
 from .rewrite import rewrite
-from .trace import ARITHMETIC, Trace, trace
+from .trace import ARITHMETIC, WRITE_OTHERWISE, Trace, trace
 
 
 class Status(Enum):
@@ -24,6 +26,7 @@ class Status(Enum):
 
     MAPPED = "mapped"
     FOLDED = "folded"
+    LEFT = "left to the host"
     REFUSED = "refused"
 
 
@@ -34,7 +37,8 @@ class Row:
     Attributes:
         name: of the ONNX node; made unique if the file's is not.
         op_type: its operator, with the domain if that is not the default one.
-        status: mapped to an operator, folded (constant, layout, unused), or refused.
+        status: mapped to an operator, folded (constant, layout, unused), behind the cut, or
+            refused.
         into: the graph nodes it became part of, or "constant", or "unused".
         reason: why it is refused; empty otherwise.
         remedy: what to do about it; empty otherwise.
@@ -51,6 +55,29 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Offer:
+    """A cut that has not been asked for.
+
+    Attributes:
+        tensors: names of the tensors at which the network could be cut.
+        attentions: the number of attention layers before it.
+        left: the number of ONNX nodes behind it.
+    """
+
+    tensors: tuple[str, ...]
+    attentions: int
+    left: int
+
+    def __str__(self) -> str:
+        at = ", ".join(map(repr, self.tensors))
+        layers = _counted(self.attentions, "attention layer")
+        return (
+            f"Up to {at} the network can be mapped, with {layers}: --split takes that, and leaves "
+            f"{_counted(self.left, 'node')} behind it to the host."
+        )
+
+
+@dataclass(frozen=True)
 class Inspection:
     """The account of a whole model: one row for each ONNX node, in the file's order.
 
@@ -59,12 +86,16 @@ class Inspection:
         rows: the account.
         graph: the network of one image; None if any row is refused.
         images: how many the file takes at once.
+        tail: what is left to the host, if the network was cut.
+        offer: where the network could be cut, if any row is refused and it can.
     """
 
     path: Path
     rows: tuple[Row, ...]
     graph: Graph | None
     images: int = 1
+    tail: Tail | None = None
+    offer: Offer | None = None
 
     @property
     def supported(self) -> bool:
@@ -80,6 +111,7 @@ def inspect_model(
     path: str | os.PathLike[str],
     outputs: Sequence[str] = (),
     announce: Announce = silent,
+    split: bool = False,
 ) -> Inspection:
     """Accounts for every node of an ONNX model, supported or not.
 
@@ -88,6 +120,7 @@ def inspect_model(
         outputs: names of the tensors to take as results, of the model's outputs or inside it;
             none for all outputs. Nodes that no result depends on are left out.
         announce: called with what is being done, as a clause: "at node 'x' (Add)".
+        split: cut off what cannot be mapped, where only what follows it would be lost.
 
     Raises:
         ModelFileError: missing, unreadable or not ONNX.
@@ -100,9 +133,34 @@ def inspect_model(
         traced = trace(source, announce)
         announce("when it looked for patterns")
         graph = emit(source, traced, rewrite(traced))
-    rows = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
-    rows += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
-    return Inspection(path, tuple(rows), graph, source.images)
+        cut = None
+        if graph is None:
+            announce("when it looked for a place to cut the network")
+            cut = find_cut(source, traced)
+        if cut is not None and split:
+            rows = _cut_rows(source, cut, traced)
+            return Inspection(path, rows, cut.graph, source.images, tail_of(source, cut))
+    account = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
+    account += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
+    offer = None if cut is None else Offer(cut.tensors, cut.attentions, len(cut.left))
+    return Inspection(path, tuple(account), graph, source.images, offer=offer)
+
+
+def _cut_rows(source: Source, cut: Cut, whole: Trace) -> tuple[Row, ...]:
+    """The account of a network that is cut; `whole` is what became of it uncut."""
+    rows = []
+    for number in range(len(source.nodes)):
+        row = _row(number, source, cut.traced, cut.graph)
+        if number in cut.left:
+            row = replace(row, status=Status.LEFT, into="the tail")
+        elif number in whole.constants:  # it may be one of the tail's constants
+            row = replace(row, status=Status.FOLDED, into="constant")
+        rows.append(row)
+    return tuple(rows)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _failed(path: Path, error: Exception) -> VitesseraError:
@@ -141,13 +199,16 @@ def _unsupported(inspection: Inspection) -> UnsupportedModelError:
     refused.sort(key=lambda row: row.consequence)
     first = refused[0]
     culprit = f"Node {first.name!r} ({first.op_type}) cannot be mapped: {first.reason}."
+    remedy = first.remedy
+    if inspection.offer is not None:
+        remedy = f"{'' if remedy == WRITE_OTHERWISE else f'{remedy} '}{inspection.offer}"
     if len(refused) == 1:
-        return UnsupportedModelError(culprit, first.remedy)
+        return UnsupportedModelError(culprit, remedy)
     others = ", ".join(repr(row.name) for row in refused[1:4])
     more = f" and {len(refused) - 4} more" if len(refused) > 4 else ""
     return UnsupportedModelError(
         f"{culprit} Refused as well: {others}{more}.",
-        f"{first.remedy} `vitessera inspect {inspection.path}` explains each.",
+        f"{remedy} `vitessera inspect {inspection.path}` explains each.",
     )
 
 

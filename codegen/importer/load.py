@@ -57,10 +57,13 @@ class Source:
         image: the only input, its batch axis dropped.
         images: how many the file takes at once.
         opset: version of the default operator set.
+        opsets: (domain, version) of all operator sets.
+        ir_version: of the file format.
         nodes: the ONNX nodes in execution order.
         names: a unique name for every node, in the same order.
         weights: the initializers.
         shapes: shape of every tensor that ONNX shape inference could settle.
+        kinds: element type of every tensor that ONNX shape inference could settle.
         outputs: tensor names, in the file's order.
         rounding: relative error of the coarsest type that constants are stored in.
     """
@@ -68,10 +71,13 @@ class Source:
     image: Image
     images: int
     opset: int
+    opsets: tuple[tuple[str, int], ...]
+    ir_version: int
     nodes: tuple[onnx.NodeProto, ...]
     names: tuple[str, ...]
     weights: dict[str, Array]
     shapes: dict[str, tuple[int, ...]]
+    kinds: dict[str, int]
     outputs: tuple[str, ...]
     rounding: float
 
@@ -108,15 +114,18 @@ def _load(path: Path, outputs: Sequence[str], announce: Announce) -> Source:
     weights = _weights(graph)
     image, images = _image(graph, weights)
     announce("when ONNX inferred the shapes")
-    shapes = _inferred_shapes(model, image.name, images)
+    inferred = _inferred(model, image.name, images)
     return Source(
         image=image,
         images=images,
         opset=_opset(model, path),
+        opsets=tuple((entry.domain, entry.version) for entry in model.opset_import),
+        ir_version=model.ir_version,
         nodes=tuple(graph.node),
         names=_unique_names(graph.node),
         weights=weights,
-        shapes=shapes,
+        shapes=_shapes(inferred.value_info),
+        kinds=_kinds((*inferred.value_info, *inferred.output)),
         outputs=_outputs(graph, path, outputs),
         rounding=_rounding(graph),
     )
@@ -391,10 +400,10 @@ def _unique_names(nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[str, tuple[int, ...]]:
-    """With the batch bound. They only serve to go on after a refused node, so gaps are fine."""
+def _inferred(model: onnx.ModelProto, image: str, images: int) -> onnx.GraphProto:
+    """With the batch bound. It only serves to go on after a refused node, so gaps are fine."""
     if any(claims_more(node) for node in model.graph.node):
-        return {}
+        return onnx.GraphProto()
     bound = _declared(model.graph, model.opset_import)
     for value in bound.graph.input:
         if value.name == image:
@@ -402,9 +411,18 @@ def _inferred_shapes(model: onnx.ModelProto, image: str, images: int) -> dict[st
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
     except Exception:  # a gap, too, whatever it stumbles over
-        return {}
+        return onnx.GraphProto()
+    return bound.graph
+
+
+def _kinds(values: Iterable[onnx.ValueInfoProto]) -> dict[str, int]:
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def _shapes(values: Iterable[onnx.ValueInfoProto]) -> dict[str, tuple[int, ...]]:
+    """Of those whose every axis is known."""
     shapes = {}
-    for value in bound.graph.value_info:
+    for value in values:
         dims = value.type.tensor_type.shape.dim
         if dims and all(dim.dim_value > 0 for dim in dims):
             shapes[value.name] = tuple(dim.dim_value for dim in dims)

@@ -104,6 +104,7 @@ class Trace:
         terms: the term that each other node's first result shows.
         refused: verdicts by node number.
         bad_outputs: verdicts on ONNX outputs that no node is to blame for.
+        kept: tensors by name, those that were asked for.
     """
 
     pool: TermPool
@@ -113,10 +114,11 @@ class Trace:
     terms: dict[int, Term] = field(default_factory=dict)
     refused: dict[int, Refused] = field(default_factory=dict)
     bad_outputs: list[tuple[str, Refused]] = field(default_factory=list)
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
-def trace(source: Source, announce: Announce = silent) -> Trace:
-    """Traces every node that an output depends on; announces each."""
+def trace(source: Source, announce: Announce = silent, keep: frozenset[str] = frozenset()) -> Trace:
+    """Traces every node that an output depends on; announces each, and keeps the tensors `keep`."""
     result = Trace(TermPool(source.rounding))
     image = source.image
     term = result.pool.intern(ImageInput((), image.shape, ()))
@@ -129,10 +131,11 @@ def trace(source: Source, announce: Announce = silent) -> Trace:
         announce(f"at node {source.names[number]!r} ({source.nodes[number].op_type})")
         _trace_node(source, number, tensors, result)
         for name in source.nodes[number].input:
-            if last_reader.get(name) == number:
+            if last_reader.get(name) == number and name not in keep:
                 tensors.pop(name, None)  # arrangements of attention scores are large
     for name in source.outputs:
         _trace_output(name, tensors[name], source.images, result)
+    result.kept = {name: tensors[name] for name in keep if name in tensors}
     return result
 
 
@@ -146,22 +149,22 @@ def _live_nodes(source: Source) -> set[int]:
         number = producer[wanted.pop()]
         if number not in live:
             live.add(number)
-            wanted.extend(name for name in _reads(source.nodes[number]) if name in producer)
+            wanted.extend(name for name in reads(source.nodes[number]) if name in producer)
     return live
 
 
-def _reads(node: onnx.NodeProto) -> set[str]:
+def reads(node: onnx.NodeProto) -> set[str]:
     """Everything a node reads, in its subgraphs too."""
     names = set(node.input)
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             for inner in graph.node:
-                names |= _reads(inner)
+                names |= reads(inner)
     return names
 
 
 def _last_readers(source: Source) -> dict[str, int]:
-    last = {name: n for n, node in enumerate(source.nodes) for name in _reads(node)}
+    last = {name: n for n, node in enumerate(source.nodes) for name in reads(node)}
     return {name: number for name, number in last.items() if name not in source.outputs}
 
 
@@ -247,7 +250,7 @@ def _check_complete(
 
 
 def _is_read(source: Source, name: str) -> bool:
-    return name in source.outputs or any(name in _reads(node) for node in source.nodes)
+    return name in source.outputs or any(name in reads(node) for node in source.nodes)
 
 
 def _shown(operand: Constant | View | None) -> Constant | None:
@@ -274,7 +277,7 @@ def _handled(call: Call, images: int) -> tuple[Tensor | None, ...]:
         full_name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         raise Refused(
             f"operator {full_name} is not supported on activations",
-            REMEDIES.get(node.op_type, "Write this part of the model with supported operators."),
+            REMEDIES.get(node.op_type, WRITE_OTHERWISE),
         )
     try:
         check_operands(call)
@@ -290,6 +293,7 @@ def _handled(call: Call, images: int) -> tuple[Tensor | None, ...]:
         ) from error
 
 
+WRITE_OTHERWISE = "Write this part of the model with supported operators."
 QUANTISED = "Export the model in floating point: quantising it is part of compiling it."
 
 

@@ -2,39 +2,15 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from command_line import DIGITS, Command, Outcome
+from command_line import DIGITS, command, temporary
 from vitessera.cli.main import main
 
+__all__ = ["command", "damaged", "digits_build", "temporary"]
+
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("host", "importer")]
-
-
-@pytest.fixture
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What is taken for the system's temporary folder."""
-    # A short name: the simulated board has sockets there, whose paths may have 107 bytes.
-    folder = Path(tempfile.mkdtemp(prefix="t", dir=tmp_path.parent))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], temporary: Path) -> Command:
-    """Runs the command line in this process, with a temporary folder of its own."""
-    del temporary
-
-    def run(*arguments: object) -> Outcome:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # argparse: --help, or a wrong argument
-            code = int(stop.code or 0)
-        printed = capsys.readouterr()
-        return Outcome(code, printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ from command_line import DIGITS, Command, assert_refused
 from vitessera.cli import run as run_command
 from vitessera.cli.terminal import console, guarded, show_progress
 from vitessera.codegen.boards import BOARDS
-from vitessera.codegen.importer import import_model
+from vitessera.codegen.importer import inspect_model
 from vitessera.host import Accelerator
 from vitessera.host.errors import BoardError, ImageError, VitesseraError
 from vitessera.host.reading import reading
@@ -113,7 +113,7 @@ def test_bugs_in_the_importer_name_the_file(
 
     monkeypatch.setattr("vitessera.codegen.importer.inspection.trace", trace)
     # In this process, where the bug can be planted.
-    monkeypatch.setattr("vitessera.codegen.pipeline.import_confined", import_model)
+    monkeypatch.setattr("vitessera.codegen.pipeline.inspect_confined", inspect_model)
     outcome = command("compile", MODEL, "-o", temporary / "build")
     assert_refused(outcome, "vit_digits.onnx: importing it failed", "AttributeError", "a bug")
     (log,) = temporary.iterdir()
