@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 from vitessera.codegen.boardfile import EXAMPLE, find_board
 from vitessera.codegen.boards import BOARDS, GIBIBYTE, Board
+from vitessera.codegen.builddir import read_accelerator
 from vitessera.codegen.errors import CapacityError
+from vitessera.codegen.sizing import fits
 from vitessera.codegen.vivado import check_board
+from vitessera.host.text import printable
 
 from .compile import Stages
 from .terminal import console
@@ -26,14 +30,20 @@ Lists the boards: what the part has, what its DDR can do, and the accelerator th
 'vitessera compile --board NAME' generates: engine, multiply-accumulates a cycle, clock, on-chip
 memory. With names or files of boards, those alone; so a board file of your own is checked.
 
-With --model, for each board the fastest accelerator that fits it and runs the model, which is what
-'vitessera compile' will build: engine, predicted images a second, predicted shares of the part.
+With --model, the accelerator for the model on each board, which is what 'vitessera compile' will
+build: engine, predicted images a second, predicted shares of the part. That is the board's standard
+one of the list above, unless the fastest one that fits is faster by more than 5 %, so that several
+models run on one bitstream.
+
+With --builds, which boards the accelerators of build directories fit, and which builds run on the
+same bitstream.
 """
 EPILOG = f"""\
 examples:
   vitessera boards
   vitessera boards my-board.toml
   vitessera boards --model vit.onnx
+  vitessera boards --builds build/ deit/
   vitessera compile vit.onnx -o build/ --board my-board.toml
 
 A board that is not listed needs a Zynq-7000 or Zynq UltraScale+ and a TOML file such as
@@ -67,6 +77,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="MODEL.onnx",
         help="the accelerator for this model on each board; takes some seconds a board",
     )
+    parser.add_argument(
+        "--builds",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="which boards the accelerators of these build directories fit",
+    )
     parser.set_defaults(run=run)
 
 
@@ -79,8 +96,31 @@ def run(args: argparse.Namespace) -> int:
     boards = [find_board(name) for name in args.boards] or list(BOARDS.values())
     for board in boards:
         check_board(board.config, board)
-    console().print(_table(boards) if args.model is None else _picks(args.model, boards))
+    if args.builds is not None:
+        console().print(_builds(args.builds, boards))
+    else:
+        console().print(_table(boards) if args.model is None else _picks(args.model, boards))
     return 0
+
+
+def _builds(folders: list[Path], boards: list[Board]) -> Table:
+    """Which of `boards` each build's accelerator fits; equal designs run on one bitstream."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in ("build", "engine", "clock", "bitstream", "fits"):
+        table.add_column(heading, overflow="fold")
+    for folder in folders:
+        config, design_hash = read_accelerator(folder)
+        fitting = ", ".join(board.name for board in boards if fits(config, board))
+        engine = f"{config.tile}x{config.tile}x{config.depth}"
+        cells = (
+            folder,
+            engine,
+            f"{config.clock_mhz} MHz",
+            f"{design_hash:016x}",
+            fitting or "none",
+        )
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    return table
 
 
 def _picks(model: Path, boards: list[Board]) -> Table:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vitessera.codegen.boardfile import find_board
 from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
-from vitessera.codegen.builddir import Build, check_output, write_build
+from vitessera.codegen.builddir import Build, check_output, read_accelerator, write_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.host.build import TAIL
 from vitessera.host.imagesets import ImageSet, load_images
@@ -40,6 +40,7 @@ examples:
   vitessera compile vit.onnx -o build/ --board kv260 --calibration images.npz
   vitessera compile vit.onnx -o build/ --board my-board.toml
   vitessera compile vit.onnx -o build/ --config accelerator.toml
+  vitessera compile deit.onnx -o deit/ --like build/     (both on one bitstream)
   vitessera compile vit.onnx -o build/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
 
 'vitessera boards' shows what there is for each board, and how to describe another one.
@@ -107,6 +108,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="a TOML or JSON file with the accelerator's sizes: tile, depth, lanes, bus_bits, "
         "left_words, right_words, ..., clock_mhz",
     )
+    target.add_argument(
+        "--like",
+        type=Path,
+        metavar="DIR",
+        help="the accelerator of another build directory, so that both models run on one "
+        "bitstream; also for models that the board's standard accelerator does not suit",
+    )
     parser.set_defaults(run=run)
 
 
@@ -133,7 +141,9 @@ def said(args: argparse.Namespace) -> Given:
 
 
 def target(args: argparse.Namespace) -> HardwareConfig | Board:
-    """The accelerator that --config describes, or the board that --board names."""
+    """The accelerator that --config or --like describes, or the board that --board names."""
+    if args.like is not None:
+        return read_accelerator(args.like)[0]
     if args.config is not None:
         return read_config(args.config)
     return find_board(args.board or DEFAULT_BOARD)
@@ -210,13 +220,21 @@ def summary(build: Build, folder: Path, note: str = "") -> str:
         f"{printable(build.model)}: {len(build.program.instructions)} instructions, "
         f"{len(build.program.weights) / 1024:.0f} KiB of weights, on {config.macs} MACs "
         f"({config.tile}x{config.tile}x{config.depth}) at {config.clock_mhz} MHz, "
-        f"{config.on_chip_bytes / 1024:.0f} KiB on chip ({config.board}).\n"
+        f"{config.on_chip_bytes / 1024:.0f} KiB on chip: {whose(config)}.\n"
         f"{build.reports['plan.txt']}"
         f"{known}\n"
         f"{left_to_host(build)}"
         f"Written to {folder}. Quantisation error: {folder / 'reports' / 'quantization.txt'}.\n"
         f"{next_steps(build, folder)}"
     )
+
+
+def whose(config: HardwareConfig) -> str:
+    """Whether other models share the accelerator."""
+    board = BOARDS.get(config.board)
+    if board is not None and config == board.config:
+        return f"{board.name}'s standard accelerator, which other models share"
+    return f"sized for {config.board}; with --like other models share it"
 
 
 def left_to_host(build: Build) -> str:

@@ -93,7 +93,9 @@ class Board:
             PYNQ copies the divisors from the .hwh, so they must be meant for this frequency.
         ddr_bytes: of the processing system's DDR; a power of two.
         ddr_bytes_per_second: its peak.
-        config: the accelerator that fits the board.
+        config: the board's standard accelerator, whose memories are deep enough for the largest of
+            the common models that its engine can be fed with: DeiT-Tiny on Pynq-Z2, DeiT-Small on
+            Ultra96, ViT-Base on the others. Several models then run on one bitstream.
         device_names: what the board calls itself, in /proc/device-tree/chosen/pynq_board or in the
             environment variable BOARD of its PYNQ image.
         board_part: pattern for Vivado's board files, whose settings of the processing system are
@@ -135,10 +137,13 @@ BOARDS: dict[str, Board] = {
             ddr_bytes=GIBIBYTE // 2,
             ddr_bytes_per_second=2_100_000_000,  # DDR3-1050, 16 bits
             config=HardwareConfig(
+                lanes=4,
                 left_words=6144,
                 right_words=6144,
-                probability_words=128,
-                residual_words=4096,
+                probability_words=512,
+                residual_words=9728,
+                norm_words=512,
+                norm_buffer_words=1024,
                 board="pynq-z2",
             ),
             # The Z1 has the same part and memory.
@@ -159,11 +164,14 @@ BOARDS: dict[str, Board] = {
             ddr_bytes=2 * GIBIBYTE,
             ddr_bytes_per_second=4_264_000_000,  # LPDDR4-1066, 32 bits
             config=HardwareConfig(
+                depth=8,
                 bus_bits=128,
                 left_words=6144,
-                right_words=6144,
-                probability_words=128,
-                residual_words=8192,
+                right_words=3072,
+                probability_words=512,
+                residual_words=9728,
+                norm_words=512,
+                norm_buffer_words=1024,
                 clock_mhz=187,
                 board="ultra96-v2",
             ),
@@ -183,13 +191,12 @@ BOARDS: dict[str, Board] = {
                 tile=16,
                 lanes=16,
                 bus_bits=128,
-                left_words=16384,
-                right_words=16384,
-                probability_words=256,
-                residual_words=8192,
-                parameter_words=512,
+                left_words=13312,
+                right_words=8192,
+                probability_words=512,
+                residual_words=10240,
                 norm_words=512,
-                norm_buffer_words=1024,
+                norm_buffer_words=1536,
                 clock_mhz=200,
                 board="kv260",
             ),
@@ -206,15 +213,15 @@ BOARDS: dict[str, Board] = {
             ddr_bytes_per_second=17_064_000_000,  # DDR4-2133, 64 bits
             config=HardwareConfig(
                 tile=16,
+                depth=8,
                 lanes=16,
                 bus_bits=128,
-                left_words=16384,
-                right_words=16384,
+                left_words=6656,
+                right_words=12288,
                 probability_words=512,
-                residual_words=20480,
-                parameter_words=512,
+                residual_words=10240,
                 norm_words=512,
-                norm_buffer_words=1024,
+                norm_buffer_words=1536,
                 clock_mhz=187,
                 board="zcu104",
             ),
@@ -231,15 +238,15 @@ BOARDS: dict[str, Board] = {
             ddr_bytes_per_second=17_064_000_000,  # DDR4-2133, 64 bits
             config=HardwareConfig(
                 tile=16,
+                depth=8,
                 lanes=16,
                 bus_bits=128,
-                left_words=12288,
-                right_words=12288,
+                left_words=6656,
+                right_words=16384,
                 probability_words=512,
-                residual_words=24576,
-                parameter_words=512,
+                residual_words=10240,
                 norm_words=512,
-                norm_buffer_words=1024,
+                norm_buffer_words=1536,
                 clock_mhz=187,
                 board="zcu102",
             ),
@@ -257,15 +264,15 @@ BOARDS: dict[str, Board] = {
             ddr_bytes_per_second=19_200_000_000,  # DDR4-2400, 64 bits
             config=HardwareConfig(
                 tile=16,
+                depth=8,
                 lanes=16,
                 bus_bits=128,
-                left_words=28672,
-                right_words=24576,
+                left_words=6656,
+                right_words=8192,
                 probability_words=512,
-                residual_words=32768,
-                parameter_words=512,
+                residual_words=10240,
                 norm_words=512,
-                norm_buffer_words=1024,
+                norm_buffer_words=1536,
                 clock_mhz=187,
                 board="rfsoc4x2",
             ),

@@ -8,6 +8,7 @@ program/        instructions, packed weights, description, and the host's tables
 reports/        quantisation error of every value, resources of the program
 vivado/         the bitstream's sources: packaged IP, scripts; `make -C vivado bitstream`
 images.npz      some of the calibration images, for `simulate`
+accelerator.toml  the configuration, complete: `compile --config` takes it
 tail.onnx       what the host does behind the accelerator; only of networks that were cut
 
 `simulate` adds simulation.json, its result.
@@ -31,7 +32,7 @@ from ..host.imagesets import Array
 from ..host.preprocessing import Preprocessing
 from ..host.reading import reading
 from ..host.tail import Tail
-from .buildfiles import IMAGES, check_generated, known_names, required_names
+from .buildfiles import CONFIG, IMAGES, check_generated, known_names, required_names
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
 from .hostlayout import host_layout
@@ -235,6 +236,7 @@ def _write_files(build: Build, folder: Path) -> None:
     tables: dict[str, Any] = host_layout(build.program)
     np.savez_compressed(folder / "program" / "layout.npz", **tables)
     np.savez_compressed(folder / "images.npz", images=build.images)
+    (folder / CONFIG).write_text(build.config.to_toml(), encoding="utf-8")
     if build.tail is not None:
         (folder / TAIL).write_bytes(build.tail.model)
     manifest = {
@@ -258,6 +260,21 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_accelerator(folder: Path) -> tuple[HardwareConfig, int]:
+    """The accelerator of the build in `folder`, and its design hash, without reading the rest.
+
+    Two builds with the same hash run on the same bitstream.
+
+    Raises:
+        BuildDirectoryError: it is not a build directory, or its manifest is damaged.
+        ConfigError: the manifest names a configuration that cannot be.
+    """
+    manifest = BuildFiles(folder).manifest
+    with reading_manifest(folder):
+        values, design_hash = dict(manifest["config"]), int(manifest["design_hash"], 16)
+    return HardwareConfig.from_dict(values, f"{folder / MANIFEST}, config"), design_hash
 
 
 def read_build(folder: Path, *, check_rtl: bool = True) -> Build:

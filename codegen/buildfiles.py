@@ -21,6 +21,7 @@ from .vivado import IP_FILES, VIVADO_FILES, vivado_sources
 
 LAYOUT = "program/layout.npz"
 IMAGES = "images.npz"
+CONFIG = "accelerator.toml"
 REGISTERS = "registers.json"
 REPORTS = (
     "quantization.json",
@@ -47,7 +48,7 @@ def known_names() -> frozenset[str]:
         "vivado": VIVADO_FILES,
     }
     inside = {f"{folder}/{name}" for folder, names in folders.items() for name in names}
-    return frozenset(inside | {LAYOUT, IMAGES, TAIL})
+    return frozenset(inside | {LAYOUT, IMAGES, CONFIG, TAIL})
 
 
 def required_names() -> frozenset[str]:
@@ -67,7 +68,7 @@ def determined(config: HardwareConfig) -> frozenset[str]:
     scripts = {f"vivado/{name}" for name in VIVADO_FILES - IP_FILES} if described else set()
     folders = ("hls/", "rtl/", "vivado/")
     names = {name for name in known_names() if name.startswith(folders)} - scripts
-    return frozenset(names | {f"reports/{REGISTERS}"})
+    return frozenset(names | {CONFIG, f"reports/{REGISTERS}"})
 
 
 def check_generated(
@@ -111,8 +112,7 @@ def _generated(rtl: Rtl, config: HardwareConfig) -> dict[str, bytes]:
         "vivado": vivado_sources(rtl, config),
         "reports": {REGISTERS: registers.host_constants()},
     }
-    return {
-        f"{folder}/{name}": text.encode()
-        for folder, texts in folders.items()
-        for name, text in texts.items()
+    texts = {
+        f"{folder}/{name}": text for folder in folders for name, text in folders[folder].items()
     }
+    return {name: text.encode() for name, text in (texts | {CONFIG: config.to_toml()}).items()}

@@ -180,6 +180,12 @@ class HardwareConfig:
         """The configuration as a JSON object."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
+    def to_toml(self) -> str:
+        """The configuration as TOML: every field on a line."""
+        # Of these types JSON's way to write a value is TOML's, too.
+        values = dataclasses.asdict(self).items()
+        return "".join(f"{name} = {json.dumps(value)}\n" for name, value in values)
+
     @classmethod
     def from_dict(cls, values: dict[str, object], source: str) -> HardwareConfig:
         """Builds a configuration from parsed JSON or TOML; `source` names it in errors."""

@@ -2,8 +2,10 @@
 
 Candidates are shapes of the engine, largest first. For each, the memories are made as deep as the
 model's schedule needs, and weights get what block RAM is left. Only if none fits, hidden layers are
-cut into parts (schedule/split.py). Speed is the schedule's estimate (schedule/timing.py), size the
-model of resources.py; both are held against RTL and Yosys by tests.
+cut into parts (schedule/split.py). The board's standard accelerator is taken in place of the
+fastest where that costs little: models that share it share a bitstream. Speed is the schedule's
+estimate (schedule/timing.py), size the model of resources.py; both are held against RTL and Yosys
+by tests.
 """
 
 from __future__ import annotations
@@ -37,6 +39,7 @@ SHAPES = (
     (4, 4, 4),
     (4, 2, 2),
 )
+STANDARD_SPEED = 0.95  # of the fastest one's, that makes the standard accelerator worth having
 GAIN = 1.03  # that a further shape must promise to be looked at
 # Of the part, so that Vivado can still place and route at the clock. LUTs are Yosys's, which packs
 # them less tightly than Vivado.
@@ -80,20 +83,43 @@ class Pick:
 
 
 def pick(graph: QuantGraph, board: Board) -> Pick:
-    """The fastest accelerator for `graph` that fits `board`.
+    """The accelerator for `graph` on `board`: the standard one, or the fastest that fits.
 
     Raises:
         CapacityError: none fits; names the tensor and memory that did not, in the smallest.
         UnsupportedModelError: a combination of nodes that has no instructions.
     """
+    standard = _standard(graph, board)
     refusal: CapacityError | None = None
     for parts in PARTS:
         try:
-            return _fastest(_Cut(graph, parts), board)
-        except CapacityError as error:  # noqa: PERF203 (a few turns)
+            fastest = _fastest(_Cut(graph, parts), board)
+        except CapacityError as error:
             refusal = refusal or error
+        else:
+            return _better(standard, fastest)
+        if standard is not None:  # what is cut into parts is slower
+            return standard
     assert refusal is not None
     raise refusal
+
+
+def _standard(graph: QuantGraph, board: Board) -> Pick | None:
+    """The board's standard accelerator, if the whole graph fits it and it fits the board."""
+    if graph.gathers_maps and not board.config.maps:
+        return None
+    try:
+        _check(board.config, board)
+        return _picked(schedule(graph, board.config), board)
+    except CapacityError:
+        return None
+
+
+def _better(standard: Pick | None, fastest: Pick) -> Pick:
+    worth = STANDARD_SPEED * fastest.images_per_second
+    if standard is not None and standard.images_per_second >= worth:
+        return standard
+    return fastest
 
 
 def _fastest(cut: _Cut, board: Board) -> Pick:
@@ -254,9 +280,12 @@ def _fit(cut: _Cut, base: HardwareConfig, board: Board) -> Pick:
     except CapacityError:
         config = _with_weights(_deep(base, needed), board)
         program = schedule(cut.graph, config)
-    resources = estimate_resources(config, board)
-    cycles = estimate(program).cycles
-    return Pick(board, replace(program, parts=cut.parts), cycles, resources)
+    return _picked(replace(program, parts=cut.parts), board)
+
+
+def _picked(program: Program, board: Board) -> Pick:
+    resources = estimate_resources(program.config, board)
+    return Pick(board, program, estimate(program).cycles, resources)
 
 
 def _depths(config: HardwareConfig) -> Iterator[str]:
@@ -304,6 +333,13 @@ def _check(config: HardwareConfig, board: Board) -> None:
             f"{board.name} has.",
             "Use a larger board, or a smaller model.",
         )
+
+
+def fits(config: HardwareConfig, board: Board) -> bool:
+    """Whether the accelerator goes onto the board, at its clock and beside its memory port."""
+    slow_enough = config.clock_mhz <= board.config.clock_mhz
+    narrow_enough = config.bus_bits <= board.memory_port_bits
+    return slow_enough and narrow_enough and not _excess(config, board)
 
 
 def _excess(config: HardwareConfig, board: Board) -> list[str]:

@@ -32,7 +32,7 @@ from .reading import MEBIBYTE, foreign, read_file, reading, reason
 from .tail import Tail
 from .text import printable
 
-FORMAT = 5  # of the build directory; raise when older ones cannot be read any more
+FORMAT = 6  # of the build directory; raise when older ones cannot be read any more
 MANIFEST = "manifest.json"
 TAIL = "tail.onnx"  # what is left to the host, where the network was cut
 BITSTREAM = f"vivado/bitstream/{OVERLAY}.bit"  # where Vivado leaves it

@@ -19,7 +19,15 @@ from vitessera.codegen.report import report
 from vitessera.codegen.schedule import schedule
 from vitessera.codegen.schedule.split import schedule_in_parts, split
 from vitessera.codegen.schedule.timing import estimate
-from vitessera.codegen.sizing import HEADROOM, SHAPES, boards_that_would_do, pick, plan
+from vitessera.codegen.sizing import (
+    HEADROOM,
+    SHAPES,
+    STANDARD_SPEED,
+    boards_that_would_do,
+    fits,
+    pick,
+    plan,
+)
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +49,11 @@ def test_it_fits_with_headroom(graph: QuantGraph, name: str) -> None:
     assert estimate(chosen.program).cycles == chosen.cycles
 
 
-def test_a_bias_gets_room_for_a_few_blocks(graph: QuantGraph) -> None:
+def test_a_bias_gets_room_for_a_few_blocks(
+    graph: QuantGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Not for as many as DRAM could deliver ahead into a memory without end."""
+    monkeypatch.setattr("vitessera.codegen.sizing._standard", lambda *_: None)
     shape = Shape(tokens=197, channels=96, heads=3, hidden=192, blocks=1, patch=48, bias=True)
     biased = vision_transformer(np.random.default_rng(1), shape)
     board = BOARDS["kv260"]
@@ -57,6 +68,59 @@ def test_a_bias_gets_room_for_a_few_blocks(graph: QuantGraph) -> None:
     if config.tile == plain.config.tile:
         added = config.residual_words - plain.config.residual_words
         assert 0 < added <= 3 * max(streamed) + 512
+
+
+# Two blocks stand for twelve: memories are as deep for one as for all.
+COMMON = {
+    "cifar": Shape(tokens=65, channels=192, heads=3, hidden=768, blocks=2, patch=48),
+    "deit_tiny": Shape(tokens=197, channels=192, heads=3, hidden=768, blocks=2, patch=768),
+    "deit_small": Shape(tokens=197, channels=384, heads=6, hidden=1536, blocks=2, patch=768),
+    "vit_base": Shape(tokens=197, channels=768, heads=12, hidden=3072, blocks=2, patch=768),
+}
+
+
+@pytest.fixture(scope="module")
+def common() -> dict[str, QuantGraph]:
+    rng = np.random.default_rng(1)
+    return {name: vision_transformer(rng, shape) for name, shape in COMMON.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("board", "largest"),
+    [
+        ("pynq-z2", "deit_tiny"),
+        ("ultra96-v2", "deit_small"),
+        ("kv260", "vit_base"),
+        ("zcu104", "vit_base"),
+        ("zcu102", "vit_base"),
+        ("rfsoc4x2", "vit_base"),
+    ],
+)
+def test_common_models_share_the_standard_accelerator(
+    common: dict[str, QuantGraph], board: str, largest: str
+) -> None:
+    assert fits(BOARDS[board].config, BOARDS[board])
+    for name in list(COMMON)[: list(COMMON).index(largest) + 1]:
+        assert pick(common[name], BOARDS[board]).config == BOARDS[board].config, name
+
+
+def test_a_model_that_its_own_accelerator_suits_much_better_gets_that() -> None:
+    digits = vision_transformer(
+        np.random.default_rng(1), Shape(tokens=17, channels=32, heads=2, hidden=64, blocks=3)
+    )
+    board = BOARDS["pynq-z2"]
+    chosen, standard = pick(digits, board), estimate(schedule(digits, board.config))
+    assert chosen.config.lanes > board.config.lanes
+    assert chosen.cycles < STANDARD_SPEED * standard.cycles
+
+
+def test_what_does_not_fit_the_standard_accelerator_gets_its_own(
+    common: dict[str, QuantGraph],
+) -> None:
+    board = BOARDS["zcu104"]
+    shallow = replace(board, config=replace(board.config, left_words=512))
+    assert pick(common["deit_tiny"], shallow).config.left_words > 512
 
 
 @pytest.mark.slow

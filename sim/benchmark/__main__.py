@@ -16,7 +16,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ...codegen.boards import BOARDS
 from ...codegen.config import HardwareConfig
 from ...codegen.errors import VitesseraError
 from . import models
@@ -35,7 +34,18 @@ MACS_256 = HardwareConfig(
     norm_words=512,
     norm_buffer_words=1024,
 )
-MACS_1024 = replace(BOARDS["zcu104"].config, board="custom")
+MACS_1024 = HardwareConfig(
+    tile=16,
+    lanes=16,
+    bus_bits=128,
+    left_words=16384,
+    right_words=16384,
+    probability_words=512,
+    residual_words=20480,
+    norm_words=512,
+    norm_buffer_words=1024,
+    clock_mhz=187,
+)
 SMALL = Configuration("256 MACs, 64 bit", MACS_256)
 LARGE = Configuration("1024 MACs, 128 bit", MACS_1024)
 PIPE_WIDTH = 160

@@ -259,7 +259,7 @@ def test_boards_are_listed_with_their_accelerators(command: Command) -> None:
         assert f"{board.resources.dsp:,}" in rows[name]
         assert f"{board.config.macs:,}" in rows[name]
         assert f"{board.config.clock_mhz} MHz" in rows[name]
-    assert "4 GiB, 19.2 GB/s" in rows["rfsoc4x2"] and "16x16x4" in rows["rfsoc4x2"]
+    assert "4 GiB, 19.2 GB/s" in rows["rfsoc4x2"] and "16x16x8" in rows["rfsoc4x2"]
 
 
 def test_boards_shows_those_asked_for(
