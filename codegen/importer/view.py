@@ -73,7 +73,7 @@ def as_matrix(view: View, pool: TermPool, origin: tuple[int, ...]) -> Term:
         Refused: the rows are not tokens or the columns are not channels.
     """
     origin = view.layout or origin
-    if len(view.term.shape) != 2 or view.ids.ndim == 0:
+    if len(view.term.shape) != 2 or view.ids.ndim == 0 or view.ids.size == 0:
         raise _not_a_matrix(view)
     ids = view.ids.reshape(-1, view.ids.shape[-1])
     tokens, channels = np.divmod(ids, view.term.shape[1])
@@ -93,6 +93,8 @@ def shows_image(term: Term) -> bool:
 def _not_a_matrix(view: View) -> Refused:
     if view.ids.ndim == 0:
         return Refused("its operand is a single number", "Give it tokens of channels.")
+    if view.ids.size == 0:
+        return Refused("its operand is empty", "Check the model in ONNX Runtime.")
     if len(view.term.shape) == 1:
         return Refused(*PADDING_LEFT)
     if shows_image(view.term):

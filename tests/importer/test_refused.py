@@ -438,6 +438,10 @@ def deep_gemm(net: Net, x: str) -> str:
     return net.op("Gemm", x, net.weight(DIM, DIM), name="culprit")
 
 
+def empty_slice(net: Net, x: str) -> str:
+    return net.op("Slice", x, net.ints(0), net.ints(0), net.ints(0))
+
+
 def single_number(net: Net, x: str) -> str:
     first = net.op("Slice", x, net.ints(0), net.ints(1), net.ints(1))
     return net.op("Reshape", first, net.const([], np.int64), name="culprit")
@@ -587,6 +591,7 @@ CASES: dict[str, tuple[Recipe, str]] = {
     ),
     "gemm of three axes": (Recipe(after=deep_gemm), "its data have 3 axes"),
     "a single number": (Recipe(finish=single_number), "its operand is a single number"),
+    "nothing at all": (Recipe(finish=empty_slice), "its operand is empty"),
     "joined with fewer axes": (Recipe(after=ranks), "different numbers of axes"),
     "patches with too long a bias": (Recipe(patches=long_bias), "its bias has shape [16]"),
     "batch norm of no variance": (
