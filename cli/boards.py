@@ -20,6 +20,7 @@ from vitessera.codegen.vivado import check_board
 from vitessera.host.text import printable
 
 from .compile import Stages
+from .inspect import add_import_options
 from .terminal import console
 
 if TYPE_CHECKING:
@@ -77,6 +78,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="MODEL.onnx",
         help="the accelerator for this model on each board; takes some seconds a board",
     )
+    add_import_options(parser)
     parser.add_argument(
         "--builds",
         nargs="+",
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
     if args.builds is not None:
         console().print(_builds(args.builds, boards))
     else:
-        console().print(_table(boards) if args.model is None else _picks(args.model, boards))
+        console().print(_table(boards) if args.model is None else _picks(args, boards))
     return 0
 
 
@@ -123,14 +125,14 @@ def _builds(folders: list[Path], boards: list[Board]) -> Table:
     return table
 
 
-def _picks(model: Path, boards: list[Board]) -> Table:
-    """The accelerator for `model` on each board."""
+def _picks(args: argparse.Namespace, boards: list[Board]) -> Table:
+    """The accelerator for --model on each board."""
     from vitessera.codegen.importer import import_confined
     from vitessera.codegen.quantize import default_calibration, quantize
 
     stages = Stages()
     stages.start("import and quantise")
-    graph = import_confined(model)
+    graph = import_confined(args.model, args.results, args.shape)
     quantized = quantize(graph, default_calibration(graph, count=2))  # sizes are all that matters
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("board", "engine", "MACs", "clock", "images/s", "LUT", "BRAM36", "URAM", "DSP"):

@@ -6,6 +6,7 @@ import argparse
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from vitessera.host.imagesets import ImageSet, load_images
 from vitessera.host.interface import OVERLAY
 from vitessera.host.text import printable
 
-from .inspect import add_results, add_split
+from .inspect import add_import_options, add_split
 from .terminal import show_progress
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
-    add_results(parser)
+    add_import_options(parser)
     add_split(parser)
     parser.add_argument(
         "-o",
@@ -156,12 +157,13 @@ def run(args: argparse.Namespace) -> int:
 
     chosen, given = target(args), said(args)
     check_output(args.output)
-    calibration, note = None, ""
+    calibration, notes = None, list[str]()
     if args.calibration is not None:
         found = load_images(args.calibration, ("calibration", "images"), MOST_IMAGES)
         calibration, note = found.images, left_out(args.calibration, found)
         if note:
             print(f"vitessera: {note}", file=sys.stderr)
+            notes.append(note)
     else:
         print(
             "vitessera: no --calibration given: scales come from noise images; expect less "
@@ -170,12 +172,20 @@ def run(args: argparse.Namespace) -> int:
         )
     stages = Stages()
     build = compile_model(
-        args.model, chosen, calibration, stages.start, given, args.results, args.split
+        args.model,
+        chosen,
+        calibration,
+        stages.start,
+        given,
+        args.results,
+        args.split,
+        args.shape,
+        notes.append,
     )
     stages.start("write")
     place = write_build(build, args.output)
     stages.finish()
-    print(summary(build, args.output if args.output.exists() else place, note))
+    print(summary(build, args.output if args.output.exists() else place, notes))
     return 0
 
 
@@ -211,11 +221,11 @@ class Stages:
         self._current = None
 
 
-def summary(build: Build, folder: Path, note: str = "") -> str:
-    """What was built, and what can be done with it; `note` is on its calibration."""
+def summary(build: Build, folder: Path, notes: Sequence[str] = ()) -> str:
+    """What was built, and what can be done with it; `notes` are on its model and calibration."""
     config, images = build.config, build.preprocessing
     known = images.describe() if images else UNKNOWN_IMAGES
-    known = f"{known}\n{note}" if note else known
+    known = "\n".join([known, *map(printable, notes)])
     return (
         f"{printable(build.model)}: {len(build.program.instructions)} instructions, "
         f"{len(build.program.weights) / 1024:.0f} KiB of weights, on {config.macs} MACs "

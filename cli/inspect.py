@@ -35,14 +35,14 @@ def add_parser(subparsers: SubParsers) -> None:
         "Exits with 0 if the model can be compiled, with 2 if not.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
-    add_results(parser)
+    add_import_options(parser)
     add_split(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the account as JSON too")
     parser.set_defaults(run=run)
 
 
-def add_results(parser: argparse.ArgumentParser) -> None:
-    """Adds --results."""
+def add_import_options(parser: argparse.ArgumentParser) -> None:
+    """Adds --results and --shape, which say how a model file is to be read."""
     parser.add_argument(
         "--results",
         nargs="+",
@@ -51,6 +51,27 @@ def add_results(parser: argparse.ArgumentParser) -> None:
         help="tensors to take as results, of the model's outputs or inside it, in place of all "
         "outputs; what comes after them is left to the host",
     )
+    parser.add_argument(
+        "--shape",
+        type=shape,
+        default=(),
+        metavar="C,H,W",
+        help="channels, height and width of the images, such as 3,224,224 (of videos, all axes "
+        "after the batch), for a file that leaves them open; without it, they are looked for in "
+        "the network's patches and position embeddings, and in preprocessor_config.json and "
+        "config.json beside the file",
+    )
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """Sizes between commas, for argparse."""
+    sides = text.split(",")
+    if not all(side.isascii() and side.isdigit() and int(side) > 0 for side in sides):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a list of sizes above zero; give channels, height and width, such as "
+            "3,224,224"
+        )
+    return tuple(int(side) for side in sides)
 
 
 def add_split(parser: argparse.ArgumentParser) -> None:
@@ -71,9 +92,11 @@ def run(args: argparse.Namespace) -> int:
     """
     account = None if args.json is None else JsonFile(args.json, "inspect --json")
     check_outputs(account)
-    inspection = inspect_confined(args.model, args.results, split=args.split)
+    inspection = inspect_confined(args.model, args.results, args.split, args.shape)
     shown = console()
     shown.print(_table(inspection))
+    for note in inspection.notes:
+        shown.print(Text(printable(note)))
     if inspection.offer is not None:
         shown.print(printable(inspection.offer), highlight=False)
     shown.print(summary(inspection), highlight=False)
@@ -117,6 +140,7 @@ def _as_json(inspection: Inspection) -> dict[str, object]:
     return {
         "model": str(inspection.path),
         "supported": inspection.supported,
+        "notes": list(inspection.notes),
         "nodes": [_record(row) for row in inspection.rows],
     }
 

@@ -40,6 +40,8 @@ def compile_model(
     given: Given | None = None,
     outputs: Sequence[str] = (),
     split_off: bool = False,
+    shape: Sequence[int] = (),
+    tell: Announce = lambda _: None,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -52,6 +54,8 @@ def compile_model(
         given: what the user says about images and class names; the rest is looked for.
         outputs: as for `importer.inspect_model`.
         split_off: leave what cannot be mapped to the host, if it comes after what can.
+        shape: as for `importer.inspect_model`.
+        tell: called with what is to be known of the import: `importer.Inspection.notes`.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
@@ -60,8 +64,10 @@ def compile_model(
     board = target if isinstance(target, Board) else BOARDS.get(target.board)
     check_board(target.config if isinstance(target, Board) else target, board)
     announce("import")
-    imported = inspect_confined(model, outputs, split=split_off)
+    imported = inspect_confined(model, outputs, split_off, shape)
     graph = graph_of(imported)
+    for note in imported.notes:
+        tell(note)
     preprocessing = find_preprocessing(model, graph, given)
     images = default_calibration(graph) if calibration is None else calibration
     if images.ndim and len(images) > MOST_IMAGES:

@@ -35,8 +35,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import onnx
 
@@ -87,7 +88,7 @@ _STEPS = {
 }
 _OTHER_STEPS = {"crop_pct", "rescale_offset"}
 _TRANSFORMERS = {"image_mean", "image_std", "size", *_STEPS}
-_REPAIR = "Repair or remove it, and say what is missing with --mean, --std and --classes."
+_REPAIR = "Repair or remove it, and say what is missing with --mean, --std, --classes and --shape."
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,28 @@ class Frame:
     width: int
 
 
-Reader = Callable[[Mapping[str, Any], Frame], Fields]
+Read = TypeVar("Read")
+Sides = tuple[int | None, int | None, int | None]  # channels, height, width; None: not said
+
+
+@dataclass(frozen=True)
+class Stated:
+    """The size of the images that a source states.
+
+    Attributes:
+        source: for people.
+        sides: of the image.
+    """
+
+    source: str
+    sides: Sides
+
+
+class Reader(Protocol):
+    """What takes the content of a file, and the image that it must be for."""
+
+    def __call__(self, values: Mapping[str, Any], image: Frame) -> Fields:
+        """The fields that the file names."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +202,8 @@ def _findings(
         yield _Finding(given.classes_source, {"classes": given.classes})
     yield _metadata(model, image)
     for name, reader in beside.items():
-        path = _beside(model, name)
-        if path is not None:
-            with _reading(path):
-                yield _Finding(name, reader(_json_object(_text(path)), image))
+        for fields in _read_beside(model, name, partial(reader, image=image)):
+            yield _Finding(name, fields)
 
 
 def _joined(sources: Mapping[str, str]) -> str:
@@ -252,6 +272,16 @@ def _beside(model: Path, name: str) -> Path | None:
     if model.resolve().parent.name == "onnx":
         folders.append(model.resolve().parent.parent)
     return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def _read_beside(
+    model: Path, name: str, reader: Callable[[dict[str, Any]], Read]
+) -> Iterator[Read]:
+    """What `reader` makes of the file beside the model, if there is one."""
+    path = _beside(model, name)
+    if path is not None:
+        with _reading(path):
+            yield reader(_json_object(_text(path)))
 
 
 def read_classes(path: Path) -> tuple[str, ...]:
@@ -514,3 +544,46 @@ def _timm_crop(values: Mapping[str, Any], image: Frame) -> tuple[tuple[int, int]
 
 FOR_VIDEOS: dict[str, Reader] = {"config.json": _config}
 BESIDE: dict[str, Reader] = {"preprocessor_config.json": _transformers, **FOR_VIDEOS}
+
+
+# --- The size of the images
+
+
+def stated_sizes(model: Path) -> Iterator[Stated]:
+    """What the files beside `model` say of the size of its images.
+
+    Raises:
+        PreprocessingError: one of them is damaged.
+    """
+    for name, reader in SIZES.items():
+        for sides in _read_beside(model, name, reader):
+            yield Stated(name, sides)
+
+
+def _transformers_size(values: Mapping[str, Any]) -> Sides:
+    """What an image has once it is resized and cropped."""
+    if not values.keys() & _TRANSFORMERS:
+        return None, None, None
+    if _done(values, "do_center_crop", False) and values.get("crop_size") is not None:
+        return None, *_square(values["crop_size"], "crop_size")
+    size = _transformers_resize(values) if _done(values, "do_resize", True) else None
+    return (None, *size) if isinstance(size, tuple) else (None, None, None)
+
+
+def _config_size(values: Mapping[str, Any]) -> Sides:
+    """By transformers, perhaps of a network that is more than its vision tower, or by timm."""
+    timm = values.get("pretrained_cfg")
+    if isinstance(timm, Mapping) and timm.get("input_size") is not None:
+        channels, *sides = elements(timm["input_size"], "input_size")
+        return whole(channels, "input_size"), *pair(sides, "input_size")
+    vision = values.get("vision_config")
+    vision = vision if isinstance(vision, Mapping) else values
+    channels, size = vision.get("num_channels"), vision.get("image_size")
+    height, width = (None, None) if size is None else _square(size, "image_size")
+    return None if channels is None else whole(channels, "num_channels"), height, width
+
+
+SIZES: dict[str, Callable[[Mapping[str, Any]], Sides]] = {
+    "preprocessor_config.json": _transformers_size,
+    "config.json": _config_size,
+}

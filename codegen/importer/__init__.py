@@ -2,11 +2,13 @@
 
 In the order in which a model passes through:
 
-    load         the file: checked, batch bound, weights finite
+    load         the file: checked, weights finite, branches taken apart (branches); which input is
+                 the image, and of which size (images, patching, reach)
     trace        image followed through the nodes: operands checked (signature), constants folded
                  (fold), layout turned into element numbers (view, layout, join, maps), arithmetic
-                 into terms (elementwise, reductions, groups, patches, windows, products, einsum),
-                 several images taken apart (batch)
+                 into terms (elementwise, reductions, groups, patches, windows, products, einsum,
+                 quantised), constant branches chosen (control), random numbers that come to nothing
+                 left out (noise), several images taken apart (batch)
     rewrite      terms recognised (activations, patterns), constants absorbed (absorb) and maps
                  told from tokens (stems)
     emit         terms to graph nodes, with a verdict on whatever is left

@@ -32,13 +32,16 @@ Handler = Callable[[Call], tuple[Tensor | None, ...]]
 ELEMENTWISE = frozenset(
     {
         "Add",
+        "DequantizeLinear",
         "Div",
+        "DynamicQuantizeLinear",
         "Erf",
         "Gelu",
         "IsNaN",
         "Mul",
         "Neg",
         "Pow",
+        "QuantizeLinear",
         "Reciprocal",
         "Relu",
         "Sigmoid",
@@ -56,6 +59,7 @@ BATCH_FIRST = frozenset(
         "AveragePool",
         "BatchNormalization",
         "Conv",
+        "ConvInteger",
         "GlobalAveragePool",
         "GroupNormalization",
         "InstanceNormalization",
@@ -70,12 +74,15 @@ BY_AXIS = frozenset(
         "Gemm",
         "LayerNormalization",
         "MatMul",
+        "MatMulInteger",
         "Pad",
         "ReduceMean",
         "ReduceSum",
         "Softmax",
     }
 )
+# Their result holds the images where their operands do.
+KEEPING = ELEMENTWISE | {"MatMul", "MatMulInteger", "Concat", "Softmax", "LayerNormalization"}
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,7 @@ def _is_apart(call: Call, place: Place) -> bool:
             return True
         case kind if kind in BATCH_FIRST:
             return axis == 0
-        case "MatMul":
+        case "MatMul" | "MatMulInteger":
             # Rows of the left operand are apart if the right one is a constant.
             return place.axis <= (-2 if isinstance(call.operand(1), Constant) else -3)
         case "Gemm":
@@ -223,7 +230,7 @@ def _constant_of_first(
 ) -> Constant | View | None:
     """A constant that has a value for each image, for the first one; others as they are."""
     aligned = call.node.op_type in (*ELEMENTWISE, "Concat")
-    weights = call.node.op_type == "MatMul" and place.axis < -2
+    weights = call.node.op_type in ("MatMul", "MatMulInteger") and place.axis < -2
     if not isinstance(operand, Constant) or not (aligned or weights):
         return operand
     values = operand.values
@@ -238,8 +245,7 @@ def _constant_of_first(
 
 def _place_of_result(call: Call, place: Place, result: View) -> Place:
     """Where images lie in a result of `call`, whose operands have them at `place`."""
-    kept = call.node.op_type in (*ELEMENTWISE, "MatMul", "Concat", "Softmax", "LayerNormalization")
-    if kept:
+    if call.node.op_type in KEEPING:
         return place
     axis = place.axis + _rank(call)
     if call.node.op_type in ("ReduceMean", "ReduceSum") and not call.integer("keepdims", 1):

@@ -29,6 +29,19 @@ class Unknown:
     source: str
 
 
+@dataclass(frozen=True, eq=False)
+class Noise:
+    """Random numbers, or what was made of them.
+
+    Attributes:
+        values: an example, for type and shape.
+        drawn_by: number of the node that draws them.
+    """
+
+    values: Array
+    drawn_by: int
+
+
 Tensor = Constant | View | Unknown
 
 

@@ -54,6 +54,7 @@ class _Request:
 
     path: Path
     outputs: tuple[str, ...]
+    shape: tuple[int, ...]
     limits: Limits
     split: bool
 
@@ -89,28 +90,33 @@ class _Died(Exception):  # noqa: N818 (becomes an error that names the file)
     """The process ended without a result."""
 
 
-def import_confined(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Graph:
+def import_confined(
+    path: str | os.PathLike[str], outputs: Sequence[str] = (), shape: Sequence[int] = ()
+) -> Graph:
     """`import_model` within limits; arguments as there.
 
     Raises:
         UnsupportedModelError: as there; or as `inspect_confined`.
-        ModelFileError, ModelValueError, ConfigError: as `inspect_confined`.
+        ModelFileError, ModelValueError, PreprocessingError, ConfigError: as `inspect_confined`.
     """
-    return graph_of(inspect_confined(path, outputs))
+    return graph_of(inspect_confined(path, outputs, shape=shape))
 
 
 def inspect_confined(
-    path: str | os.PathLike[str], outputs: Sequence[str] = (), split: bool = False
+    path: str | os.PathLike[str],
+    outputs: Sequence[str] = (),
+    split: bool = False,
+    shape: Sequence[int] = (),
 ) -> Inspection:
     """`inspect_model` within limits; arguments as there.
 
     Raises:
         UnsupportedModelError: as there; or the import takes more memory or time than it may.
         ModelFileError: as there; or the process died of the file.
-        ModelValueError: as there.
+        ModelValueError, PreprocessingError: as there.
         ConfigError: the environment gives a limit that is no number.
     """
-    request = _Request(Path(path), tuple(outputs), import_limits(), split)
+    request = _Request(Path(path), tuple(outputs), tuple(shape), import_limits(), split)
     with tempfile.TemporaryFile() as log, _importer(log) as (process, connection):
         try:
             answer = _answer(connection, request)
@@ -241,6 +247,7 @@ def serve(handle: int, parent: int) -> None:
                 request.outputs,
                 lambda what: connection.send(_Doing(what)),
                 request.split,
+                request.shape,
             )
             buffers: list[pickle.PickleBuffer] = []
             content = pickle.dumps(result, protocol=5, buffer_callback=buffers.append)

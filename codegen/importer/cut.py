@@ -17,14 +17,17 @@ from onnx import helper, numpy_helper
 from ...host.tail import Tail
 from ..errors import UnsupportedModelError
 from ..graph import Attention, Graph
-from .call import Constant, Tensor
+from .call import Constant, Noise, Tensor
 from .emit import emit
 from .load import Source
+from .reach import reads
 from .rewrite import rewrite
-from .trace import Trace, reads, trace
+from .trace import Trace, trace
 from .view import View
 
 MOST_TRIES = 32
+# Nodes that tracing reads otherwise than the file has them, with what goes with them.
+REWRITTEN = frozenset({"DynamicQuantizeLinear", "If"})
 LARGEST_MESSAGE = 1 << 31  # bytes that protobuf can hold in one
 
 
@@ -63,7 +66,7 @@ def find_cut(source: Source, traced: Trace) -> Cut | None:
 
     Returns:
         None when it would leave all attention to the host, or when the tail would need the image
-        itself. A file for several images at once is not cut.
+        itself, or hold a branch or a dynamic scale. A file for several images at once is not cut.
     """
     if source.images > 1:
         return None
@@ -74,6 +77,8 @@ def find_cut(source: Source, traced: Trace) -> Cut | None:
         if more <= left:
             return None
         left |= _behind(source, more, live)
+        if any(source.nodes[number].op_type in REWRITTEN for number in left):
+            return None
         tensors = _frontier(source, left, traced)
         if not tensors or source.image.name in tensors:
             return None
@@ -154,12 +159,12 @@ def tail_of(source: Source, cut: Cut) -> Tail:
     )
 
 
-def _declared(source: Source, name: str, tensor: Tensor) -> onnx.ValueInfoProto:
+def _declared(source: Source, name: str, tensor: Tensor | Noise) -> onnx.ValueInfoProto:
     assert isinstance(tensor, View)
     kind = source.kinds.get(name, onnx.TensorProto.FLOAT)
     return helper.make_tensor_value_info(name, kind, tensor.ids.shape)
 
 
-def _stored(name: str, tensor: Tensor) -> onnx.TensorProto:
+def _stored(name: str, tensor: Tensor | Noise) -> onnx.TensorProto:
     assert isinstance(tensor, Constant)
     return numpy_helper.from_array(np.ascontiguousarray(tensor.values), name)

@@ -37,6 +37,7 @@ from .term import (
     Patches,
     Prefix,
     Product,
+    Quantised,
     Real,
     Reciprocal,
     Root,
@@ -87,6 +88,11 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     Product: (
         "it multiplies two results, and not as part of a GELU or LayerNorm",
         "Gates and data-dependent scales are not supported.",
+    ),
+    Quantised: (
+        "its integers are used otherwise than by a DequantizeLinear",
+        "Use the model in floating point, or quantised with QuantizeLinear and DequantizeLinear "
+        "around operators in floating point.",
     ),
     Reciprocal: ("it divides by a result, and not as part of a LayerNorm", NORM_REMEDY),
     Root: ("a square root that is not part of a LayerNorm", NORM_REMEDY),

@@ -19,8 +19,14 @@ from .limits import out_of_memory
 from .load import OLDEST_OPSET, Array, claims_more
 from .refusal import Refused
 
-# Where ONNX's reference takes an older version for training, which a newer one says by attribute.
-NEWER = {"BatchNormalization": 14}
+# Operators whose older versions ONNX's reference does not have, or reads otherwise than ONNX says,
+# and the first version that means the same. tests/field/test_folded_operators.py goes through all
+# operators: a new one that the reference lacks is found there. ONNX Runtime in its place would lack
+# more: types, and whatever it does not need.
+NEWER = {
+    "BatchNormalization": 14,  # training is said by an attribute since then
+    "DequantizeLinear": 19,  # more types, and no other meaning
+}
 
 # Without dynamic inputs, and yet not constants.
 RANDOM = frozenset(
@@ -59,10 +65,26 @@ def run_node(
             raise _not_evaluated(node, error) from error
         # Libraries load parts of theirs on first use, which fails so when memory has run out.
         raise out_of_memory(error) from error
+    except NotImplementedError as error:
+        raise Refused(
+            f"ONNX's reference implementation does not have {node.op_type}, so that it cannot be "
+            "folded",
+            "Let ONNX Runtime fold the constants: optimise the file with its basic optimisations, "
+            "or with onnxsim.",
+        ) from error
     except Exception as error:  # the reference implementation raises whatever it stumbles over
         raise _not_evaluated(node, error) from error
     values = iter(results)
-    return tuple(np.asarray(next(values)) if name else None for name in node.output)
+    return tuple(_tensor(node, next(values)) if name else None for name in node.output)
+
+
+def _tensor(node: onnx.NodeProto, value: object) -> Array:
+    if value is None or isinstance(value, (list, dict)):
+        raise Refused(
+            f"{node.op_type} gives a sequence, not a tensor",
+            "Write the model without sequences: Split in place of SplitToSequence.",
+        )
+    return np.asarray(value)
 
 
 def load_operators() -> None:
@@ -84,7 +106,7 @@ def _check_pure(node: onnx.NodeProto) -> None:
     if any(attribute.type in graphs for attribute in node.attribute):
         raise Refused(
             f"{node.op_type} is control flow",
-            "Export with dynamo=True, or write the model without data-dependent branches.",
+            "Export with dynamo=True, or write the model without loops.",
         )
 
 

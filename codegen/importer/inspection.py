@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
@@ -81,6 +81,8 @@ class Offer:
 class Inspection:
     """The account of a whole model: one row for each ONNX node, in the file's order.
 
+    The nodes of branches come before the If that chooses between them.
+
     Attributes:
         path: of the file.
         rows: the account.
@@ -88,6 +90,8 @@ class Inspection:
         images: how many the file takes at once.
         tail: what is left to the host, if the network was cut.
         offer: where the network could be cut, if any row is refused and it can.
+        notes: what else is to be known: in what the network is not to the letter what the file
+            says, and who says what the file leaves open.
     """
 
     path: Path
@@ -96,6 +100,7 @@ class Inspection:
     images: int = 1
     tail: Tail | None = None
     offer: Offer | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def supported(self) -> bool:
@@ -112,6 +117,7 @@ def inspect_model(
     outputs: Sequence[str] = (),
     announce: Announce = silent,
     split: bool = False,
+    shape: Sequence[int] = (),
 ) -> Inspection:
     """Accounts for every node of an ONNX model, supported or not.
 
@@ -121,14 +127,18 @@ def inspect_model(
             none for all outputs. Nodes that no result depends on are left out.
         announce: called with what is being done, as a clause: "at node 'x' (Add)".
         split: cut off what cannot be mapped, where only what follows it would be lost.
+        shape: of the image, without the batch, where the file leaves it open; none to find it out
+            from the network and from what lies beside the file.
 
     Raises:
         ModelFileError: missing, unreadable or not ONNX.
         ModelValueError: a weight holds NaN or infinity.
-        UnsupportedModelError: the model does not take exactly one float32 image.
+        UnsupportedModelError: the results do not depend on exactly one image of floats, or
+            nothing, or contradictory things, are said of its size.
+        PreprocessingError: a file beside the model that may tell the size is damaged.
     """
     path = Path(path)
-    source = load_source(path, outputs, announce)
+    source = load_source(path, outputs, announce, shape)
     with foreign(partial(_failed, path), let=(MemoryError,)):
         traced = trace(source, announce)
         announce("when it looked for patterns")
@@ -137,13 +147,15 @@ def inspect_model(
         if graph is None:
             announce("when it looked for a place to cut the network")
             cut = find_cut(source, traced)
+        notes = (*source.notes, *_quantised(source, traced))
         if cut is not None and split:
             rows = _cut_rows(source, cut, traced)
-            return Inspection(path, rows, cut.graph, source.images, tail_of(source, cut))
+            tail = tail_of(source, cut)
+            return Inspection(path, rows, cut.graph, source.images, tail, notes=notes)
     account = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
     account += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
     offer = None if cut is None else Offer(cut.tensors, cut.attentions, len(cut.left))
-    return Inspection(path, tuple(account), graph, source.images, offer=offer)
+    return Inspection(path, tuple(account), graph, source.images, offer=offer, notes=notes)
 
 
 def _cut_rows(source: Source, cut: Cut, whole: Trace) -> tuple[Row, ...]:
@@ -163,6 +175,24 @@ def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def _quantised(source: Source, traced: Trace) -> Iterator[str]:
+    """What is to be said of a file that is quantised."""
+    used = [
+        (node.op_type, number in traced.constants)
+        for number, node in enumerate(source.nodes)
+        if number not in traced.unused
+    ]
+    weights = [("DequantizeLinear", True), ("MatMulInteger", False), ("ConvInteger", False)]
+    results = [("QuantizeLinear", False), ("DynamicQuantizeLinear", False)]
+    if constants := sum(used.count(each) for each in weights):
+        yield f"The file is quantised: {_counted(constants, 'constant')} of it are dequantised."
+    if rounded := sum(used.count(each) for each in results):
+        yield (
+            f"The file rounds {_counted(rounded, 'result')} to integers, between the ends of a "
+            "range; that is left out, since quantising is done anew, with other scales."
+        )
+
+
 def _failed(path: Path, error: Exception) -> VitesseraError:
     if isinstance(error, RecursionError):
         return UnsupportedModelError(
@@ -172,15 +202,17 @@ def _failed(path: Path, error: Exception) -> VitesseraError:
     return internal_error(f"{path}: importing it", error)
 
 
-def import_model(path: str | os.PathLike[str], outputs: Sequence[str] = ()) -> Graph:
+def import_model(
+    path: str | os.PathLike[str], outputs: Sequence[str] = (), shape: Sequence[int] = ()
+) -> Graph:
     """Imports a Vision Transformer; arguments as `inspect_model`.
 
     Raises:
         UnsupportedModelError: at least one node cannot be mapped; names each, with the reason of
             the first ones.
-        ModelFileError, ModelValueError: as `inspect_model`.
+        ModelFileError, ModelValueError, PreprocessingError: as `inspect_model`.
     """
-    return graph_of(inspect_model(path, outputs))
+    return graph_of(inspect_model(path, outputs, shape=shape))
 
 
 def graph_of(inspection: Inspection) -> Graph:
@@ -223,7 +255,11 @@ def _row(number: int, source: Source, traced: Trace, graph: Graph | None) -> Row
         return Row(name, op_type, Status.FOLDED, "unused")
     if number in traced.constants:
         return Row(name, op_type, Status.FOLDED, "constant")
+    if number in traced.random:
+        return Row(name, op_type, Status.FOLDED, "random, and comes to nothing")
     into = _into(name, source, traced, number, graph)
+    if node.op_type == "QuantizeLinear":
+        into = into or "left out"
     computes = node.op_type in ARITHMETIC
     return Row(name, op_type, Status.MAPPED if computes else Status.FOLDED, into)
 

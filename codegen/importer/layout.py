@@ -7,8 +7,9 @@ import onnx
 
 from .call import Call, Constant, Tensor
 from .fold import run_node
+from .images import ROUNDING
 from .join import joined
-from .load import ROUNDING, Array
+from .load import Array
 from .maps import without_padding
 from .refusal import Refused
 from .view import View
@@ -71,9 +72,12 @@ def _one_term(call: Call, views: list[View]) -> bool:
 
 def keep(call: Call) -> tuple[Tensor | None, ...]:
     """Nodes that change nothing in inference: Dropout with its mask unused."""
-    training = call.constant(2, "training_mode")
-    if training is not None and bool(training):
-        raise Refused("it is in training mode", "Call model.eval() before the export.")
+    training, ratio = call.constant(2, "training_mode"), call.constant(1, "ratio")
+    if training is not None and training.any() and (ratio is None or ratio.any()):
+        raise Refused(
+            "it is in training mode, and drops numbers at random",
+            "Call model.eval() before the export, or make its input training_mode false.",
+        )
     view = call.view(0)
     return (View(view.term, view.ids, call.origin),)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,15 @@ from onnx import numpy_helper
 from ...host.reading import foreign, reading, reason
 from ..errors import ModelFileError, ModelValueError, UnsupportedModelError
 from ..graph import Image
+from .branches import Guard, flattened
+from .images import ROUNDING, Shape, image_input, sized, unread_inputs
+from .reach import reads
 
 Array = npt.NDArray[np.generic]
 Announce = Callable[[str], None]
 
 # The first version in which Squeeze, Softmax and Split mean what they mean today.
 OLDEST_OPSET = 13
-
-# 2,300 × 2,300 pixels in colour, or 100 frames of 224 × 224: far above any Vision Transformer, far
-# below this machine's memory.
-LARGEST_IMAGE = 1 << 24
 
 EXPORT_AGAIN = (
     "Export it again with an operator set the exporter writes itself (opset_version=18 or 20 in "
@@ -39,33 +39,26 @@ LARGEST_GRAPH = 1_000_000
 # No weight with more values is a shape, an axis or the like, on which shapes depend.
 FEW_VALUES = 1024
 
-# The relative error that rounding to a type leaves. Arithmetic in these types is taken as real:
-# int8 is coarser than any of them.
-ROUNDING = {
-    onnx.TensorProto.DOUBLE: 2.0**-53,
-    onnx.TensorProto.FLOAT: 2.0**-24,
-    onnx.TensorProto.FLOAT16: 2.0**-11,
-    onnx.TensorProto.BFLOAT16: 2.0**-8,
-}
-
 
 @dataclass(frozen=True)
 class Source:
     """What the importer reads.
 
     Attributes:
-        image: the only input, its batch axis dropped.
+        image: the input that the results depend on, its batch axis dropped.
         images: how many the file takes at once.
         opset: version of the default operator set.
         opsets: (domain, version) of all operator sets.
         ir_version: of the file format.
-        nodes: the ONNX nodes in execution order.
+        nodes: the ONNX nodes in execution order, with those of branches before their If.
+        guards: for each node, when it runs.
         names: a unique name for every node, in the same order.
         weights: the initializers.
         shapes: shape of every tensor that ONNX shape inference could settle.
         kinds: element type of every tensor that ONNX shape inference could settle.
         outputs: tensor names, in the file's order.
         rounding: relative error of the coarsest type that constants are stored in.
+        notes: what was found out about the input that the file does not say, for people.
     """
 
     image: Image
@@ -74,60 +67,90 @@ class Source:
     opsets: tuple[tuple[str, int], ...]
     ir_version: int
     nodes: tuple[onnx.NodeProto, ...]
+    guards: tuple[tuple[Guard, ...], ...]
     names: tuple[str, ...]
     weights: dict[str, Array]
     shapes: dict[str, tuple[int, ...]]
     kinds: dict[str, int]
     outputs: tuple[str, ...]
     rounding: float
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def readers(self) -> Mapping[str, Sequence[onnx.NodeProto]]:
+        """The nodes that read a tensor, by its name; once each."""
+        found: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in reads(node):
+                found.setdefault(name, []).append(node)
+        return found
 
 
 def silent(_: str) -> None:
     """Announces nothing."""
 
 
-def load_source(path: Path, outputs: Sequence[str] = (), announce: Announce = silent) -> Source:
+def load_source(
+    path: Path,
+    outputs: Sequence[str] = (),
+    announce: Announce = silent,
+    shape: Sequence[int] = (),
+) -> Source:
     """Reads and checks `path`.
 
     Args:
         path: the file.
         outputs: tensors to take as results in place of the file's outputs.
         announce: called with what is being done.
+        shape: of the image, where the file leaves it open; none to find it out.
 
     Raises:
         ModelFileError: missing, unreadable, or not a valid ONNX model.
         ModelValueError: a weight holds NaN or infinity.
-        UnsupportedModelError: the input is not one image, or video, of floats.
+        UnsupportedModelError: the results depend on something else than one image, or video, of
+            floats, or its size is open and nothing tells it.
+        PreprocessingError: the size is open, and a file beside the model that may tell it is
+            damaged.
     """
     # What a lack of memory means is for the caller, who knows the limit.
     with reading(path, ModelFileError, "not a valid ONNX model", EXPORT_AGAIN, let=(MemoryError,)):
-        return _load(path, outputs, announce)
+        return _load(path, outputs, announce, shape)
 
 
-def _load(path: Path, outputs: Sequence[str], announce: Announce) -> Source:
+def _load(path: Path, outputs: Sequence[str], announce: Announce, shape: Sequence[int]) -> Source:
     announce("when it read the file")
     model = _read(path)
     announce("when it put functions in place of their calls")
     model = _inline(model, path)
     graph = model.graph
     _check_names(graph, path)
-    weights = _weights(graph)
-    image, images = _image(graph, weights)
+    flat = flattened(graph)
+    nodes = tuple(step.node for step in flat.steps)
+    weights = _weights(graph, flat.weights)
+    results = _outputs(graph, nodes, path, outputs)
+    value = image_input(graph, nodes, weights, results)
     announce("when ONNX inferred the shapes")
-    inferred = _inferred(model, image.name, images)
+    inferred = partial(_inferred, model, value.name)
+    known = {name: values.shape for name, values in weights.items()}
+    image, images, notes = sized(
+        value, nodes, lambda open_: known | _shapes(inferred(open_).value_info), path, shape
+    )
+    bound = inferred((images, *image.shape))
     return Source(
         image=image,
         images=images,
         opset=_opset(model, path),
         opsets=tuple((entry.domain, entry.version) for entry in model.opset_import),
         ir_version=model.ir_version,
-        nodes=tuple(graph.node),
-        names=_unique_names(graph.node),
+        nodes=nodes,
+        guards=tuple(step.guards for step in flat.steps),
+        names=_unique_names(nodes),
         weights=weights,
-        shapes=_shapes(inferred.value_info),
-        kinds=_kinds((*inferred.value_info, *inferred.output)),
-        outputs=_outputs(graph, path, outputs),
-        rounding=_rounding(graph),
+        shapes=_shapes(bound.value_info),
+        kinds=_kinds((*bound.value_info, *bound.output)),
+        outputs=results,
+        rounding=_rounding(graph, nodes),
+        notes=(*unread_inputs(graph, nodes, weights, results), *notes),
     )
 
 
@@ -244,23 +267,23 @@ def _opset(model: onnx.ModelProto, path: Path) -> int:
     return version
 
 
-def _weights(graph: onnx.GraphProto) -> dict[str, Array]:
+def _weights(graph: onnx.GraphProto, inner: Iterable[onnx.TensorProto]) -> dict[str, Array]:
     if graph.sparse_initializer:
         raise UnsupportedModelError(
             f"Initializer {graph.sparse_initializer[0].values.name!r} is sparse.",
             "Export the model with dense weights.",
         )
     weights = {}
-    for tensor in graph.initializer:
+    for tensor in (*graph.initializer, *inner):
         weights[tensor.name] = _array(tensor)
         check_finite(tensor.name, weights[tensor.name])
     return weights
 
 
-def _rounding(graph: onnx.GraphProto) -> float:
+def _rounding(graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto]) -> float:
     constants = (
         attribute.t
-        for node in graph.node
+        for node in nodes
         for attribute in node.attribute
         if attribute.type == onnx.AttributeProto.TENSOR
     )
@@ -300,80 +323,10 @@ def check_finite(name: str, values: Array) -> None:
     )
 
 
-def _image(graph: onnx.GraphProto, weights: dict[str, Array]) -> tuple[Image, int]:
-    """The input, and how many there are of it at once."""
-    inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        names = ", ".join(repr(value.name) for value in inputs) or "none"
-        raise UnsupportedModelError(
-            f"The model has {len(inputs)} inputs ({names}); an accelerator takes one image.",
-            "Export a model whose forward() takes one image tensor and nothing else.",
-        )
-    tensor = inputs[0].type.tensor_type
-    if tensor.elem_type not in ROUNDING:
-        known = {number: name for name, number in onnx.TensorProto.DataType.items()}
-        kind = known.get(tensor.elem_type, f"of the unknown type {tensor.elem_type}")
-        raise UnsupportedModelError(
-            f"Input {inputs[0].name!r} is {kind}, not a float type.", "Export the model in float32."
-        )
-    return _image_of_shape(inputs[0].name, tensor.shape)
-
-
-# What the axes after the batch are called, by their number. Exporters of videos put frames before
-# channels, or after.
-AXES = {
-    3: ("channels", "height", "width"),
-    4: ("frames or channels", "channels or frames", "height", "width"),
-}
-
-
-def _image_of_shape(name: str, shape: onnx.TensorShapeProto) -> tuple[Image, int]:
-    remedy = (
-        "Export it with a fixed [1, channels, height, width], or for videos "
-        "[1, frames, channels, height, width]; only the batch may be dynamic."
-    )
-    if len(shape.dim) - 1 not in AXES:
-        raise UnsupportedModelError(
-            f"Input {name!r} has {len(shape.dim)} axes, not 4, or 5 as videos have.", remedy
-        )
-    batch, *sides = shape.dim
-    for axis, side in zip(AXES[len(sides)], sides, strict=True):
-        if _size(side) <= 0:
-            label = f"{side.dim_param!r}" if side.dim_param else "unnamed"
-            raise UnsupportedModelError(
-                f"Input {name!r}: the {axis} axis is dynamic ({label}).", remedy
-            )
-    image = Image(name, tuple(_size(side) for side in sides))
-    images = batch.dim_value if batch.HasField("dim_value") else 1
-    if images < 1:
-        raise UnsupportedModelError(
-            f"Input {name!r} has a batch of {images}.", "Export the model with batch 1."
-        )
-    if images * math.prod(image.shape) > LARGEST_IMAGE:
-        if images > 1:
-            raise UnsupportedModelError(
-                f"Input {name!r} has a fixed batch of {images} images of "
-                f"{'×'.join(map(str, image.shape))} values.",
-                "Export the model again with batch 1 or with a dynamic batch axis.",
-            )
-        raise UnsupportedModelError(
-            f"Input {name!r} is an image of {'×'.join(map(str, image.shape))} values.",
-            f"Export for a smaller image, at most {LARGEST_IMAGE} values.",
-        )
-    return image, images
-
-
-def _size(side: onnx.TensorShapeProto.Dimension) -> int:
-    """What the side measures, 0 if that is open.
-
-    An exporter that found an axis fixed which it was asked to leave open names it by its number.
-    """
-    symbol = side.dim_param
-    return int(symbol) if symbol.isascii() and symbol.isdigit() else side.dim_value
-
-
-def _outputs(graph: onnx.GraphProto, path: Path, chosen: Sequence[str]) -> tuple[str, ...]:
-    made = {name for node in graph.node for name in node.output}
+def _outputs(
+    graph: onnx.GraphProto, nodes: Iterable[onnx.NodeProto], path: Path, chosen: Sequence[str]
+) -> tuple[str, ...]:
+    made = {name for node in nodes for name in node.output}
     unknown = [name for name in chosen if name not in made]
     if unknown:
         names = ", ".join(repr(value.name) for value in graph.output)
@@ -400,14 +353,18 @@ def _unique_names(nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _inferred(model: onnx.ModelProto, image: str, images: int) -> onnx.GraphProto:
-    """With the batch bound. It only serves to go on after a refused node, so gaps are fine."""
+def _inferred(model: onnx.ModelProto, image: str, shape: Shape) -> onnx.GraphProto:
+    """What nodes make if the image has that shape, whose sides may be open.
+
+    It only serves to go on after a refused node, and to find position embeddings: gaps are fine.
+    """
     if any(claims_more(node) for node in model.graph.node):
         return onnx.GraphProto()
     bound = _declared(model.graph, model.opset_import)
     for value in bound.graph.input:
         if value.name == image:
-            value.type.tensor_type.shape.dim[0].dim_value = images
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(image, kind, shape))
     try:
         bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
     except Exception:  # a gap, too, whatever it stumbles over

@@ -9,9 +9,12 @@ import onnx
 from onnx import helper
 
 from .call import Call, Constant
-from .load import ROUNDING, Array
+from .images import ROUNDING
+from .load import Array
 from .refusal import Refused
 from .view import View
+
+REAL = "tensor(float)"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,11 @@ def check_operands(call: Call) -> None:
     formals, least = _formals(call.node.op_type, call.opset)
     count = max(least, len(call.inputs))
     operands = [(formals[min(n, len(formals) - 1)], call.operand(n)) for n in range(count)]
-    data = {formal.letter for formal, operand in operands if isinstance(operand, View)}
+    data = {
+        formal.letter
+        for formal, operand in operands
+        if isinstance(operand, View) and REAL in formal.types
+    }
     for position, (formal, operand) in enumerate(operands):
         if operand is None and not formal.optional:
             raise Refused(

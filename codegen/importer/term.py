@@ -166,6 +166,15 @@ class Padded(Term):
 
 
 @dataclass(frozen=True, eq=False)
+class Quantised(Term):
+    """The integers input / scale + zero, rounded and cut off at both ends of their type."""
+
+    scale: float
+    zero: int
+    type: np.dtype[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
 class Channels(Term):
     """The channels `selection` of the input, in that order."""
 

@@ -8,7 +8,7 @@ everything.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -23,13 +23,18 @@ from . import (
     layout,
     patches,
     products,
+    quantised,
     reductions,
     windows,
 )
-from .call import Call, Constant, Tensor, Unknown
+from .branches import Guard, is_branch
+from .call import Call, Constant, Noise, Tensor, Unknown
+from .control import chosen, truth
 from .fold import run_node
 from .limits import out_of_memory
 from .load import Announce, Source, check_finite, silent
+from .noise import drawn, draws, noise_of, settled
+from .reach import live_nodes, reads
 from .refusal import Refused, follows_from
 from .signature import check_operands
 from .term import (
@@ -48,6 +53,7 @@ from .term import (
 from .view import View, as_matrix
 
 Handler = Callable[[Call], tuple[Tensor | None, ...]]
+Tensors = dict[str, Tensor | Noise]
 
 # What may read the image's data; anything else is refused. First the nodes that compute:
 ARITHMETIC: dict[str, Handler] = {
@@ -56,6 +62,7 @@ ARITHMETIC: dict[str, Handler] = {
     "AveragePool": windows.average_pool,
     "BatchNormalization": elementwise.batch_normalization,
     "Conv": patches.conv,
+    "ConvInteger": quantised.conv_integer,
     "Div": elementwise.divide,
     "Einsum": einsum.einsum,
     "Erf": elementwise.erf,
@@ -66,6 +73,7 @@ ARITHMETIC: dict[str, Handler] = {
     "InstanceNormalization": groups.instance_normalization,
     "LayerNormalization": products.layer_normalization,
     "MatMul": products.matmul,
+    "MatMulInteger": quantised.matmul_integer,
     "MaxPool": windows.max_pool,
     "Mul": elementwise.multiply,
     "Neg": elementwise.negate,
@@ -86,9 +94,12 @@ HANDLERS: dict[str, Handler] = {
     **ARITHMETIC,
     **dict.fromkeys(layout.ARRANGING, layout.arrange),
     "Cast": layout.cast,
+    "DequantizeLinear": quantised.dequantize_linear,
     "Dropout": layout.keep,
+    "DynamicQuantizeLinear": quantised.dynamic_quantize_linear,
     "IsNaN": elementwise.is_nan,
     "Pad": windows.pad,
+    "QuantizeLinear": quantised.quantize_linear,
     "Where": elementwise.where,
 }
 
@@ -100,6 +111,7 @@ class Trace:
     Attributes:
         roots: (ONNX output name, term), only of outputs that could be traced.
         constants: numbers of the nodes that were evaluated.
+        random: numbers of the nodes that give random numbers.
         unused: numbers of the nodes that no output depends on.
         terms: the term that each other node's first result shows.
         refused: verdicts by node number.
@@ -110,11 +122,12 @@ class Trace:
     pool: TermPool
     roots: list[tuple[str, Term]] = field(default_factory=list)
     constants: set[int] = field(default_factory=set)
+    random: set[int] = field(default_factory=set)
     unused: set[int] = field(default_factory=set)
     terms: dict[int, Term] = field(default_factory=dict)
     refused: dict[int, Refused] = field(default_factory=dict)
     bad_outputs: list[tuple[str, Refused]] = field(default_factory=list)
-    kept: dict[str, Tensor] = field(default_factory=dict)
+    kept: Tensors = field(default_factory=dict)
 
 
 def trace(source: Source, announce: Announce = silent, keep: frozenset[str] = frozenset()) -> Trace:
@@ -122,12 +135,15 @@ def trace(source: Source, announce: Announce = silent, keep: frozenset[str] = fr
     result = Trace(TermPool(source.rounding))
     image = source.image
     term = result.pool.intern(ImageInput((), image.shape, ()))
-    tensors: dict[str, Tensor] = {name: Constant(array) for name, array in source.weights.items()}
+    tensors: Tensors = {name: Constant(array) for name, array in source.weights.items()}
     tensors[image.name] = batch.whole_batch(term, source.images, (source.images, *image.shape))
-    live = _live_nodes(source)
+    live = live_nodes(source.nodes, source.outputs)
     result.unused = set(range(len(source.nodes))) - live
     last_reader = _last_readers(source)
     for number in sorted(live):
+        if not all(_holds(guard, tensors) for guard in source.guards[number]):
+            result.unused.add(number)
+            continue
         announce(f"at node {source.names[number]!r} ({source.nodes[number].op_type})")
         _trace_node(source, number, tensors, result)
         for name in source.nodes[number].input:
@@ -139,38 +155,22 @@ def trace(source: Source, announce: Announce = silent, keep: frozenset[str] = fr
     return result
 
 
-def _live_nodes(source: Source) -> set[int]:
-    producer = {
-        name: number for number, node in enumerate(source.nodes) for name in node.output if name
-    }
-    live: set[int] = set()
-    wanted = [name for name in source.outputs if name in producer]
-    while wanted:
-        number = producer[wanted.pop()]
-        if number not in live:
-            live.add(number)
-            wanted.extend(name for name in reads(source.nodes[number]) if name in producer)
-    return live
-
-
-def reads(node: onnx.NodeProto) -> set[str]:
-    """Everything a node reads, in its subgraphs too."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names |= reads(inner)
-    return names
-
-
 def _last_readers(source: Source) -> dict[str, int]:
     last = {name: n for n, node in enumerate(source.nodes) for name in reads(node)}
     return {name: number for name, number in last.items() if name not in source.outputs}
 
 
-def _trace_node(source: Source, number: int, tensors: dict[str, Tensor], result: Trace) -> None:
+def _holds(guard: Guard, tensors: Tensors) -> bool:
+    """Whether the condition of a branch is known to be what the branch wants."""
+    condition = tensors.get(guard.condition)
+    return isinstance(condition, Constant) and truth(condition.values) is guard.wanted
+
+
+def _trace_node(source: Source, number: int, tensors: Tensors, result: Trace) -> None:
     node = source.nodes[number]
-    operands = [tensors[name] if name else None for name in node.input]
+    # A branch that is not taken leaves nothing.
+    operands = [tensors.get(name) for name in node.input]
+    outputs: tuple[Tensor | Noise | None, ...]
     try:
         outputs = _outcome(source, number, operands, result)
     except Refused as refusal:
@@ -184,28 +184,61 @@ def _trace_node(source: Source, number: int, tensors: dict[str, Tensor], result:
 
 
 def _outcome(
-    source: Source, number: int, operands: list[Tensor | None], result: Trace
-) -> tuple[Tensor | None, ...]:
+    source: Source, number: int, operands: list[Tensor | Noise | None], result: Trace
+) -> tuple[Tensor | Noise | None, ...]:
     node = source.nodes[number]
+    outputs: Sequence[Tensor | Noise | None] | None
+    if is_branch(node):
+        outputs = chosen(number, operands)
+    else:
+        outputs = drawn(node, number, operands)
+        operands = settled(node, operands)
+        outputs = outputs or noise_of(node, operands, source.opset)
+        if outputs is None:
+            outputs = _determined(source, number, _known(source, operands, result), result)
+    given = [output for output in outputs if output is not None]
+    if all(isinstance(output, Constant) for output in given):
+        result.constants.add(number)
+    elif all(isinstance(output, Constant | Noise) for output in given):
+        result.random.add(number)
+    return tuple(outputs)
+
+
+def _known(
+    source: Source, operands: list[Tensor | Noise | None], result: Trace
+) -> list[Constant | View | None]:
+    """The operands, if all are.
+
+    Raises:
+        Refused: one is the result of a refused node, or random.
+    """
     known: list[Constant | View | None] = []
     for operand in operands:
         if isinstance(operand, Unknown):
             raise follows_from(operand.source)
+        if isinstance(operand, Noise):
+            result.refused[operand.drawn_by] = draws(source.nodes[operand.drawn_by])
+            raise follows_from(source.names[operand.drawn_by])
         known.append(operand)
+    return known
+
+
+def _determined(
+    source: Source, number: int, known: list[Constant | View | None], result: Trace
+) -> tuple[Tensor | None, ...]:
+    node = source.nodes[number]
     if not any(isinstance(operand, View) for operand in known):
-        result.constants.add(number)
         return _folded(source, node, known)
     if node.op_type in ("Shape", "Size"):
-        result.constants.add(number)
         return _folded(source, node, [_shown(operand) for operand in known])
     try:
+        if node.op_type == "DynamicQuantizeLinear":
+            quantised.check_taken_back(node, source.readers, source.outputs)
         call = Call(node, number, source.opset, tuple(known), result.pool)
         outputs = _handled(call, source.images)
         _check_complete(source, node, outputs)
     except Refused as refusal:
         raise _first_cause(refusal, known, source) from refusal
-    if all(isinstance(output, Constant) for output in outputs):
-        result.constants.add(number)
     return outputs
 
 
@@ -250,7 +283,7 @@ def _check_complete(
 
 
 def _is_read(source: Source, name: str) -> bool:
-    return name in source.outputs or any(name in reads(node) for node in source.nodes)
+    return name in source.outputs or name in source.readers
 
 
 def _shown(operand: Constant | View | None) -> Constant | None:
@@ -294,14 +327,16 @@ def _handled(call: Call, images: int) -> tuple[Tensor | None, ...]:
 
 
 WRITE_OTHERWISE = "Write this part of the model with supported operators."
-QUANTISED = "Export the model in floating point: quantising it is part of compiling it."
+QUANTISED = (
+    "Use the model in floating point: quantising it is part of compiling it. Of quantised files, "
+    "those do whose weights alone are quantised, whose activations pass through QuantizeLinear and "
+    "DequantizeLinear with constant scales (QDQ), or that ONNX Runtime quantised dynamically."
+)
 
 
 REMEDIES = {
-    "DequantizeLinear": QUANTISED,
-    "DynamicQuantizeLinear": QUANTISED,
-    "QuantizeLinear": QUANTISED,
-    "If": "Export with dynamo=True, or write the model without data-dependent branches.",
+    "QLinearConv": QUANTISED,
+    "QLinearMatMul": QUANTISED,
     "Loop": "Export with dynamo=True, or write the model without data-dependent loops.",
     "Clip": "Use ReLU, GELU or SiLU: functions that are cut off (ReLU6) are not supported.",
     "ConvTranspose": "Use convolutions that keep or shrink the map; do without upsampling.",
@@ -326,7 +361,7 @@ def _opaque(source: Source, name: str, number: int, result: Trace) -> Tensor:
         return Unknown(source.names[number])
 
 
-def _trace_output(name: str, tensor: Tensor, images: int, result: Trace) -> None:
+def _trace_output(name: str, tensor: Tensor | Noise, images: int, result: Trace) -> None:
     try:
         if not isinstance(tensor, View):
             raise Refused("it does not depend on the image", "Export a model that returns logits.")

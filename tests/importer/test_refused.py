@@ -727,7 +727,6 @@ def tensor(name: str, shape: tuple[int | str | None, ...], kind: int = TensorPro
     ("inputs", "message"),
     [
         ([], "0 inputs .none."),
-        ([tensor("image", IMAGE), tensor("mask", (1, 4))], "2 inputs .'image', 'mask'."),
         ([tensor("image", (999, 2, 200, 200))], "batch of 999 images.*dynamic batch axis"),
         ([tensor("image", (0, *IMAGE[1:]))], "a batch of 0.*with batch 1"),
         ([tensor("image", (1, 2, "rows", 4))], "height axis is dynamic .'rows'."),
@@ -737,6 +736,7 @@ def tensor(name: str, shape: tuple[int | str | None, ...], kind: int = TensorPro
         ([tensor("image", (1, "t", 2, 4, 4))], "frames or channels axis is dynamic .'t'."),
         ([tensor("image", (1, 2, None, 4, 4))], "channels or frames axis is dynamic"),
         ([tensor("image", (1, 2, 2, 4, 0))], "width axis is dynamic"),
+        ([tensor("image", (1, 2, 4, "cols"))], "'cols'.*--shape 3,224,224 .channels, height"),
         ([tensor("image", (1, 200, 3, 224, 224))], "200×3×224×224 values.*smaller image"),
         ([tensor("image", IMAGE, TensorProto.UINT8)], "is UINT8, not a float type"),
     ],

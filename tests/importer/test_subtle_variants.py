@@ -1084,13 +1084,6 @@ def cast(*kinds: int) -> Step:
     return through
 
 
-def quantised(net: Net, x: str) -> str:
-    """What a model with quantised activations is full of."""
-    constants = [net.const(0.05), net.const(0, np.int8)]
-    y = net.op("QuantizeLinear", x, *constants, name="culprit")
-    return net.op("DequantizeLinear", y, *constants, name="culprit_back")
-
-
 def quantised_weights(net: Net, x: str) -> str:
     """Weights in int8, which are constants all the same."""
     values = net.random.integers(-127, 128, (DIM, DIM))
@@ -1199,13 +1192,12 @@ FORMATS = {
         Recipe(after=cast(TensorProto.BOOL, TensorProto.FLOAT)), "to BOOL"
     ),
     "rounded": Variant(Recipe(after=op("Round")), "Round is not supported"),
-    "quantised activations": Variant(Recipe(after=quantised), "QuantizeLinear is not supported"),
     "quantised weights": Variant(Recipe(after=quantised_weights), COMPILED),
     "dynamic quantisation": Variant(
-        Recipe(after=dynamically_quantised), "DynamicQuantizeLinear is not"
+        Recipe(after=dynamically_quantised), "its integers are not products that are cast"
     ),
     "a branch that the data choose": Variant(Recipe(after=branch), "Greater is not supported"),
-    "a branch that a constant chooses": Variant(Recipe(after=constant_branch), "control flow"),
+    "a branch that a constant chooses": Variant(Recipe(after=constant_branch), COMPILED),
     "a loop": Variant(Recipe(after=loop), "Loop is not supported"),
     "tokens that the data choose": Variant(Recipe(after=tokens_that_count), "TopK is not"),
     "a shape from the data": Variant(Recipe(after=shape_of_data), "to INT64"),

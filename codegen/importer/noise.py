@@ -1,0 +1,110 @@
+"""Random numbers in a file: harmless where nothing comes of them, refused where something does.
+
+Models that add noise in training are often exported with it, multiplied by zero or left out by a
+constant condition. So random numbers are followed as an example of their shape until they vanish.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from .call import Constant, Noise, Tensor, Unknown
+from .fold import RANDOM, run_node
+from .load import Array
+from .refusal import Refused, follows_from
+from .view import View
+
+Operand = Tensor | Noise | None
+
+# Their result is shaped like their operand.
+LIKE = frozenset({"Bernoulli", "RandomNormalLike", "RandomUniformLike"})
+
+
+def draws(node: onnx.NodeProto) -> Refused:
+    """The verdict on a node whose random numbers come to something."""
+    return Refused(
+        f"{node.op_type} draws random numbers that the results depend on",
+        "Export the model in inference mode (model.eval()): noise counts only in training.",
+    )
+
+
+def drawn(node: onnx.NodeProto, number: int, operands: Sequence[Operand]) -> list[Noise] | None:
+    """The results of a node that draws random numbers; None for others.
+
+    Raises:
+        Refused: how many it draws is not known.
+    """
+    if node.domain not in ("", "ai.onnx"):
+        return None
+    if node.op_type == "Dropout":
+        return _dropped(node, number, operands)
+    if node.op_type not in RANDOM:
+        return None
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    like = _values(operands[0]) if operands and node.op_type in LIKE else None
+    if like is None and "shape" not in attributes:
+        raise draws(node)
+    shape = attributes["shape"] if like is None else like.shape
+    kind = np.dtype(np.float32) if like is None else like.dtype
+    if attributes.get("dtype"):
+        kind = helper.tensor_dtype_to_np_dtype(attributes["dtype"])
+    return [Noise(np.zeros(shape, kind), number)]
+
+
+def _values(operand: Operand) -> Array | None:
+    match operand:
+        case Unknown(source=source):
+            raise follows_from(source)
+        case View(ids=ids):
+            return np.broadcast_to(np.float32(0), ids.shape)
+        case Constant(values=values) | Noise(values=values):
+            return values
+    return None
+
+
+def _dropped(node: onnx.NodeProto, number: int, operands: Sequence[Operand]) -> list[Noise] | None:
+    """Constants that a Dropout in training mode drops some of."""
+    match (*operands, None, None):
+        case (Constant(values), ratio, Constant(training), *_) if training.any():
+            if isinstance(ratio, Constant) and not ratio.values.any():
+                return None
+            mask = np.ones(values.shape, np.bool_)
+            return [Noise(values, number), Noise(mask, number)][: len(node.output)]
+    return None
+
+
+def settled(node: onnx.NodeProto, operands: Sequence[Operand]) -> list[Operand]:
+    """The operands, with an example for random numbers where nothing comes of them."""
+    return [
+        Constant(operand.values)
+        if isinstance(operand, Noise) and _vanishes(node, operands, position)
+        else operand
+        for position, operand in enumerate(operands)
+    ]
+
+
+def _vanishes(node: onnx.NodeProto, operands: Sequence[Operand], position: int) -> bool:
+    match node.op_type, operands:
+        case "Shape" | "Size", _:
+            return True
+        case "Mul", [left, right]:
+            other = right if position == 0 else left
+            return isinstance(other, Constant) and not other.values.any()
+        case "Where", [Constant(condition), _, _] if position > 0:
+            return bool(condition.all() if position == 2 else not condition.any())
+    return False
+
+
+def noise_of(
+    node: onnx.NodeProto, operands: Sequence[Operand], opset: int
+) -> list[Noise | None] | None:
+    """What a node makes of random numbers and constants; None where there are other operands."""
+    noise = [operand for operand in operands if isinstance(operand, Noise)]
+    if not noise or any(isinstance(operand, View | Unknown) for operand in operands):
+        return None
+    results = run_node(node, [_values(operand) for operand in operands], opset)
+    return [None if result is None else Noise(result, noise[0].drawn_by) for result in results]
