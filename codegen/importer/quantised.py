@@ -48,17 +48,21 @@ from .view import View
 
 Results = tuple[Tensor | None, ...]
 
-LIMITS = {np.dtype(kind): np.iinfo(kind) for kind in (np.int8, np.uint8, np.int16, np.uint16)}
+LIMITS: dict[np.dtype[np.generic], tuple[int, int]] = {
+    np.dtype(kind): (np.iinfo(kind).min, np.iinfo(kind).max)
+    for kind in ("int8", "uint8", "int16", "uint16")
+}
 
 
 def quantize_linear(call: Call) -> Results:
     """Real values to integers."""
     view = call.view(0)
     scale, zero, kind = _parameters(call)
-    if zero == LIMITS[kind].max:
+    least, most = LIMITS[kind]
+    if zero == most:
         raise Refused("it cuts off all that is positive", "Calibrate the quantised model again.")
     term = view.term
-    if zero == LIMITS[kind].min and not _never_negative(term):
+    if zero == least and not _never_negative(term):
         relu = Activate((term,), term.shape, call.origin, Function.RELU)
         term = call.pool.intern(relu)
     integers = Quantised((term,), term.shape, call.origin, scale, zero, kind)
