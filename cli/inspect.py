@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     """
     account = None if args.json is None else JsonFile(args.json, "inspect --json")
     check_outputs(account)
-    inspection = inspect_confined(args.model, args.results, args.split, args.shape)
+    inspection = inspect_confined(args.model, args.results, split=args.split, shape=args.shape)
     shown = console()
     shown.print(_table(inspection))
     for note in inspection.notes:

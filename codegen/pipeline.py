@@ -64,7 +64,7 @@ def compile_model(
     board = target if isinstance(target, Board) else BOARDS.get(target.board)
     check_board(target.config if isinstance(target, Board) else target, board)
     announce("import")
-    imported = inspect_confined(model, outputs, split_off, shape)
+    imported = inspect_confined(model, outputs, split=split_off, shape=shape)
     graph = graph_of(imported)
     for note in imported.notes:
         tell(note)
