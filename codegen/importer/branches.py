@@ -75,11 +75,11 @@ def _steps(
         if not is_branch(node):
             yield Step(new, guards)
             continue
-        new.name = new.name or f"{prefix}If_{number}"
         condition = new.input[0] if new.input else ""
+        result = next(filter(None, new.output), f"{prefix}If_{number}")  # no other has that name
         for label, wanted in BRANCHES.items():
             body = next((a.g for a in node.attribute if a.name == label), onnx.GraphProto())
-            inner = f"{new.name}/{label}/"
+            inner = f"{result}/{label}/"
             inside = names | _inner_names(body, inner)
             weights.extend(_renamed_weights(body, inside))
             yield from _steps(body, inner, names, (*guards, Guard(condition, wanted)), weights)
