@@ -18,11 +18,12 @@ def truth(values: Array) -> bool | None:
     return bool(values.reshape(())) if values.size == 1 else None
 
 
-def chosen(number: int, operands: Sequence[Operand]) -> list[Operand]:
+def chosen(number: int, outputs: int, operands: Sequence[Operand]) -> list[Operand]:
     """The results of an If.
 
     Args:
         number: of the node.
+        outputs: how many it has.
         operands: as `branches.flattened` puts them: the condition, what the first branch gives,
             and what the second one gives; None for a branch that was not taken.
 
@@ -39,8 +40,13 @@ def chosen(number: int, operands: Sequence[Operand]) -> list[Operand]:
             "Write the model without branches that depend on data, or take a result before them "
             "with --results.",
         )
-    half = len(results) // 2
-    return [_passed(number, result) for result in (results[:half] if wanted else results[half:])]
+    if len(results) != 2 * outputs:
+        raise Refused(
+            f"its branches give {len(results)} results together, and it has {outputs} outputs",
+            "Check the model in ONNX Runtime.",
+        )
+    taken = results[:outputs] if wanted else results[outputs:]
+    return [_passed(number, result) for result in taken]
 
 
 def _passed(number: int, result: Operand) -> Operand:

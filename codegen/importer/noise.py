@@ -49,10 +49,15 @@ def drawn(node: onnx.NodeProto, number: int, operands: Sequence[Operand]) -> lis
     if like is None and "shape" not in attributes:
         raise draws(node)
     shape = attributes["shape"] if like is None else like.shape
-    kind = np.dtype(np.float32) if like is None else like.dtype
-    if attributes.get("dtype"):
-        kind = helper.tensor_dtype_to_np_dtype(attributes["dtype"])
-    return [Noise(np.zeros(shape, kind), number)]
+    kind = attributes.get("dtype") or onnx.TensorProto.FLOAT
+    try:
+        example = np.zeros(shape, helper.tensor_dtype_to_np_dtype(kind))
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(
+            f"{node.op_type} draws numbers of a shape or type that does not exist ({error})",
+            "Check the model in ONNX Runtime.",
+        ) from error
+    return [Noise(example, number)]
 
 
 def _values(operand: Operand) -> Array | None:

@@ -95,7 +95,7 @@ def find_patching(nodes: Sequence[onnx.NodeProto], image: str, shapes: Shapes) -
     data = {image}
     for node in nodes:
         if node.op_type in BEFORE and not data.isdisjoint(node.input):
-            data |= set(node.output)
+            data.update(filter(None, node.output))
         elif node.op_type in CONVOLUTIONS and node.input[0] in data:
             return _patching(node, nodes, image, shapes)
     return None
@@ -151,7 +151,7 @@ def _positions(
             *batch, rows, columns = (1, 1, *shapes.get(table, ()))
             if rows > 1 and columns == channels and math.prod(batch) == 1:
                 before = _tokens_before(nodes[:number], tokens, shapes, node)
-                return None if before is None else (table, rows - before)
+                return None if before is None or before >= rows else (table, rows - before)
     return None
 
 

@@ -189,7 +189,7 @@ def _outcome(
     node = source.nodes[number]
     outputs: Sequence[Tensor | Noise | None] | None
     if is_branch(node):
-        outputs = chosen(number, operands)
+        outputs = chosen(number, len(node.output), operands)
     else:
         outputs = drawn(node, number, operands)
         operands = settled(node, operands)

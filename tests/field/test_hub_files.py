@@ -201,6 +201,13 @@ def test_fixed_axes_need_no_asking(tmp_path: Path) -> None:
     assert equal_to_onnx_runtime(closed).notes == ()
 
 
+def test_a_table_that_is_too_short_tells_nothing(tmp_path: Path) -> None:
+    """Two rows for two constant tokens: what is added is broadcast, or the file is broken."""
+    recipe = Recipe(arrange=tokens_last, embedded=positions(2, rows=2))
+    with pytest.raises(UnsupportedModelError, match=r"the height axis is dynamic"):
+        inspect_model(saved(tmp_path / "vit.onnx", recipe))
+
+
 FITTED = Recipe(arrange=tokens_last, embedded=positions(5))
 MISFITS: dict[str, tuple[Recipe, tuple[int, ...], dict[str, object], str]] = {
     "nothing tells": (
@@ -448,10 +455,29 @@ def by_noise(net: Net, x: str) -> str:
     return net.op("If", net.op("Greater", drawn, net.const([0.5])), name="culprit", **branches)
 
 
+def shapeless_noise(net: Net, x: str) -> str:
+    drawn = net.op("RandomNormal", shape=[-4], name="culprit")
+    return net.op("Add", x, net.op("Mul", drawn, net.const(0.0)))
+
+
+def unequal_branches(net: Net, x: str) -> str:
+    """One branch gives a result more than the other."""
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    more = helper.make_tensor_value_info("z", TensorProto.FLOAT, None)
+    nodes = [helper.make_node("Neg", [x], ["y"]), helper.make_node("Neg", [x], ["z"])]
+    branches = {
+        "then_branch": helper.make_graph(nodes, "then", [], [result, more]),
+        "else_branch": helper.make_graph(nodes[:1], "else", [], [result]),
+    }
+    return net.op("If", truth(net, False), name="culprit", **branches)
+
+
 RANDOM: dict[str, tuple[Step, str]] = {
     "noise that is added": (added_noise, "RandomNormalLike draws random numbers that the results"),
     "dropout in training": (dropout(0.5), "it is in training mode, and drops numbers at random"),
     "dropout of a constant": (dropped_constant, "Dropout draws random numbers that the results"),
+    "noise of no shape": (shapeless_noise, "draws numbers of a shape or type that does not exist"),
+    "branches that do not match": (unequal_branches, "its branches give 3 results together"),
     "a branch by chance": (by_noise, "its condition is not one truth value that is the same"),
 }
 
