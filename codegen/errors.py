@@ -66,6 +66,10 @@ class MissingCaseError(VitesseraError):
     """An operator or instruction that one stage makes and the next does not know."""
 
 
+class IllegalNetworkError(VitesseraError):
+    """A stage made a network that breaks what its operators promise; a bug in vitessera."""
+
+
 class InternalError(VitesseraError):
     """A bug in vitessera; its cause is an error that is not ours."""
 

@@ -8,7 +8,7 @@ axis is gone: an accelerator run is one image.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -20,6 +20,7 @@ from .errors import missing_case
 from .lookup import by_name
 
 FloatArray = npt.NDArray[np.float32]
+Shape = tuple[int, int]  # [tokens, channels]
 
 OUTSIDE = -1  # what a window sees beyond the map
 
@@ -256,15 +257,16 @@ class Graph:
         """The nodes that read value `name`."""
         return tuple(node for node in self.nodes if name in node.inputs)
 
-    def shapes(self) -> dict[str, tuple[int, int]]:
+    def shapes(self) -> dict[str, Shape]:
         """[tokens, channels] of every value."""
-        shapes: dict[str, tuple[int, int]] = {}
+        shapes: dict[str, Shape] = {}
         for node in self.nodes:
-            shapes[node.name] = _shape(node, self.image, shapes)
+            shapes[node.name] = shape_of(node, self.image, shapes)
         return shapes
 
 
-def _shape(node: Node, image: Image, shapes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def shape_of(node: Node, image: Image, shapes: Mapping[str, Shape]) -> Shape:
+    """[tokens, channels] of the value of `node`; `shapes` has those of what it reads."""
     match node:
         case PatchEmbed(weight=weight):
             out, *patch = weight.shape

@@ -65,7 +65,7 @@ def scale_rule(term: Term, pool: TermPool) -> Term | None:
                 replace(below, weight=weight, bias=below.bias * factor, origin=origin)
             )
         case Patches():
-            weight = below.weight * factor[:, None, None, None]
+            weight = (below.weight.T * factor).T  # images have three axes, videos four
             return pool.intern(
                 replace(below, weight=weight, bias=below.bias * factor, origin=origin)
             )

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import graph as g
 from ..errors import ModelValueError
+from ..legal import check_graph
 from .activations import argument_of, within_activation
 from .load import Source
 from .patterns import NORM_REMEDY, norm_parts
@@ -150,7 +151,7 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
         _node(term, names, source.names) for term in order if not isinstance(term, ImageInput)
     )
     outputs = [(name, names[root]) for (name, _), root in zip(trace.roots, roots, strict=True)]
-    return g.Graph(source.image, nodes, tuple(outputs))
+    return check_graph(g.Graph(source.image, nodes, tuple(outputs)), "Importing")
 
 
 def _verdicts(

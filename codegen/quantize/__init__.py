@@ -14,11 +14,14 @@ In processing order:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
 from ...host.images import Float32Array, check_images
 from ..graph import Graph
+from ..legal import check_graph, check_quantgraph
 from ..quantgraph import QuantGraph
 from .align import align_additions
 from .calibrate import ENOUGH_EVIDENCE, measure
@@ -29,6 +32,9 @@ from .scales import Evidence, choose_scales
 from .widen import widen
 
 __all__ = ["MOST_IMAGES", "default_calibration", "hoist_selections", "prepared", "quantize"]
+
+# What is done to a network before values get their formats, in this order.
+PASSES: tuple[Callable[[Graph], Graph], ...] = (align_additions, hoist_selections, widen)
 
 # For calibration: so many class tokens, one an image, show each channel's range.
 MOST_IMAGES = ENOUGH_EVIDENCE
@@ -52,12 +58,15 @@ def quantize(graph: Graph, calibration: npt.NDArray[np.generic]) -> QuantGraph:
     forms = assign_forms(ready)
     evidence = Evidence(ready, forms, measure(ready, images))
     lowering = Lowering(evidence, choose_scales(evidence, images))
-    return QuantGraph(ready.image, tuple(lowering.nodes()), ready.outputs)
+    lowered = QuantGraph(ready.image, tuple(lowering.nodes()), ready.outputs)
+    return check_quantgraph(lowered, "Quantising")
 
 
 def prepared(graph: Graph) -> Graph:
     """The same network as `quantize` lowers it."""
-    return widen(hoist_selections(align_additions(graph)))
+    for change in PASSES:
+        graph = check_graph(change(graph), f"Quantising ({change.__name__})")
+    return graph
 
 
 def default_calibration(graph: Graph, count: int = 16, seed: int = 0) -> Float32Array:

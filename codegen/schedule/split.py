@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from ..config import HardwareConfig
 from ..errors import CapacityError
+from ..legal import check_quantgraph
 from ..program import Program
 from ..quantgraph import Attention, Gather, Product, QuantGraph, QuantNode, Requantization, Value
 from . import schedule
@@ -79,7 +80,7 @@ def split(graph: QuantGraph, parts: int) -> QuantGraph:
                 stem_cuts = _whole_groups(source.value.channels, groups, parts)
                 chain = [list(_gathered(source, before, last, stem_cuts, c)) for c in stem_cuts]
                 nodes = _replaced(nodes, (source, before, last), chain)
-    return replace(graph, nodes=tuple(nodes))
+    return check_quantgraph(replace(graph, nodes=tuple(nodes)), f"Cutting in {parts} parts")
 
 
 def _adds(node: QuantNode) -> bool:

@@ -60,8 +60,11 @@ CASES: dict[str, tuple[tuple[int, ...], Arrange, tuple[int, ...]]] = {
 }
 
 
-def write(path: Path, name: str) -> tuple[int, ...]:
-    """A model that is a convolution, its result as tokens; gives the shape of its image."""
+def write(path: Path, name: str, after: Arrange = as_it_is) -> tuple[int, ...]:
+    """A model that is a convolution, its result as tokens; gives the shape of its image.
+
+    `after` is done to what the convolution gives.
+    """
     shape, arrange, kernel = CASES[name]
     net = Net()
     x = arrange(net, "image")
@@ -70,6 +73,7 @@ def write(path: Path, name: str) -> tuple[int, ...]:
     bias = net.random.integers(-9, 10, DIM)
     strides = list(kernel)
     x = net.op("Conv", x, net.const(weight), net.const(bias), name="patch", strides=strides)
+    x = after(net, x)
     x = net.op("Reshape", x, net.ints(4 if name == "frame by frame" else 1, DIM, -1))
     x = net.op("Reshape", net.op("Transpose", x, perm=[0, 2, 1]), net.ints(1, -1, DIM))
     image = helper.make_tensor_value_info("image", TensorProto.FLOAT, (1, *shape))
@@ -89,6 +93,25 @@ def convolved(path: Path, image: np.ndarray) -> np.ndarray:
     session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
     (tokens,) = session.run(None, {"image": image[None]})
     return np.asarray(tokens)[0]
+
+
+def scaled_by_channel(net: Net, x: str) -> str:
+    """[batch, channels, sides ...] times one whole number a channel, as LayerScale does."""
+    (strides,) = net.nodes[-1].attribute
+    factors = net.random.integers(1, 5, DIM).reshape(DIM, *(1 for _ in strides.ints))
+    return net.op("Mul", x, net.const(factors))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_factor_a_channel_goes_into_the_weights_of_patches_and_tubelets(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    images = whole_numbers(write(path, name, scaled_by_channel))
+    graph = import_model(path)
+    (embed,) = (node for node in graph if isinstance(node, PatchEmbed))
+    for image in images:
+        assert np.array_equal(evaluate(graph, image)[embed.name], convolved(path, image))
 
 
 @pytest.mark.parametrize("name", CASES)

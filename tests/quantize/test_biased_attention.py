@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from fields import check_fields
 from random_vit import Shape, random_images, random_vit
 from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.graph import Attention, Graph, Linear
@@ -36,7 +35,6 @@ ONE = 2**SCORE_FRACTION_BITS * math.log2(math.e)  # units of a score of one, in 
 def test_every_value_is_close_to_float(shape: Shape) -> None:
     graph = random_vit(3, shape)
     quantgraph = quantize(graph, random_images(graph, 64, seed=1))
-    check_fields(quantgraph)
     for row in report(graph, quantgraph, random_images(graph, 16, seed=2)):
         assert row.cosine > 0.998, row
 

@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fields import check_fields
 from random_hybrid import STEMS, Stem, random_hybrid, window
 from random_vit import Shape, random_images, random_parameters
 from vitessera.codegen import isa
@@ -45,7 +44,6 @@ def cosine(quantgraph: QuantGraph, graph: Graph, images: npt.NDArray[np.float32]
 def test_integers_stay_near_float(name: str, prefix: int) -> None:
     graph = random_hybrid(3, Shape(image=(3, 20, 28), blocks=1, prefix=prefix), STEMS[name])
     quantgraph = quantize(graph, random_images(graph, 16, seed=1))
-    check_fields(quantgraph)
     assert cosine(quantgraph, graph, random_images(graph, 8, seed=2)) > 0.995
 
 
@@ -57,7 +55,6 @@ def test_many_column_tiles_are_copied_by_several_instructions() -> None:
     )
     gathers = [entry for entry in program.instructions if isinstance(entry, isa.Gather)]
     assert [entry.inner for entry in gathers] == [127] * 4 + [3] * 4
-    check_fields(quantgraph)
 
 
 def test_a_stem_is_gathered_in_one_pass() -> None:
