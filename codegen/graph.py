@@ -167,13 +167,13 @@ class GroupNorm(Node):
 
 @dataclass(frozen=True)
 class TokenEmbed(Node):
-    """concat(prefix, input) + positions: class and register tokens, then position embedding.
+    """concat(prefix, input, zeros) + positions: constant tokens join others, then positions do.
 
-    The input is a PatchEmbed, or a Linear of a map.
+    Class and register tokens stand before the input's; tokens behind them are positions alone.
     """
 
     prefix: FloatArray  # [prefix tokens, channels]; zero rows when there is none
-    positions: FloatArray  # [prefix tokens + input tokens, channels]; zeros when there is none
+    positions: FloatArray  # [all tokens, channels]; zeros when there is none
 
 
 @dataclass(frozen=True)
@@ -226,6 +226,13 @@ class SelectToken(Node):
 
 
 @dataclass(frozen=True)
+class Arrange(Node):
+    """[tokens, channels] → [rows, channels]: tokens in another order, some, or some repeatedly."""
+
+    rows: tuple[int, ...]  # numbers of the input's tokens, OUTSIDE for a row of zeros
+
+
+@dataclass(frozen=True)
 class MeanPool(Node):
     """[tokens, channels] → [1, channels]: the mean of tokens start ... stop - 1."""
 
@@ -268,18 +275,16 @@ class Graph:
 def shape_of(node: Node, image: Image, shapes: Mapping[str, Shape]) -> Shape:
     """[tokens, channels] of the value of `node`; `shapes` has those of what it reads."""
     match node:
-        case PatchEmbed(weight=weight):
-            out, *patch = weight.shape
-            return math.prod(n // side for n, side in zip(image.shape, patch, strict=True)), out
-        case ImagePatches(window=window):
-            return math.prod(window.grid), image.shape[0] * math.prod(window.kernel)
+        case PatchEmbed() | ImagePatches():
+            return _patches_shape(node, image)
         case Unfold(window=window):
             return math.prod(window.grid), math.prod(window.kernel) * shapes[node.inputs[0]][1]
         case MaxPool(window=window):
             return math.prod(window.grid), shapes[node.inputs[0]][1]
-        case TokenEmbed(prefix=prefix):
-            tokens, channels = shapes[node.inputs[0]]
-            return tokens + len(prefix), channels
+        case TokenEmbed(positions=positions):
+            return len(positions), shapes[node.inputs[0]][1]
+        case Arrange(rows=rows):
+            return len(rows), shapes[node.inputs[0]][1]
         case Linear(weight=weight):
             return shapes[node.inputs[0]][0], weight.shape[0]
         case Attention():
@@ -290,3 +295,10 @@ def shape_of(node: Node, image: Image, shapes: Mapping[str, Shape]) -> Shape:
             return shapes[node.inputs[0]]
         case _:
             raise missing_case(node, "Graph.shapes")
+
+
+def _patches_shape(node: PatchEmbed | ImagePatches, image: Image) -> Shape:
+    if isinstance(node, ImagePatches):
+        return math.prod(node.window.grid), image.shape[0] * math.prod(node.window.kernel)
+    out, *patch = node.weight.shape
+    return math.prod(n // side for n, side in zip(image.shape, patch, strict=True)), out

@@ -51,8 +51,8 @@ def input_index(program: Program) -> Index:
     def pack(digits: Index) -> npt.NDArray[np.generic]:
         image = digits.reshape(1, *source.image)
         rows = patch_rows(image, source.patch, source.window)[0]
-        zeros = np.zeros((source.prefix, rows.shape[1]), np.int8)
-        matrix = np.concatenate([zeros, rows.astype(np.int8)])
+        matrix = np.zeros((source.tokens, source.channels), np.int8)
+        matrix[source.prefix : source.prefix + len(rows)] = rows
         return np.frombuffer(pack_input(program, matrix), np.int8)
 
     # Counted from one: zero is what no pixel fills.

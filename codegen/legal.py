@@ -137,7 +137,11 @@ GRAPH_OPERATORS: dict[type[Node], Operator] = {
             ),
             Law(
                 "it has a position for each token",
-                lambda n, read: n.positions.shape == (len(n.prefix) + read[0][0], read[0][1]),
+                lambda n, read: (
+                    n.positions.ndim == 2
+                    and n.positions.shape[1] == read[0][1]
+                    and len(n.positions) >= len(n.prefix) + read[0][0]
+                ),
             ),
         ),
     ),
@@ -180,11 +184,22 @@ GRAPH_OPERATORS: dict[type[Node], Operator] = {
     g.SelectToken: Operator(
         (1,), (Law("there is such a token", lambda n, read: 0 <= n.index < read[0][0]),)
     ),
+    g.Arrange: Operator(
+        (1,),
+        (Law("there are such tokens", lambda n, read: _are_rows(n.rows, read[0][0])),),
+    ),
     g.MeanPool: Operator(
         (1,),
         (Law("there are such tokens", lambda n, read: 0 <= n.start < n.stop <= read[0][0]),),
     ),
 }
+
+
+def _are_rows(rows: tuple[int, ...], tokens: int) -> bool:
+    """Whether these are numbers of tokens, or OUTSIDE, some of them the former."""
+    return min(rows, default=tokens) >= g.OUTSIDE and g.OUTSIDE < max(rows, default=0) < tokens
+
+
 ON_IMAGE = (g.PatchEmbed, g.ImagePatches)
 
 
@@ -449,6 +464,19 @@ QUANT_OPERATORS: dict[type[QuantNode], Operator] = {
             Law("there is such a token", lambda n, read: 0 <= n.index < read[0].tokens),
             _has_size("one token of what it reads", lambda _, read: (1, read[0].channels)),
             Law("it leaves the integers as they are", lambda n, read: _same(n.value, read[0])),
+        ),
+    ),
+    q.Arrange: Operator(
+        (1,),
+        (
+            _takes(8),
+            Law("there are such tokens", lambda n, read: _are_rows(n.rows, read[0].tokens)),
+            _has_size("its rows of what it reads", lambda n, read: (len(n.rows), read[0].channels)),
+            Law("it leaves the integers as they are", lambda n, read: _same(n.value, read[0])),
+            Law(
+                "its rows of zeros are zero",
+                lambda n, _: g.OUTSIDE not in n.rows or not np.any(n.value.offset),
+            ),
         ),
     ),
     q.Pool: Operator(

@@ -49,27 +49,32 @@ def _seen(images: npt.NDArray[Number], window: Window) -> npt.NDArray[Number]:
 
 def patches(node: PatchInput, image: Float32Array) -> npt.NDArray[np.int8]:
     """The int8 matrix [tokens, values of a patch] of one image."""
-    return integer_patches(image, node.patch, node.prefix, node.value.scale, node.window)
+    before, scale = node.prefix, node.value.scale
+    return integer_patches(image, node.patch, before, node.value.tokens, scale, node.window)
 
 
 def integer_patches(
     image: Float32Array,
     patch: tuple[int, ...],
     prefix: int,
+    tokens: int,
     scale: npt.NDArray[np.float64],
     window: Window | None = None,
 ) -> npt.NDArray[np.int8]:
-    """The int8 matrix [prefix + patches, values of a patch] of one image.
+    """The int8 matrix [tokens, values of a patch] of one image.
 
     Real values divided by the scale in float64, rounded half up and saturated as in numerics.py;
-    the first `prefix` rows are zero.
+    the first `prefix` rows are zero, and so are those behind the last patch.
 
     Args:
         image: float, of the network's shape.
         patch: sides of a patch, one for each axis of the image.
         prefix: rows before the first patch (class and register tokens).
+        tokens: all rows.
         scale: real value of one unit, per column.
         window: how patches follow each other, if they do not tile the image.
     """
     integers = quantize_pixels(patch_rows(image[None], patch, window)[0], scale)
-    return np.concatenate([np.zeros((prefix, integers.shape[1]), np.int8), integers])
+    rows = np.zeros((tokens, integers.shape[1]), np.int8)
+    rows[prefix : prefix + len(integers)] = integers
+    return rows

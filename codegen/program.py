@@ -46,7 +46,8 @@ class InputDescription:
         name: of the image in the ONNX file.
         image: shape of the image, or video.
         patch: sides of a patch, one for each axis of the image.
-        prefix: rows before the first patch (class and register tokens); zeros.
+        prefix: rows before the first patch (class and register tokens); zeros, as are those behind
+            the last.
         window: how patches follow each other, if they do not tile the image.
         tokens, channels: size of the int8 patch matrix, true sizes.
         scale: real value of one unit, per channel; zero stands for zero.

@@ -19,6 +19,7 @@ from .graph import OUTSIDE, Window
 from .numerics import INT8_MAX, INT16_MAX, IntArray, SoftmaxState
 from .preprocess import patches
 from .quantgraph import (
+    Arrange,
     Attention,
     Constant,
     Gather,
@@ -91,6 +92,8 @@ def _run(node: QuantNode, operands: list[IntArray], images: int, lanes: int) -> 
             return _gather(node, operands[0])
         case SelectToken(index=index):
             return operands[0][:, index : index + 1]
+        case Arrange(rows=rows):
+            return np.where((np.array(rows) == OUTSIDE)[:, None], 0, operands[0][:, rows])
         case Pool(start=start, stop=stop):
             total = operands[0][:, start:stop].sum(axis=1, keepdims=True)
             return _epilogue(node, total, node.requantization)

@@ -95,8 +95,8 @@ class PatchInput(QuantNode):
     """The image as the accelerator takes it: int8 [tokens, values of a patch].
 
     Row t is patch t - prefix, both patches and their values in row-major order, divided by the
-    value's scale and rounded; the first `prefix` rows (class and register tokens) are zero, and so
-    is padding. Has no inputs, and its value no offset.
+    value's scale and rounded; rows before the first and behind the last patch (class and register
+    tokens) are zero, and so is padding. Has no inputs, and its value no offset.
 
     Attributes:
         patch: sides of a patch, one for each axis of the image.
@@ -192,6 +192,13 @@ class SelectToken(QuantNode):
     """One token of an int8 or int16 value, as a matrix of one row."""
 
     index: int
+
+
+@dataclass(frozen=True)
+class Arrange(QuantNode):
+    """Tokens of an int8 value in another order, some, or some repeatedly; the same integers."""
+
+    rows: tuple[int, ...]  # numbers of the input's tokens, OUTSIDE for a row of zeros
 
 
 @dataclass(frozen=True)

@@ -173,4 +173,5 @@ def _reference(
     else:
         rows = reals[node.origin[-1]].astype(np.float64)
     prefix = node.prefix if isinstance(node, PatchInput | Gather) else 0
-    return np.pad(rows, ((0, 0), (prefix, 0), (0, 0)))
+    behind = node.value.tokens - prefix - rows.shape[1]
+    return np.pad(rows, ((0, 0), (prefix, behind), (0, 0)))

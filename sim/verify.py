@@ -77,11 +77,12 @@ def patch_matrices(program: Program, images: Array) -> npt.NDArray[np.int8]:
         ImageError: the images have the wrong shape, dtype or values.
     """
     description = program.input
+    before, tokens = description.prefix, description.tokens
     scale = np.asarray(description.scale, np.float64)
     checked = check_images(images, description.image, "Images")
     return np.stack(
         [
-            integer_patches(each, description.patch, description.prefix, scale, description.window)
+            integer_patches(each, description.patch, before, tokens, scale, description.window)
             for each in checked
         ]
     )

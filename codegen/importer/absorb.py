@@ -5,32 +5,45 @@ Every rule is exact algebra on one term and its inputs, and returns None where i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from ..graph import OUTSIDE
 from ..preprocess import patch_rows
-from .stems import opens
 from .term import (
     Activate,
     Beside,
+    ChannelMean,
     Channels,
     Dense,
+    Difference,
     Embed,
+    Erf,
     Fixed,
     Greatest,
+    GroupMean,
     MapNorm,
+    Mix,
     Norm,
     Patches,
-    Prefix,
+    Product,
     Real,
+    Reciprocal,
+    Root,
     Rows,
     Scale,
+    Scores,
     Shift,
+    Sigmoid,
+    Softmax,
     Sum,
+    Tanh,
     Term,
     TermPool,
     TokenMean,
+    topological,
     union,
 )
 
@@ -47,6 +60,23 @@ def _of_products(term: Term) -> bool:
     if isinstance(term, Sum):
         return all(_of_products(part) for part in term.inputs)
     return isinstance(term, Dense)
+
+
+# Arithmetic that no rule has made an operator of.
+UNFINISHED = (
+    ChannelMean,
+    Difference,
+    Erf,
+    GroupMean,
+    Mix,
+    Product,
+    Reciprocal,
+    Root,
+    Scores,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
 
 
 def scale_rule(term: Term, pool: TermPool) -> Term | None:
@@ -79,44 +109,138 @@ def scale_rule(term: Term, pool: TermPool) -> Term | None:
 
 
 def shift_rule(term: Term, pool: TermPool) -> Term | None:
-    """Shift after Dense, Patches or a norm → into their bias (β); after tokens → positions."""
-    if not isinstance(term, Shift):
+    """Shift after Dense, Patches or a norm → into their bias (β); it passes into sums of them."""
+    if not isinstance(term, Shift) or len(term.shape) != 2:
         return None
     (below,) = term.inputs
-    origin = union(below.origin, term.origin)
-    offset = _per_channel(term.offset, term.shape[1]) if len(term.shape) == 2 else None
+    if isinstance(below, Shift):
+        return pool.shift(*below.inputs, below.offset + term.offset, _both(below, term))
+    if isinstance(below, Sum):
+        return _into_sum(below, term, pool)
+    offset = _per_channel(term.offset, term.shape[1])
+    if offset is None:
+        return None
     match below:
-        case Dense() | Patches() if offset is not None:
-            return pool.intern(replace(below, bias=below.bias + offset, origin=origin))
-        case Sum(inputs=(left, right)) if offset is not None and _of_products(below):
-            shifted = pool.shift(left, term.offset, term.origin)
-            return pool.intern(replace(below, inputs=(shifted, right)))
-        case Norm() | MapNorm() if offset is not None:
-            return pool.intern(replace(below, beta=below.beta + offset, origin=origin))
-        case Embed():
-            return pool.intern(
-                replace(below, positions=below.positions + term.offset, origin=origin)
-            )
-        case Dense() | Patches() if len(term.shape) == 2 and opens(below):
-            positions = np.broadcast_to(term.offset, term.shape).copy()
-            none = np.zeros((0, term.shape[1]))
-            return pool.intern(Embed((below,), term.shape, term.origin, none, positions))
+        case Dense() | Patches():
+            return pool.intern(replace(below, bias=below.bias + offset, origin=_both(below, term)))
+        case Norm() | MapNorm():
+            return pool.intern(replace(below, beta=below.beta + offset, origin=_both(below, term)))
     return None
 
 
-def prefix_rule(term: Term, pool: TermPool) -> Term | None:
-    """Constant tokens among or before the constant tokens of an Embed → its prefix."""
-    if not isinstance(term, Prefix):
+def _both(below: Term, term: Term) -> tuple[int, ...]:
+    return union(below.origin, term.origin)
+
+
+def _into_sum(total: Sum, term: Shift, pool: TermPool) -> Term | None:
+    """The sum with its Dense shifted, if it has one: the other operand keeps its bits."""
+    for number in (1, 0):
+        if _of_products(total.inputs[number]):
+            parts = list(total.inputs)
+            parts[number] = pool.shift(parts[number], term.offset, term.origin)
+            return pool.intern(replace(total, inputs=tuple(parts)))
+    return None
+
+
+def rows_rule(term: Term, pool: TermPool) -> Term | None:
+    """Constant tokens among tokens that were added to or arranged before → all of it in one.
+
+    So a Shift comes last: what it adds to zeros are the constant tokens.
+    """
+    if not isinstance(term, Rows) or OUTSIDE not in term.rows:
         return None
-    (below,), at = term.inputs, term.at
-    if opens(below):
-        below = _bare(below, pool)
-    if not isinstance(below, Embed) or at > len(below.prefix):
-        return None
-    prefix = np.insert(below.prefix, [at], term.tokens, axis=0)
-    positions = np.insert(below.positions, [at], np.zeros_like(term.tokens), axis=0)
-    origin = union(term.origin, below.origin)
-    return pool.intern(Embed(below.inputs, term.shape, origin, prefix, positions))
+    (below,) = term.inputs
+    rows = np.array(term.rows)
+    match below:
+        case Rows(inputs=(deeper,), rows=kept):
+            composed = np.where(rows == OUTSIDE, OUTSIDE, np.array(kept)[rows])
+            return pool.rows(deeper, tuple(composed.tolist()), _both(term, below))
+        case Shift(inputs=(deeper,), offset=offset):
+            full = np.broadcast_to(offset, below.shape)
+            moved = np.where(rows[:, None] == OUTSIDE, 0.0, full[rows])
+            spread = pool.rows(deeper, term.rows, term.origin)
+            return pool.shift(spread, moved, below.origin)
+    return None
+
+
+def joined_tokens(roots: tuple[Term, ...], pool: TermPool) -> tuple[Term, ...]:
+    """The terms with what no weight took as operators of their own.
+
+    A Shift becomes constant tokens and positions, or if it is the same for all tokens a Dense; so
+    does a Scale. Those of unfinished arithmetic stay: what is around them is refused.
+    """
+    order = topological(roots)
+    parts = unfinished_parts(order)
+    new: dict[Term, Term] = {}
+    for term in order:
+        rebuilt = pool.rebuilt(term, tuple(new[read] for read in term.inputs))
+        new[term] = rebuilt if term in parts else _joining(rebuilt, pool)
+    return tuple(new[root] for root in roots)
+
+
+def unfinished_parts(order: Sequence[Term]) -> dict[Term, Term]:
+    """Each Scale and Shift that is a part of unfinished arithmetic, and a term of that.
+
+    It is if it reads a result of such, or if nothing else reads it.
+    """
+    readers: dict[Term, list[Term]] = {term: [] for term in order}
+    for term in order:
+        for read in term.inputs:
+            readers[read].append(term)
+    parts: dict[Term, Term] = {term: term for term in order if isinstance(term, UNFINISHED)}
+    for term in order:
+        if isinstance(term, Scale | Shift) and term.inputs[0] in parts:
+            parts[term] = parts[term.inputs[0]]
+    for term in reversed(order):
+        if isinstance(term, Scale | Shift) and readers[term]:
+            causes = [parts.get(reader) for reader in readers[term]]
+            if causes[0] is not None and None not in causes:
+                parts.setdefault(term, causes[0])
+    return {part: cause for part, cause in parts.items() if part is not cause}
+
+
+def _joining(term: Term, pool: TermPool) -> Term:
+    """What `term` is if no weight takes it."""
+    if len(term.shape) != 2:
+        return term
+    channels = term.shape[1]
+    match term:
+        case Scale(factor=constant) if (factor := _per_channel(constant, channels)) is not None:
+            weight, bias = np.diag(factor), np.zeros(channels)
+            return pool.intern(Dense(term.inputs, term.shape, term.origin, weight, bias))
+        case Shift(inputs=(Dense() as below,), offset=constant):
+            # A factor that has become one by now.
+            offset = _per_channel(constant, channels)
+            if offset is not None:
+                bias, origin = below.bias + offset, _both(below, term)
+                return pool.intern(replace(below, bias=bias, origin=origin))
+        case Shift(offset=constant) if (offset := _per_channel(constant, channels)) is not None:
+            weight = np.eye(channels)
+            return pool.intern(Dense(term.inputs, term.shape, term.origin, weight, offset))
+    return _joined(term.inputs[0], term, pool) if isinstance(term, Shift) else term
+
+
+def _joined(below: Term, term: Shift, pool: TermPool) -> Embed:
+    """`term` as tokens that join those of `below`."""
+    positions = np.broadcast_to(term.offset, term.shape).copy()
+    count, origin = 0, term.origin
+    match below:
+        case Rows(inputs=(deeper,), rows=rows) if (
+            first := _tokens_before(rows, deeper.shape[0])
+        ) is not None:
+            below, count, origin = deeper, first, _both(term, below)
+    prefix = positions[:count].copy()
+    positions[:count] = 0.0
+    return pool.intern(Embed((below,), term.shape, origin, prefix, positions))
+
+
+def _tokens_before(rows: tuple[int, ...], tokens: int) -> int | None:
+    """How many zeros stand before all of the tokens, in order, with no zero among them."""
+    first = next((place for place, row in enumerate(rows) if row != OUTSIDE), 0)
+    expected = (*[OUTSIDE] * first, *range(tokens))
+    behind = rows[len(expected) :]
+    alone = all(row == OUTSIDE for row in behind)
+    return first if rows[: len(expected)] == expected and alone else None
 
 
 def fixed_rule(term: Term, pool: TermPool) -> Term | None:
@@ -216,6 +340,8 @@ def mean_rule(term: Term, pool: TermPool) -> Term | None:
     match term:
         case TokenMean(inputs=(Rows(inputs=(deeper,), rows=kept) as below,), rows=rows):
             picked = tuple(kept[row] for row in rows)
+            if OUTSIDE in picked:
+                return None
             origin = union(term.origin, below.origin)
             return pool.intern(replace(term, inputs=(deeper,), rows=picked, origin=origin))
     return None
@@ -254,6 +380,22 @@ def embed_rule(term: Term, pool: TermPool) -> Term | None:
 def embedded(term: Term, pool: TermPool) -> Term:
     """Patches with an empty Embed around them; any other term as it is."""
     return _bare(term, pool) if isinstance(term, Patches) else term
+
+
+def embedded_once(roots: tuple[Term, ...], pool: TermPool) -> tuple[Term, ...]:
+    """The terms with one Embed of the patches: where there were several, they read a bare one."""
+    order = topological(roots)
+    opening = [t for t in order if isinstance(t, Embed) and isinstance(t.inputs[0], Patches)]
+    new: dict[Term, Term] = {}
+    for term in order:
+        inputs = tuple(new[read] for read in term.inputs)
+        if len(opening) > 1 and term in opening:
+            bare = _bare(inputs[0], pool)
+            is_bare = not len(term.prefix) and not term.positions.any()
+            new[term] = bare if is_bare else pool.rebuilt(term, (bare,))
+        else:
+            new[term] = pool.rebuilt(term, inputs)
+    return tuple(new[root] for root in roots)
 
 
 def _bare(term: Term, pool: TermPool) -> Term:

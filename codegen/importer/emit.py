@@ -10,6 +10,7 @@ import numpy as np
 from .. import graph as g
 from ..errors import ModelValueError
 from ..legal import check_graph
+from .absorb import unfinished_parts
 from .activations import argument_of, within_activation
 from .load import Source
 from .patterns import NORM_REMEDY, norm_parts
@@ -36,7 +37,6 @@ from .term import (
     Opaque,
     Padded,
     Patches,
-    Prefix,
     Product,
     Quantised,
     Real,
@@ -82,10 +82,6 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     ),
     Mix: ("its operands are not an attention that can be mapped", ATTENTION_REMEDY),
     Padded: PADDING_LEFT,
-    Prefix: (
-        "it puts constant tokens before something other than the patches",
-        "Concatenate class and register tokens right after the patch embedding.",
-    ),
     Product: (
         "it multiplies two results, and not as part of a GELU or LayerNorm",
         "Gates and data-dependent scales are not supported.",
@@ -97,19 +93,12 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     ),
     Reciprocal: ("it divides by a result, and not as part of a LayerNorm", NORM_REMEDY),
     Root: ("a square root that is not part of a LayerNorm", NORM_REMEDY),
-    Rows: (
-        "it keeps, repeats or reorders several tokens of a sequence",
-        "Select one token, or average a contiguous range of tokens.",
-    ),
     Scale: (
         "it scales by a constant that no weight before or after it can absorb",
         "Put the factor right after a Linear (LayerScale) or on the attention scores.",
     ),
     Scores: ("a product of two results that is not attention", ATTENTION_REMEDY),
-    Shift: (
-        "it adds a constant that no bias can absorb, or differs between tokens",
-        "Add position embeddings right after patch embedding and class token.",
-    ),
+    Shift: ("it adds a constant to what is no matrix of tokens", "Add it to the tokens."),
     Stacked: (
         "it joins two tensors of tokens",
         "Only constant tokens can be put before others: attention reads tokens that one operator "
@@ -117,13 +106,6 @@ LEFT_OVER: dict[type[Term], tuple[str, str]] = {
     ),
     Softmax: ("its result is not multiplied by values", ATTENTION_REMEDY),
 }
-
-EMBEDDED_TWICE = Refused(
-    "the image is embedded in two ways: not every reader sees the same patches, positions, factors "
-    "and class tokens",
-    "Let everything read one embedding, with all that is done to it before the first block.",
-)
-
 
 SEEN_TWICE = Refused(
     "the image is convolved, or cut into patches, in two ways",
@@ -139,11 +121,9 @@ def emit(source: Source, trace: Trace, roots: tuple[Term, ...]) -> g.Graph | Non
     order = topological(roots)
     for term, refusal in _verdicts(order, source.names, set(trace.refused)):
         trace.refused.setdefault(term.origin[0], refusal)
-    embeddings = [term for term in order if isinstance(term, Embed)]
     readers = [term for term in order if isinstance(term, Patches | ImageWindows)]
-    for twice, refusal in ((embeddings, EMBEDDED_TWICE), (readers, SEEN_TWICE)):
-        if len(twice) > 1 and not trace.refused:  # else it may be the consequence
-            trace.refused[twice[1].origin[0]] = refusal
+    if len(readers) > 1 and not trace.refused:  # else it may be the consequence
+        trace.refused[readers[1].origin[0]] = SEEN_TWICE
     if trace.refused or trace.bad_outputs:
         return None
     names = _names(order, roots, source.image.name)
@@ -176,8 +156,9 @@ def _verdicts(
             refused = read if isinstance(read, Opaque) else blamed.get(read)
             if isinstance(refused, Opaque) and type(read) in (Opaque, *LEFT_OVER):
                 blamed.setdefault(term, refused)
+    parts = unfinished_parts(order)
     for term in order:
-        cause = within_activation(term) or blamed.get(term)
+        cause = within_activation(term) or blamed.get(term) or parts.get(term)
         verdict = _verdict(term)
         if verdict is not None and cause is not None and cause is not term:
             verdict = follows_from(names[cause.origin[0]])
@@ -195,8 +176,6 @@ def _attention_parts(mix: Mix) -> Iterator[Term]:
 
 def _verdict(term: Term) -> Refused | None:
     match term:
-        case Rows(rows=rows) if len(rows) == 1:
-            return None
         case TokenMean(rows=rows) if rows != tuple(range(rows[0], rows[-1] + 1)):
             return Refused("it averages tokens with gaps", "Average a contiguous range of tokens.")
         case Scale() | Shift() if shows_image(term):
@@ -249,6 +228,8 @@ def _label(term: Term, roles: dict[Term, str], roots: tuple[Term, ...]) -> str:
             return "head" if term in roots else roles.get(term, "linear")
         case Activate(function=function):
             return function.value
+        case Rows(rows=rows) if len(rows) > 1:
+            return "arrange"
         case _:
             return KIND_LABELS[type(term)]
 
@@ -299,8 +280,10 @@ def _node(term: Term, names: dict[Term, str], onnx_names: tuple[str, ...]) -> g.
             return g.Activation(name, inputs, origin, term.function)
         case Sum():
             return g.Add(name, inputs, origin)
-        case Rows():
-            return g.SelectToken(name, inputs, origin, term.rows[0])
+        case Rows(rows=(row,)) if row != g.OUTSIDE:
+            return g.SelectToken(name, inputs, origin, row)
+        case Rows(rows=rows):
+            return g.Arrange(name, inputs, origin, rows)
         case TokenMean():
             return g.MeanPool(name, inputs, origin, term.rows[0], term.rows[-1] + 1)
     raise AssertionError(f"{type(term).__name__} passed the verdict")

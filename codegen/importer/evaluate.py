@@ -9,8 +9,10 @@ import numpy as np
 
 from ..errors import ImageError, missing_case
 from ..graph import (
+    OUTSIDE,
     Activation,
     Add,
+    Arrange,
     Attention,
     FloatArray,
     Function,
@@ -83,6 +85,8 @@ def _run(node: Node, operands: list[FloatArray]) -> FloatArray:
             return _sum(x, operands[1])
         case SelectToken(index=index):
             return x[:, index : index + 1]
+        case Arrange(rows=rows):
+            return _arranged(x, rows)
         case MeanPool(start=start, stop=stop):
             return _mean_pool(x[:, start:stop])
         case _:
@@ -113,6 +117,11 @@ def _sum(x: FloatArray, y: FloatArray) -> FloatArray:
     return total
 
 
+def _arranged(x: FloatArray, rows: tuple[int, ...]) -> FloatArray:
+    numbers = np.array(rows)
+    return np.where((numbers == OUTSIDE)[:, None], np.float32(0.0), x[:, numbers])
+
+
 def _mean_pool(x: FloatArray) -> FloatArray:
     mean: FloatArray = x.mean(axis=1, keepdims=True)
     return mean
@@ -123,8 +132,10 @@ def _linear(x: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
 
 
 def _token_embed(node: TokenEmbed, x: FloatArray) -> FloatArray:
-    front = np.broadcast_to(node.prefix, (len(x), *node.prefix.shape))
-    return _sum(np.concatenate([front, x], axis=1), node.positions)
+    count, tokens, channels = x.shape
+    front = np.broadcast_to(node.prefix, (count, *node.prefix.shape))
+    behind = np.zeros((count, len(node.positions) - len(node.prefix) - tokens, channels), x.dtype)
+    return _sum(np.concatenate([front, x, behind], axis=1), node.positions)
 
 
 def _patch_embed(node: PatchEmbed, images: FloatArray) -> FloatArray:

@@ -1,4 +1,4 @@
-"""Concat of several tensors: class tokens, channels side by side, stacks that are summed later."""
+"""Concat of several tensors: constant tokens, channels side by side, stacks that are summed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ..graph import OUTSIDE
 from .call import Call, Constant, Tensor, rank_of
 from .fold import run_node
 from .refusal import Refused
-from .term import Beside, Prefix, Stacked, Term
+from .term import Beside, Real, Stacked, Term, union
 from .view import View, as_matrix, whole
 
 REMEDY = "Concatenate class or register tokens [1, n, channels] before the patch tokens."
@@ -32,14 +33,9 @@ def joined(call: Call) -> Tensor:
 
 
 def _with_constants(call: Call, axis: int) -> View:
-    """Constant tokens in one place among the tokens of one term."""
+    """Constant tokens among those of one term: zeros among them, and constants added to these."""
     views = [operand for operand in call.inputs if isinstance(operand, View)]
-    constants = [operand.values for operand in call.inputs if isinstance(operand, Constant)]
-    first = next(i for i, operand in enumerate(call.inputs) if isinstance(operand, Constant))
-    block = call.inputs[first : first + len(constants)]
-    if any(view.term is not views[0].term for view in views) or not all(
-        isinstance(operand, Constant) for operand in block
-    ):
+    if any(view.term is not views[0].term for view in views):
         raise Refused("it does not put constant tokens into one tensor of tokens", REMEDY)
     ids = np.concatenate([view.ids for view in views], axis=axis)
     if ids.ndim < 2 or axis != ids.ndim - 2 or any(side != 1 for side in ids.shape[:-2]):
@@ -48,15 +44,32 @@ def _with_constants(call: Call, axis: int) -> View:
             "token axis",
             REMEDY,
         )
-    layout = tuple(dict.fromkeys(number for view in views for number in view.layout))
-    whole_view = View(views[0].term, ids, layout)
+    whole_view = View(views[0].term, ids, union(*(view.layout for view in views)))
     matrix = as_matrix(whole_view, call.pool, call.origin)
-    at = sum(view.ids.shape[axis] for view in call.inputs[:first] if isinstance(view, View))
-    tokens = np.concatenate(constants, axis=axis).astype(np.float64).reshape(-1, matrix.shape[1])
-    shape = (len(tokens) + matrix.shape[0], matrix.shape[1])
     origin = call.origin_with((whole_view, matrix))
-    term = call.pool.intern(Prefix((matrix,), shape, origin, tokens, at))
-    return whole(term, (*ids.shape[:-2], *shape))
+    tokens = np.concatenate(
+        [_constant_rows(operand, matrix.shape[1]) for operand in call.inputs if operand is not None]
+    )
+    is_constant = np.concatenate(
+        [
+            np.full(operand.ids.shape[axis], False)
+            if isinstance(operand, View)
+            else np.full(operand.values.shape[axis], True)
+            for operand in call.inputs
+            if operand is not None
+        ]
+    )
+    rows = np.where(is_constant, OUTSIDE, np.cumsum(~is_constant) - 1)
+    spread = call.pool.rows(matrix, tuple(rows.tolist()), origin)
+    term = call.pool.shift(spread, tokens, origin)
+    return whole(term, (*ids.shape[:-2], *term.shape))
+
+
+def _constant_rows(operand: Constant | View, channels: int) -> Real:
+    """[tokens, channels] of constant tokens; zeros of others."""
+    if isinstance(operand, View):
+        return np.zeros(operand.ids.shape[-2:])
+    return operand.values.astype(np.float64).reshape(-1, channels)
 
 
 def _beside(call: Call, views: Sequence[View]) -> View | None:

@@ -20,7 +20,7 @@ PASSES: tuple[tuple[Rule, ...], ...] = (
     (
         absorb.scale_rule,
         absorb.shift_rule,
-        absorb.prefix_rule,
+        absorb.rows_rule,
         absorb.fixed_rule,
         absorb.beside_rule,
         absorb.channels_rule,
@@ -41,12 +41,14 @@ def rewrite(trace: Trace) -> tuple[Term, ...]:
     roots = tuple(root for _, root in trace.roots)
     for rules in PASSES[:-1]:
         roots = _run_pass(roots, rules, trace)
+    roots = absorb.joined_tokens(roots, trace.pool)
     try:
         roots = stems.maps_of_patches(roots, trace.pool)
     except Refused as refusal:
         trace.refused.setdefault(refusal.origin[0], refusal)
     roots = _run_pass(roots, PASSES[-1], trace)
-    return tuple(absorb.embedded(root, trace.pool) for root in roots)
+    roots = tuple(absorb.embedded(root, trace.pool) for root in roots)
+    return absorb.embedded_once(roots, trace.pool)
 
 
 def _run_pass(roots: tuple[Term, ...], rules: Sequence[Rule], trace: Trace) -> tuple[Term, ...]:

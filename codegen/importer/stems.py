@@ -60,13 +60,6 @@ OF_MAPS = (
 )
 
 
-def opens(term: Term) -> bool:
-    """Whether class token and positions may be put on `term`: nothing below has them."""
-    return isinstance(term, Dense | Patches) and all(
-        isinstance(below, OF_MAPS) for below in topological((term,))
-    )
-
-
 def window_rule(term: Term, pool: TermPool) -> Term | None:
     """Scale or Shift before the window of a convolution → into its weight and bias.
 
@@ -126,38 +119,50 @@ def _by_value(constant: Real, seen: ImageWindows | MapWindows, padding: float) -
 def maps_of_patches(roots: tuple[Term, ...], pool: TermPool) -> tuple[Term, ...]:
     """The terms with Patches as Dense of windows, wherever they are a map and not tokens.
 
-    They are a map if a window, a norm of maps, or a Dense that is embedded sees them before
-    tokens are made of them.
+    They must be one if a window or a norm of maps sees them. They may be one if something else is
+    done to them before constant tokens or positions join.
 
     Raises:
-        Refused: such patches are not square, or of a video.
+        Refused: patches that must be a map are not square, or of a video.
     """
     order = topological(roots)
-    maps: set[Term] = set()
-    for term in reversed(order):
-        walks = isinstance(term, MapWindows | MapNorm | Greatest)
-        opened = isinstance(term, Embed) and isinstance(term.inputs[0], Dense)
-        if walks or opened or (term in maps and isinstance(term, OF_MAPS)):
-            maps.update(term.inputs)
+    walked = _below(order, [t for t in order if isinstance(t, MapWindows | MapNorm | Greatest)])
+    joined = _below(
+        order, [t for t in order if isinstance(t, Embed) and not isinstance(t.inputs[0], Patches)]
+    )
     new: dict[Term, Term] = {}
     for term in order:
         rebuilt = pool.rebuilt(term, tuple(new[read] for read in term.inputs))
-        if isinstance(term, Patches) and term in maps:
+        if isinstance(term, Patches) and (term in walked or (term in joined and _is_square(term))):
             rebuilt = _as_map(term, pool)
         new[term] = rebuilt
     return tuple(new[root] for root in roots)
 
 
+def _below(order: list[Term], readers: list[Term]) -> set[Term]:
+    """What the readers see, straight or through what maps can be made of."""
+    found: set[Term] = set()
+    for term in reversed(order):
+        if term in readers or (term in found and isinstance(term, OF_MAPS)):
+            found.update(term.inputs)
+    return found
+
+
+def _is_square(patches: Patches) -> bool:
+    """Whether the patches are what a convolution sees of an image with one stride."""
+    _, channels, *kernel = patches.weight.shape
+    return len(kernel) == 2 and channels == patches.inputs[0].shape[0] and kernel[0] == kernel[1]
+
+
 def _as_map(patches: Patches, pool: TermPool) -> Term:
-    out, channels, *kernel = patches.weight.shape
     (image,) = patches.inputs
-    if len(kernel) != 2 or channels != image.shape[0] or kernel[0] != kernel[1]:
+    if not _is_square(patches):
         raise Refused(
             f"its patches of {list(patches.weight.shape[1:])} are a map that is convolved further",
             "Convolve one image, all channels of it, with one stride for both axes.",
             origin=patches.origin,
         )
-    side = kernel[0]
+    out, _, side, _ = patches.weight.shape
     sides = (image.shape[1], image.shape[2])
     window = Window(sides, (side, side), side, (0, 0), (sides[0] // side, sides[1] // side))
     weight = patches.weight.reshape(out, -1)

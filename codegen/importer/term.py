@@ -128,14 +128,6 @@ class Mix(Term):
 
 
 @dataclass(frozen=True, eq=False)
-class Prefix(Term):
-    """Constant tokens put before token `at` of the input."""
-
-    tokens: Real  # [prefix tokens, channels]
-    at: int
-
-
-@dataclass(frozen=True, eq=False)
 class Fixed(Term):
     """Constant tokens, whatever the input: a query that was learned."""
 
@@ -231,7 +223,7 @@ class MapNorm(Term):
 
 @dataclass(frozen=True, eq=False)
 class Embed(Term):
-    """concat(prefix, input) + positions."""
+    """concat(prefix, input, zeros) + positions: constant tokens around the input's."""
 
     prefix: Real
     positions: Real
@@ -277,7 +269,7 @@ class Sum(Term):
 
 @dataclass(frozen=True, eq=False)
 class Rows(Term):
-    """The tokens `rows` of the input, in that order."""
+    """The tokens `rows` of the input, in that order; zeros where a number is OUTSIDE."""
 
     rows: tuple[int, ...]
 

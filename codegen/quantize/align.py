@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..graph import Add, Graph, MeanPool, SelectToken
+from ..graph import Add, Arrange, Graph, MeanPool, SelectToken
 
 
 def align_additions(graph: Graph) -> Graph:
@@ -34,11 +34,14 @@ def _misplaced(graph: Graph) -> SelectToken | None:
 
 
 def _source(graph: Graph, name: str) -> SelectToken | None:
-    """The selection among all tokens that decides where `name` stands; None if it starts a tile."""
+    """The selection among all tokens that decides where `name` stands; None if it starts a tile.
+
+    Pooled and arranged rows do.
+    """
     found = None
     while name != graph.image.name:
         node = graph[name]
-        if isinstance(node, MeanPool):
+        if isinstance(node, MeanPool | Arrange):
             return found
         if isinstance(node, SelectToken):
             found = node

@@ -13,6 +13,7 @@ from ..errors import UnsupportedModelError
 from ..graph import (
     Activation,
     Add,
+    Arrange,
     Attention,
     Function,
     Graph,
@@ -48,12 +49,13 @@ READABLE: dict[type[Node], tuple[Form, ...]] = {
     Attention: (Form.INT8, Form.RESIDUAL),
     MeanPool: (Form.INT8, Form.RESIDUAL),
     SelectToken: (Form.INT8, Form.RESIDUAL, Form.OUTPUT),
+    Arrange: (Form.INT8, Form.RESIDUAL),
     Add: (Form.RESIDUAL, Form.FUSED),
     GroupNorm: (Form.RESIDUAL,),
     MaxPool: (Form.RESIDUAL,),
     Unfold: (Form.RESIDUAL,),
 }
-INT8_READERS = (Linear, Attention, MeanPool)
+INT8_READERS = (Linear, Attention, Arrange, MeanPool)
 RESIDUAL_READERS = (LayerNorm, Add, GroupNorm, MaxPool, Unfold)
 
 
@@ -72,9 +74,9 @@ def assign_forms(graph: Graph) -> dict[str, Form]:
 
 
 def readers(graph: Graph, name: str) -> Iterator[tuple[Node, str]]:
-    """(operator, name under which it reads the value), looking through SelectToken."""
+    """(operator, name under which it reads the value), looking through what picks tokens of it."""
     for node in graph.consumers(name):
-        if isinstance(node, SelectToken):
+        if isinstance(node, SelectToken | Arrange):
             yield from readers(graph, node.name)
         else:
             yield node, name
@@ -158,7 +160,7 @@ def _form(graph: Graph, node: Node, forms: dict[str, Form]) -> Form:
     match node:
         case PatchEmbed():
             return Form.FUSED
-        case ImagePatches():
+        case ImagePatches() | Arrange():
             return Form.INT8
         case GroupNorm() | MaxPool() | Unfold() | Activation() if is_gathered(graph, node):
             return _form_of_gathered(graph, node)

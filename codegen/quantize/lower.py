@@ -13,6 +13,7 @@ from ..errors import missing_case
 from ..graph import (
     Activation,
     Add,
+    Arrange,
     Attention,
     Function,
     GroupNorm,
@@ -88,16 +89,19 @@ class Lowering:
                 yield self._norm(node)
             case Attention():
                 yield self._attention(node)
-            case SelectToken():
-                yield self._selection(node)
+            case SelectToken() | Arrange():
+                yield self._picked(node)
             case MeanPool():
                 yield self._pool(node)
             case _:
                 raise missing_case(node, "The quantiser")
 
-    def _selection(self, node: SelectToken) -> q.SelectToken:
+    def _picked(self, node: SelectToken | Arrange) -> q.SelectToken | q.Arrange:
         value = self._value(node.name)
-        return q.SelectToken(node.name, node.inputs, (node.name,), value, node.index)
+        if isinstance(node, SelectToken):
+            return q.SelectToken(node.name, node.inputs, (node.name,), value, node.index)
+        operand = (self._operand(node.inputs[0]),)
+        return q.Arrange(node.name, operand, (node.name,), value, node.rows)
 
     def _value(self, name: str, of: str | None = None) -> q.Value:
         """The description of value `name`; its size is that of graph value `of`."""
@@ -150,9 +154,9 @@ class Lowering:
 
     def _constant(self, node: TokenEmbed, embed: PatchEmbed | Linear) -> q.Int16Array:
         rows = node.positions.astype(np.float64)
-        prefix = len(node.prefix)
+        prefix, (tokens, _) = len(node.prefix), self.evidence.graph.shapes()[embed.name]
         rows[:prefix] += node.prefix
-        rows[prefix:] += embed.bias
+        rows[prefix : prefix + tokens] += embed.bias
         integers = np.rint(rows / self.scales[node.name].step)
         return np.clip(integers, -INT16_MAX, INT16_MAX).astype(np.int16)
 
@@ -167,9 +171,16 @@ class Lowering:
         ]
         return max(prefixes, default=0)
 
-    def _with_prefix(self, node: Node) -> q.Value:
-        value = self._value(node.name)
-        return replace(value, tokens=value.tokens + self._prefix(node))
+    def _with_rows(self, node: Node) -> q.Value:
+        """The value with the rows of all tokens, if it is embedded as tokens."""
+        value, graph = self._value(node.name), self.evidence.graph
+        counts = [
+            len(reader.positions)
+            for product in graph.consumers(node.name)
+            for reader in graph.consumers(product.name)
+            if isinstance(reader, TokenEmbed)
+        ]
+        return replace(value, tokens=max([value.tokens, *counts]))
 
     # --- Maps ------------------------------------------------------------------------------------
 
@@ -179,7 +190,7 @@ class Lowering:
             node.name,
             (),
             (node.name,),
-            self._with_prefix(node),
+            self._with_rows(node),
             (channels, *node.window.kernel),
             self._prefix(node),
             node.window,
@@ -200,7 +211,7 @@ class Lowering:
             node.name,
             (source,),
             tuple(entry.name for entry in passed),
-            self._with_prefix(node),
+            self._with_rows(node),
             integers.gamma,
             integers.beta,
             integers.constants,

@@ -28,8 +28,10 @@ import numpy as np
 
 from ...host.images import Float32Array
 from ..graph import (
+    OUTSIDE,
     Activation,
     Add,
+    Arrange,
     Attention,
     Graph,
     GroupNorm,
@@ -94,14 +96,21 @@ def choose_scales(evidence: Evidence, images: Float32Array) -> dict[str, Scale]:
                 scales[node.name] = Scale(np.full(channels, step))
                 if int8_readers(evidence, node.name):
                     scales[copy_name(node.name)] = _copy_scale(evidence, node.name, step)
-            case Form.OUTPUT | Form.INT8 if isinstance(node, SelectToken):
-                scales[node.name] = scales[node.inputs[0]]  # the same integers
+            case Form.OUTPUT | Form.INT8 if isinstance(node, SelectToken | Arrange):
+                scales[node.name] = scales[_picked(evidence, node)]  # the same integers
             case Form.OUTPUT:
                 step = OUTPUT_HEADROOM * _positive(statistics[node.name].range) / INT16_MAX
                 scales[node.name] = Scale(np.full(channels, step))
             case Form.INT8:
                 scales[node.name] = _int8_scale(evidence, node, images)
     return scales
+
+
+def _picked(evidence: Evidence, node: SelectToken | Arrange) -> str:
+    """The value that `node` picks tokens of."""
+    (name,) = node.inputs
+    is_copy = isinstance(node, Arrange) and evidence.forms[name] is Form.RESIDUAL
+    return copy_name(name) if is_copy else name
 
 
 def int8_readers(evidence: Evidence, name: str) -> list[Node]:
@@ -169,11 +178,13 @@ def _int8_scale(evidence: Evidence, node: Node, images: Float32Array) -> Scale:
         return _gathered_scale(evidence, node)
     feeds_products = _feeds_products(evidence, name)
     if isinstance(node, Activation):
-        return _lopsided(evidence, name) if feeds_products else _one_step(statistics)
+        free = feeds_products and not _gets_zeros(evidence, name)
+        return _lopsided(evidence, name) if free else _one_step(statistics)
     if feeds_products:
         if isinstance(node, LayerNorm):
             return _norm_scale(evidence, node)
-        centre = _mix_centre(evidence, node) if isinstance(node, Attention) else statistics.centre
+        of_mix = isinstance(node, Attention)
+        centre = _mix_centre(evidence, node) if of_mix else _centre(evidence, name)
         return _around(centre, _folded(evidence, name, centre))
     if _only_as(evidence, name, 2):
         return _each_channel(statistics, _value_centre(evidence, name))
@@ -186,7 +197,7 @@ def _int8_scale(evidence: Evidence, node: Node, images: Float32Array) -> Scale:
 def _copy_scale(evidence: Evidence, name: str, residual_step: float) -> Scale:
     if not _feeds_products(evidence, name):
         return _one_step(evidence.statistics[name])
-    centre = evidence.statistics[name].centre
+    centre = _centre(evidence, name)
     step = _folded(evidence, name, centre)
     gain = np.full(len(step), residual_step)
     return _around(centre, exact_steps(gain, -centre, step))
@@ -196,7 +207,7 @@ def _norm_scale(evidence: Evidence, node: LayerNorm) -> Scale:
     """Such that LayerNorm's integers are accurate in every channel."""
     gamma, beta = node.gamma.astype(np.float64), node.beta.astype(np.float64)
     gain = norm_gain(gamma, len(gamma))
-    centre = evidence.statistics[node.name].centre
+    centre = _centre(evidence, node.name)
     step = _folded(evidence, node.name, centre)
     # One channel that hardly varies must not take the others' bits.
     smallest = np.maximum(np.abs(node.gamma), np.abs(beta - centre)) / LARGEST_GAIN
@@ -214,6 +225,21 @@ def _gathered_scale(evidence: Evidence, node: Node) -> Scale:
         smallest = np.maximum(np.abs(norm.gamma), np.abs(norm.beta)) / LARGEST_GAIN
         step = np.maximum(step, np.tile(smallest, pixels))
     return Scale(step)
+
+
+def _centre(evidence: Evidence, name: str) -> FloatArray:
+    """What integer zero may stand for in each channel: zero, if rows of zeros join the tokens."""
+    centre = evidence.statistics[name].centre
+    return np.zeros_like(centre) if _gets_zeros(evidence, name) else centre
+
+
+def _gets_zeros(evidence: Evidence, name: str) -> bool:
+    """Whether rows of zeros are put among the tokens of the value."""
+    picking = (n for n in evidence.graph.consumers(name) if isinstance(n, SelectToken | Arrange))
+    return any(
+        (isinstance(node, Arrange) and OUTSIDE in node.rows) or _gets_zeros(evidence, node.name)
+        for node in picking
+    )
 
 
 def _around(centre: FloatArray, step: FloatArray) -> Scale:
@@ -270,7 +296,7 @@ def _mix_centre(evidence: Evidence, node: Attention) -> FloatArray:
     result, and the readers of the result add it again.
     """
     graph, value = evidence.graph, node.inputs[2]
-    centre = evidence.statistics[node.name].centre
+    centre = _centre(evidence, node.name)
     alone = isinstance(graph[value], Linear) and _only_as(evidence, value, 2)
     free = alone and len(list(readers(graph, value))) == 1 and _feeds_products(evidence, node.name)
     return centre if free else np.zeros_like(centre)

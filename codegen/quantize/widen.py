@@ -7,8 +7,8 @@ where there is no product for an addition, an activation or an embedding to beco
 product with the identity is put in between. It is exact on the integers: what it costs is time, and
 that the value has the 8 bits of its operand.
 
-Tokens that are embedded get the rows in front of them while they are gathered: where they are not,
-an Unfold of single pixels is put in between.
+Constant tokens join others as rows of zeros, to which they are added as positions are. The host
+puts such rows among patches, and a gather before its own; anywhere else an Arrange does.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from ..graph import (
+    OUTSIDE,
     Activation,
     Add,
+    Arrange,
     Attention,
     Graph,
     ImagePatches,
@@ -55,8 +58,8 @@ def widen(graph: Graph) -> Graph:
     while True:
         if (gap := next(_gaps(graph), None)) is not None:
             graph = _filled(graph, gap)
-        elif (linear := next(_not_gathered(graph), None)) is not None:
-            graph = _gathered(graph, linear)
+        elif (linear := next(_without_rows(graph), None)) is not None:
+            graph = _with_rows(graph, *linear)
         else:
             return graph
 
@@ -84,12 +87,12 @@ def _gaps(graph: Graph) -> Iterator[_Gap]:
 def _is_embedding(graph: Graph, node: TokenEmbed, product: Node) -> bool:
     """Whether `product` can become part of `node`.
 
-    What others see of the image, too, gets no rows in front of it.
+    What others see of the image, too, gets no rows around it.
     """
     if isinstance(product, PatchEmbed):
         return True
     shared = False
-    if isinstance(product, Linear) and len(node.prefix):
+    if isinstance(product, Linear) and _joins_tokens(graph, node):
         source = graph[product.inputs[0]]
         shared = isinstance(source, ImagePatches) and graph.consumers(source.name) != (product,)
     return is_fused(graph, product) and not shared
@@ -99,8 +102,9 @@ def _needs_product(graph: Graph, node: Node, reader: Node) -> bool:
     """Whether `reader` cannot read the narrow value of `node`."""
     if is_gathered(graph, reader):
         return not joins(graph, reader)
-    if is_gathered(graph, node) and isinstance(reader, Attention | MeanPool | SelectToken):
-        return True  # what is gathered can only be the rows of a product
+    from_left = is_gathered(graph, node) or isinstance(node, ImagePatches)
+    if from_left and isinstance(reader, Arrange | Attention | MeanPool | SelectToken):
+        return True  # what is gathered, by us or by the host, can only be the rows of a product
     return isinstance(reader, LayerNorm | Add)
 
 
@@ -108,32 +112,71 @@ def _is_narrow(graph: Graph, node: Node) -> bool:
     """Whether the value is int8 whatever its readers are."""
     while isinstance(node, SelectToken):
         node = graph[node.inputs[0]]
-    return isinstance(node, LayerNorm | Attention) or is_gathered(graph, node)
+    of_rows = isinstance(node, LayerNorm | Attention | Arrange | ImagePatches)
+    return of_rows or is_gathered(graph, node)
 
 
-def _not_gathered(graph: Graph) -> Iterator[Linear]:
-    """Products that tokens are embedded by, whose rows cannot get others in front."""
+def _joins_tokens(graph: Graph, node: TokenEmbed) -> bool:
+    """Whether there are constant tokens, not only positions."""
+    return len(node.positions) > graph.shapes()[node.inputs[0]][0]
+
+
+def _without_rows(graph: Graph) -> Iterator[tuple[TokenEmbed, Linear]]:
+    """Products that constant tokens join, whose rows cannot get others around them."""
     for node in graph:
-        if not isinstance(node, TokenEmbed) or not len(node.prefix):
+        if not isinstance(node, TokenEmbed) or not _joins_tokens(graph, node):
             continue
         linear = graph[node.inputs[0]]
-        if isinstance(linear, Linear):
-            source = graph[linear.inputs[0]]
-            alone = graph.consumers(source.name) == (linear,)
-            if not (isinstance(source, ImagePatches | Unfold) and alone):
-                yield linear
+        if isinstance(linear, Linear) and not _has_rows(graph, node, graph[linear.inputs[0]]):
+            yield node, linear
 
 
-def _gathered(graph: Graph, linear: Linear) -> Graph:
+def _has_rows(graph: Graph, node: TokenEmbed, source: Node) -> bool:
+    """Whether rows of zeros can be put around those of what the product reads."""
+    if len(graph.consumers(source.name)) > 1:
+        return False
+    return isinstance(source, ImagePatches) or (
+        isinstance(source, Unfold) and _fits_gather(graph, node)
+    )
+
+
+def _fits_gather(graph: Graph, node: TokenEmbed) -> bool:
+    """Whether all constant tokens come first, and are as few as GATHER puts before its rows."""
+    count = len(node.prefix)
+    alone = len(node.positions) == count + graph.shapes()[node.inputs[0]][0]
+    return alone and count <= highest(Gather, "prefix")
+
+
+def _with_rows(graph: Graph, embed: TokenEmbed, linear: Linear) -> Graph:
+    """The graph with something before the product that puts rows around what it reads."""
     (source,) = linear.inputs
-    before, (rows, _) = graph[source], graph.shapes()[source]
-    grid = before.window.grid if isinstance(before, MaxPool) else as_map(rows)
-    window = Window.of_each(grid)
-    unfold = Unfold(_free_name(graph, f"{source}.rows"), (source,), graph[source].origin, window)
+    before, (tokens, _) = graph[source], graph.shapes()[source]
+    name, origin = _free_name(graph, f"{source}.rows"), graph[source].origin
+    put: Node
+    if is_gathered(graph, before) and not isinstance(before, Unfold) and _fits_gather(graph, embed):
+        grid = before.window.grid if isinstance(before, MaxPool) else as_map(tokens)
+        put = Unfold(name, (source,), origin, Window.of_each(grid))
+        joined = embed
+    else:
+        first, count = len(embed.prefix), len(embed.positions)
+        rows = np.full(count, OUTSIDE)
+        rows[first : first + tokens] = range(tokens)
+        put = Arrange(name, (source,), origin, tuple(rows.tolist()))
+        joined = _on_rows(embed, linear, rows == OUTSIDE)
     nodes: list[Node] = []
     for node in graph:
-        nodes += [unfold, _reading(node, source, unfold.name)] if node is linear else [node]
-    return Graph(graph.image, tuple(nodes), graph.outputs)
+        nodes += [put, _reading(node, source, name)] if node is linear else [node]
+    return Graph(
+        graph.image, tuple(joined if node is embed else node for node in nodes), graph.outputs
+    )
+
+
+def _on_rows(embed: TokenEmbed, linear: Linear, is_constant: npt.NDArray[np.bool_]) -> TokenEmbed:
+    """`embed` where its input has a row for each token: zeros, to which the bias is added."""
+    positions = embed.positions.copy()
+    positions[: len(embed.prefix)] += embed.prefix
+    positions[is_constant] -= linear.bias
+    return replace(embed, prefix=embed.prefix[:0], positions=positions)
 
 
 def as_map(rows: int) -> tuple[int, int]:

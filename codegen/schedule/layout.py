@@ -18,6 +18,7 @@ from ..config import HardwareConfig, Memory
 from ..errors import CapacityError, UnsupportedModelError, missing_case
 from ..packing import round_up
 from ..quantgraph import (
+    Arrange,
     Attention,
     Constant,
     Gather,
@@ -163,7 +164,7 @@ def _reads(node: QuantNode, wanted: tuple[Place, ...]) -> list[tuple[str, tuple[
             places = ((Place.LEFT_ROWS,), (Place.RESIDUAL,))
         case Attention():
             places = ((Place.LEFT_ROWS,), (Place.RIGHT_ROWS,), (Place.RIGHT_COLUMNS,))
-        case Pool():
+        case Pool() | Arrange():
             places = ((Place.RIGHT_COLUMNS,),)
         case Norm() | Gather():
             places = ((Place.RESIDUAL,),)
@@ -209,7 +210,7 @@ def channel_layouts(graph: QuantGraph, config: HardwareConfig) -> dict[str, Chan
         padded = _padded_heads(gather.value.channels, parts, config)
         _require_heads(graph, heads, gather.name, padded)
     for node in graph:
-        if isinstance(node, SelectToken | Pool):
+        if isinstance(node, SelectToken | Arrange | Pool):
             heads.setdefault(node.name, heads.get(node.inputs[0], 1))
     layouts = {
         node.name: Channels(node.value.channels, heads.get(node.name, 1), config.tile)
@@ -240,13 +241,13 @@ def _padded_heads(channels: int, heads: int, config: HardwareConfig) -> int:
 
 
 def _require_heads(graph: QuantGraph, heads: dict[str, int], name: str, count: int) -> None:
-    """Notes that `name` has `count` separately padded heads; a selection has its input's."""
+    """Notes that `name` has `count` separately padded heads; what picks tokens has its input's."""
     if heads.setdefault(name, count) != count:
         raise CapacityError(
             f"{name} is read with {heads[name]} and with {count} heads or groups of channels.",
             ANOTHER_TILE,
         )
-    if isinstance(graph[name], SelectToken):
+    if isinstance(graph[name], SelectToken | Arrange):
         _require_heads(graph, heads, graph[name].inputs[0], count)
 
 
@@ -258,9 +259,13 @@ def _is_only_gathered(graph: QuantGraph, node: QuantNode) -> bool:
     return len(node.inputs) == 1 and gathered and node.name not in outputs
 
 
+# What can give channels in groups that are padded on their own.
+ARRANGING = Product | Attention | SelectToken | Arrange | Pool | Gather
+
+
 def _check_producers(graph: QuantGraph, layouts: dict[str, Channels]) -> None:
     for node in graph:
-        arranges = isinstance(node, Product | Attention | SelectToken | Pool | Gather)
+        arranges = isinstance(node, ARRANGING)
         alone = node.value.bits == 8 or _is_only_gathered(graph, node)
         if layouts[node.name].heads > 1 and not (arranges and alone):
             raise CapacityError(

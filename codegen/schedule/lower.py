@@ -24,6 +24,7 @@ import numpy.typing as npt
 from .. import isa
 from ..config import HardwareConfig, Memory
 from ..errors import CapacityError, UnsupportedModelError, missing_case
+from ..graph import OUTSIDE
 from ..packing import (
     pack_norm,
     pack_operand,
@@ -34,6 +35,7 @@ from ..packing import (
 )
 from ..program import Layer
 from ..quantgraph import (
+    Arrange,
     Attention,
     Constant,
     Gather,
@@ -71,6 +73,7 @@ WINDOW_LIMITS = {
     "kernel_height": "pixels down of a max pool:",
     "prefix": "class and register tokens:",
 }
+AS_IT_IS_SHIFT = 15  # of a multiplier that stands for one
 CODES = {function: code for code, function in isa.FUNCTIONS.items()}
 
 
@@ -225,8 +228,8 @@ class _Lowering:
                     self._norm(node, place)
                 case Gather():
                     self._gather(node, place)
-                case SelectToken():
-                    self._select(node, place)
+                case SelectToken() | Arrange():
+                    self._pick(node, place)
                 case Pool():
                     self._pool(node, place)
                 case _:
@@ -447,11 +450,9 @@ class _Lowering:
             parameters: first byte of the node's parameters in the weights buffer; the stage's
                 streams, which their load is added to.
         """
-        beats = self._config.beats_per_row
         offset, streams = parameters
-        tensor = self._streamed(f"{node.name}/parameters", Memory.PARAMETER, len(columns) * beats)
-        stride = self._config.dram_bytes_per_word(Memory.PARAMETER)
-        streams.append(self._load_all(tensor, node.name, offset + columns.start * beats * stride))
+        streams.append(self._parameter_chunk(node.name, offset, columns))
+        ((_, tensor),) = streams[-1].operands
         body = []
         for rows in self._groups(left.grid):
             compute = isa.Compute(
@@ -524,6 +525,56 @@ class _Lowering:
             )
             self._stages.append(Stage([], body, streams))
         self._define(node, place, target, self._stages[-1].body[-1])
+
+    def _arrange(self, node: Arrange, place: Place) -> None:
+        """A product of rows that hold a one, or nothing, with the transposed tokens.
+
+        Each row tile reads only the tokens between its first and its last.
+        """
+        right = self._read(node.inputs[0], Place.RIGHT_COLUMNS, node.name)
+        target = self._new(node, place, len(node.rows))
+        parts = list(_picked_tokens(node, right, target.grid.row_tiles, self._config.tile))
+        words = [pack_operand(part.ones, self._config) for part in parts]
+        offset = self._image.add(f"{node.name}/ones", np.concatenate(words), Memory.LEFT)
+        ones = Tensor(f"{node.name}/ones", Memory.LEFT, sum(map(len, words)))
+        parameters = self._parameters(node.name, _as_it_is(node.value.channels), target.channels)
+        self._stages.append(Stage(loads=[self._load_all(ones, node.name, offset)]))
+        starts = [0, *itertools.accumulate(map(len, words))]
+        for columns in self._chunks(node, target, 0):
+            stream = self._parameter_chunk(node.name, parameters, columns)
+            ((_, tensor),) = stream.operands
+            body: list[Operation] = []
+            for row_tile, part in enumerate(parts):
+                compute = isa.Compute(
+                    outer=1,
+                    inner=len(columns),
+                    depth=len(words[row_tile]),
+                    left_base=starts[row_tile],
+                    left_step=1,
+                    right_base=right.word(part.first, columns.start),
+                    right_inner=right.grid.column_stride,
+                    right_step=1,
+                )
+                operands = (("left_base", ones), ("right_base", right.tensor))
+                body.append(Operation(compute, operands, node.name))
+                rows = range(row_tile, row_tile + 1)
+                fields = self._epilogue(_as_it_is(node.value.channels), target, rows, columns)
+                body.append(self._epilogue_operation(node.name, fields, target, tensor, 0))
+            self._stages.append(Stage([], body, [stream]))
+        self._define(node, place, target, self._stages[-1].body[-1])
+
+    def _parameter_chunk(self, layer: str, offset: int, columns: range) -> Operation:
+        """The LOAD of the parameters, which begin at byte `offset`, of some column tiles."""
+        beats = self._config.beats_per_row
+        tensor = self._streamed(f"{layer}/parameters", Memory.PARAMETER, len(columns) * beats)
+        stride = self._config.dram_bytes_per_word(Memory.PARAMETER)
+        return self._load_all(tensor, layer, offset + columns.start * beats * stride)
+
+    def _pick(self, node: SelectToken | Arrange, place: Place) -> None:
+        if isinstance(node, SelectToken):
+            self._select(node, place)
+        else:
+            self._arrange(node, place)
 
     def _select(self, node: SelectToken, place: Place) -> None:
         """A view: the row stays where it is."""
@@ -724,6 +775,43 @@ def _joined(first: Stage, steps: Iterable[Stage]) -> Iterator[Stage]:
         stage.streams += step.streams
         stage.body += step.body
     yield stage
+
+
+@dataclass(frozen=True)
+class _Picked:
+    """What one row tile takes of tokens.
+
+    Attributes:
+        first: the row tile of the tokens that holds the first it takes.
+        ones: int8 [tile, tokens from there on], a one in the row that takes the token.
+    """
+
+    first: int
+    ones: npt.NDArray[np.int8]
+
+
+def _picked_tokens(
+    node: Arrange, tokens: Placement, row_tiles: int, tile: int
+) -> Iterator[_Picked]:
+    """What each row tile of `node` takes of `tokens`."""
+    rows = np.full(row_tiles * tile, OUTSIDE)
+    rows[: len(node.rows)] = node.rows
+    for taken in rows.reshape(row_tiles, tile):
+        places = np.flatnonzero(taken != OUTSIDE)
+        numbers = tokens.row + taken[places]
+        first, last = (
+            (int(n) // tile for n in (numbers.min(), numbers.max())) if len(places) else (0, 0)
+        )
+        ones = np.zeros((tile, (last - first + 1) * tile), np.int8)
+        ones[places, numbers - first * tile] = 1
+        yield _Picked(first, ones)
+
+
+def _as_it_is(channels: int) -> Requantization:
+    """The epilogue that gives int8 accumulators as they are."""
+    multiplier = np.full(channels, 1 << AS_IT_IS_SHIFT, np.uint16)
+    shift = np.full(channels, AS_IT_IS_SHIFT, np.uint8)
+    return Requantization(np.zeros(channels, np.int32), multiplier, shift, pre_shift=0)
 
 
 @dataclass(frozen=True)
@@ -972,7 +1060,7 @@ def _layer(node: QuantNode, graph: QuantGraph) -> Layer:
             macs = tokens * key.tokens * (query.channels + channels)
         case Pool():
             macs = (node.stop - node.start) * channels
-        case PatchInput() | Constant() | Norm() | Gather() | SelectToken():
+        case PatchInput() | Constant() | Norm() | Gather() | SelectToken() | Arrange():
             macs = 0
         case _:
             raise missing_case(node, "The count of MACs")

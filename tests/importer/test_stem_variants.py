@@ -337,7 +337,6 @@ ARRANGEMENTS = {
     "another width in between": Variant(change=chain(shaped(WIDTH, 10, 3), conv(3))),
     "rows and columns swapped": Variant("row by row", change=chain(turn(0, 1, 3, 2), conv(3))),
     "rows and columns swapped behind": Variant(
-        "several tokens",
         arrange=lambda net, x: net.op(
             "Identity", as_tokens(net, turn(0, 1, 3, 2)(net, x)), name="culprit"
         ),
@@ -370,7 +369,7 @@ ARRANGEMENTS = {
     "class token": Variant(embedded=class_token),
     "positions, then class token": Variant(embedded=chain(positions, class_token)),
     "positions of another stem": Variant(change=conv(3, pads=[1] * 4), embedded=positions),
-    "positions behind an activation": Variant("adds a constant", change=relu, embedded=positions),
+    "positions behind an activation": Variant(change=relu, embedded=positions),
     "positions twice": Variant(
         embedded=chain(
             lambda net, x: net.op("Add", x, net.weight(1, 30, WIDTH)),

@@ -764,30 +764,28 @@ RESIDUAL = {
         Recipe(residual=lambda net, x, y: net.op("Mul", x, y, name="culprit")), "two results"
     ),
     "stream of patches scaled by two": Variant(
-        Recipe(patches=named_conv, residual=scaled_stream), "embedded in two ways"
+        Recipe(patches=named_conv, residual=scaled_stream), "in two ways"
     ),
     "norm that reads positions, connection that does not": Variant(
-        Recipe(patches=named_conv, block=norm_of_positions), "embedded in two ways"
+        Recipe(patches=named_conv, block=norm_of_positions), COMPILED
     ),
     "image embedded twice": Variant(
-        Recipe(patches=named_conv, after=embedded_again), "embedded in two ways"
+        Recipe(patches=named_conv, after=embedded_again), "in two ways"
     ),
     "stream scaled by two": Variant(
-        Recipe(embedded=positions_of_patches, residual=scaled_stream), "no weight before or after"
+        Recipe(embedded=positions_of_patches, residual=scaled_stream), COMPILED
     ),
-    "sum of two blocks scaled by two": Variant(
-        Recipe(after=op("Mul", 2.0)), "no weight before or after"
-    ),
+    "sum of two blocks scaled by two": Variant(Recipe(after=op("Mul", 2.0)), COMPILED),
     "branch scaled by two": Variant(
         Recipe(residual=lambda net, x, y: net.op("Add", x, net.op("Mul", y, net.const(2.0)))),
         COMPILED,
     ),
-    "stream of the first token": Variant(Recipe(residual=of_the_first_token), "repeats"),
+    "stream of the first token": Variant(Recipe(residual=of_the_first_token), COMPILED),
     "greater of stream and branch": Variant(
         Recipe(residual=lambda net, x, y: net.op("Max", x, y, name="culprit")),
         "Max is not supported",
     ),
-    "bias along the tokens": Variant(Recipe(after=by_token), "differs between tokens"),
+    "bias along the tokens": Variant(Recipe(after=by_token), COMPILED),
     "a scale for each token": Variant(
         Recipe(after=op("Mul", np.arange(1.0, TOKENS + 1).reshape(TOKENS, 1))),
         "differs between tokens",
@@ -796,6 +794,34 @@ RESIDUAL = {
 
 
 # --- Embedding -----------------------------------------------------------------------------------
+
+
+def flipped_residual(net: Net, x: str, y: str) -> str:
+    back = net.op("Slice", y, net.ints(-1), net.ints(-99), net.ints(1), net.ints(-1))
+    return net.op("Add", x, back)
+
+
+def class_token_last(net: Net, x: str) -> str:
+    tokens = tokens_last(net, x)
+    kept = net.op("Slice", tokens, net.ints(0), net.ints(3), net.ints(1))
+    return net.op("Concat", kept, net.weight(1, 1, DIM), axis=1)
+
+
+def two_tokens(net: Net, x: str) -> str:
+    return net.op("Slice", x, net.ints(0), net.ints(2), net.ints(1))
+
+
+def positions_late(net: Net, x: str) -> str:
+    return net.op("Add", x, net.weight(1, TOKENS, DIM))
+
+
+def between_constants(net: Net, x: str) -> str:
+    first, last = net.weight(1, 1, DIM), net.weight(1, 1, DIM)
+    return net.op("Concat", first, x, last, axis=1)
+
+
+def tokens_late(net: Net, x: str) -> str:
+    return net.op("Concat", net.weight(1, 1, DIM), x, axis=1)
 
 
 def class_token(net: Net, x: str) -> str:
@@ -894,11 +920,11 @@ EMBEDDING = {
         ),
         "differs between tokens",
     ),
-    "class token behind": Variant(Recipe(embedded=class_token_behind), "constant tokens before"),
+    "class token behind": Variant(Recipe(embedded=class_token_behind), COMPILED),
     "class token behind that is selected": Variant(
-        Recipe(embedded=class_token_behind, pool=sliced(-1, 99, 1)), "constant tokens before"
+        Recipe(embedded=class_token_behind, pool=sliced(-1, 99, 1)), COMPILED
     ),
-    "patches by columns": Variant(Recipe(arrange=grid(0, 1, 3, 2)), "reorders several tokens"),
+    "patches by columns": Variant(Recipe(arrange=grid(0, 1, 3, 2)), COMPILED),
     "channels for tokens": Variant(
         Recipe(
             patches=lambda net, x: net.op("Conv", x, net.weight(TOKENS, 2, 2, 2), strides=[2, 2]),
@@ -909,8 +935,14 @@ EMBEDDING = {
         ),
         "does not hold one token",
     ),
-    "two tokens swapped": Variant(Recipe(embedded=tokens(1, 0, 2, 3)), "reorders several tokens"),
-    "a token twice": Variant(Recipe(embedded=tokens(0, 0, 2, 3)), "repeats"),
+    "class token in place of the last patch": Variant(Recipe(arrange=class_token_last), COMPILED),
+    "constants around the tokens of a block": Variant(Recipe(after=between_constants), COMPILED),
+    "class token before the tokens of a block": Variant(Recipe(after=tokens_late), COMPILED),
+    "positions behind a block": Variant(Recipe(after=positions_late), COMPILED),
+    "two tokens kept": Variant(Recipe(pool=two_tokens), COMPILED),
+    "residual of flipped tokens": Variant(Recipe(residual=flipped_residual), COMPILED),
+    "two tokens swapped": Variant(Recipe(embedded=tokens(1, 0, 2, 3)), COMPILED),
+    "a token twice": Variant(Recipe(embedded=tokens(0, 0, 2, 3)), COMPILED),
     "tokens in place": Variant(Recipe(embedded=tokens(0, 1, 2, -1)), COMPILED),
     "no padding, in so many words": Variant(
         Recipe(patches=patch(pads=[0, 0, 0, 0], dilations=[1, 1], group=1)), COMPILED
