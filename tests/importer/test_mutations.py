@@ -29,6 +29,7 @@ from onnx import TensorProto
 from onnx_builder import Calm, Net, Recipe, build, chain, mean_pool
 from oracle import FloatArray, Oracle
 from verdicts import check_program, some_images
+from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import InternalError, UnsupportedModelError, VitesseraError
 from vitessera.codegen.graph import Add, Graph, TokenEmbed
 from vitessera.codegen.importer import Status, evaluate, import_model, inspect_model, layout
@@ -151,7 +152,7 @@ def check_integers(graph: Graph, images: FloatArray) -> str:
     """Nothing but our errors; and close to float, where eight bits can be."""
     try:
         network = quantize(graph, images)
-        check_program(network, images[0])
+        check_program(network, images[0], HardwareConfig())
     except VitesseraError as error:
         assert error.culprit and error.remedy
         return "refused later"

@@ -72,8 +72,10 @@ def check_imported(path: Path, oracle: Oracle) -> Graph:
     return graph
 
 
-def check_compiled(path: Path, oracle: Oracle) -> dict[str, float]:
-    """As `check_imported`, and then for the integers.
+def check_compiled(
+    path: Path, oracle: Oracle, config: HardwareConfig | None = None
+) -> dict[str, float]:
+    """As `check_imported`, and then for the integers, on the accelerator `config`.
 
     Returns:
         The cosine of the integer network with ONNX Runtime, by output.
@@ -81,7 +83,7 @@ def check_compiled(path: Path, oracle: Oracle) -> dict[str, float]:
     graph = check_imported(path, oracle)
     network = quantize(graph, some_images(graph, CALIBRATION_IMAGES, seed=1))
     images = some_images(graph, IMAGES, seed=2)
-    check_program(network, images[0])
+    check_program(network, images[0], config or HardwareConfig())
     wanted = oracle(path, images)
     assert wanted is not None
     found = predict(network, images)
@@ -90,9 +92,9 @@ def check_compiled(path: Path, oracle: Oracle) -> dict[str, float]:
     return cosines
 
 
-def check_program(network: QuantGraph, image: FloatArray) -> None:
+def check_program(network: QuantGraph, image: FloatArray, config: HardwareConfig) -> None:
     """The program's results are the network's, bit by bit."""
-    program = schedule(network, HardwareConfig())
+    program = schedule(network, config)
     values = execute(network, image[None], lanes=program.config.lanes)
     results = Reference(program).run(patches(network.source, image))
     for name, value in network.outputs:
