@@ -17,6 +17,7 @@ from vitessera.codegen.config import HardwareConfig
 from vitessera.host.build import TAIL
 from vitessera.host.imagesets import ImageSet, load_images
 from vitessera.host.interface import OVERLAY
+from vitessera.host.tasks import Kind
 from vitessera.host.text import printable
 
 from .inspect import add_import_options, add_split
@@ -94,6 +95,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=Path,
         metavar="FILE",
         help="names of the classes: one a line, or JSON, a list or a map from number to name",
+    )
+    parser.add_argument(
+        "--task",
+        choices=[kind.value for kind in Kind],
+        help="what the results mean: one of several classes, independent labels, plain scores, an "
+        "embedding, or a map with a number for each patch; by default this is found out from what "
+        "stands behind them in the file, from config.json beside it, and from their shape",
     )
     target = parser.add_mutually_exclusive_group()
     target.add_argument(
@@ -181,6 +189,7 @@ def run(args: argparse.Namespace) -> int:
         args.split,
         args.shape,
         notes.append,
+        kind=args.task and Kind(args.task),
     )
     stages.start("write")
     place = write_build(build, args.output)
@@ -234,9 +243,16 @@ def summary(build: Build, folder: Path, notes: Sequence[str] = ()) -> str:
         f"{build.reports['plan.txt']}"
         f"{known}\n"
         f"{left_to_host(build)}"
+        f"{meanings(build)}\n"
         f"Written to {folder}. Quantisation error: {folder / 'reports' / 'quantization.txt'}.\n"
         f"{next_steps(build, folder)}"
     )
+
+
+def meanings(build: Build) -> str:
+    """What the results mean, as `run` is going to take them."""
+    said = (f"{printable(name)}: {task.kind.value}" for name, task in build.tasks.items())
+    return f"results ({', '.join(said)}); --task changes what they are taken for."
 
 
 def whose(config: HardwareConfig) -> str:

@@ -13,6 +13,7 @@ import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,13 @@ from vitessera.host.images import Float32Array
 from vitessera.host.imagesets import load_images
 from vitessera.host.inputs import ARRAY_FILES, KEYS, as_batch
 from vitessera.host.results import predict
+from vitessera.host.tasks import Kind, Task
 from vitessera.host.text import printable
 
 from .foreign import add_foreign_rtl
 from .terminal import show_progress
+
+Array = npt.NDArray[np.float64]
 
 TERMINAL_SECONDS = 0.1  # between two signs of progress
 LOG_SECONDS = 10.0  # the same, where they are lines of a file
@@ -40,6 +44,9 @@ LOG_SECONDS = 10.0  # the same, where they are lines of a file
 # In the name of an output: a folder that is this one, the one above or the root, and what stands
 # for a separator elsewhere or begins an encoded byte.
 LEADS_ELSEWHERE = re.compile(r"(?:^|(?<=/))(?:\.{1,2}(?=/|$)|/)|[\\%]")
+LIKELY = 0.5  # from here on a label is shown
+FEW = 8  # numbers of an embedding that are shown
+
 MEMBER_BYTES = 250  # with .npy less than what a file system takes as one name
 
 DESCRIPTION = """\
@@ -86,7 +93,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         type=positive,
         default=1,
         metavar="N",
-        help="show the N most probable classes, or all where there are fewer (default 1)",
+        help="show the N most probable classes, or all where there are fewer (default 1); of "
+        "independent labels, all that are likely in any case",
     )
     parser.add_argument(
         "--outputs",
@@ -94,6 +102,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="FILE.npz",
         help="save all outputs, as real numbers [images, tokens, channels] by their ONNX names; of "
         "names that are no paths below a folder, as '/x' is none, that part is percent-encoded",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        metavar="FILE.png",
+        help="save a result that is a map as a grey picture, the maps of all images one below the "
+        "other; of several channels, the number of the greatest",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here, too")
     parser.add_argument(
@@ -185,12 +200,13 @@ def run(args: argparse.Namespace) -> int:
         VitesseraError: build directory, images, or accelerator; see host/errors.py.
     """
     model = read_compiled(args.directory)
-    if args.outputs is None:
-        check_classes(model)
+    if args.picture is not None:
+        check_picture(model)
     work = gather(args.images, model)
     saved = None if args.outputs is None else OutputFile(args.outputs, "run --outputs")
     written = None if args.json is None else JsonFile(args.json, "run --json")
-    check_outputs(saved, written)
+    picture = None if args.picture is None else OutputFile(args.picture, "run --picture")
+    check_outputs(saved, written, picture)
     members = {} if saved is None else member_names(model)
     simulate = on_simulation(args)
     print(f"vitessera: {announcement(args, simulate)}", file=sys.stderr)
@@ -200,8 +216,8 @@ def run(args: argparse.Namespace) -> int:
         outputs = accelerator.run(work.images, progress.show)
         progress.finish()
         profile = accelerator.profile()
-    predictions = classify(model, outputs)
-    print(text(model, work.items, predictions, outputs, args.top))
+    result = Result.of(model, outputs)
+    print(text(result, work.items, args.top))
     if args.profile:
         print(f"\nThe last image:\n{profile}")
     if saved is not None:
@@ -209,12 +225,15 @@ def run(args: argparse.Namespace) -> int:
         for name, member in members.items():
             if name != member:
                 print(f"vitessera: {saved.path} holds {name!r} as {member!r}.", file=sys.stderr)
+    if picture is not None:
+        save_picture(picture, result)
     if written is not None:
         facts = {
             "model": model.name,
             "device": "simulated RTL" if simulate else "board",
-            "images": as_records(model, work.items, predictions, args.top),
-            "accuracy": accuracy(work.items, predictions),
+            "task": result.task.kind.value,
+            "images": as_records(result, work.items, args.top),
+            "accuracy": accuracy(work.items, result),
             "seconds": progress.seconds,
             "clock_mhz": profile.clock_mhz,
             "mac_peak_share": profile.mac_peak_share,
@@ -250,28 +269,6 @@ def announcement(args: argparse.Namespace, simulate: bool) -> str:
     return f"{reason}on the simulated RTL; the first time, building it takes minutes."
 
 
-def check_classes(model: CompiledModel) -> None:
-    """Raises ImageError when the model's output is not one row of class scores."""
-    if not is_classifier(model):
-        raise ImageError(
-            f"{model.name} does not end in one row of class scores for each image (outputs: "
-            f"{shapes(model)}), so there is nothing to print.",
-            "Save its outputs with --outputs FILE.npz.",
-        )
-
-
-def is_classifier(model: CompiledModel) -> bool:
-    """Whether the first output is one row of class scores."""
-    return bool(model.outputs[0].index.shape[0] == 1)
-
-
-def shapes(model: CompiledModel) -> str:
-    """The outputs for an image, for people."""
-    return ", ".join(
-        f"{printable(output.name)} {list(output.index.shape)}" for output in model.outputs
-    )
-
-
 class Progress:
     """Says on standard error how many images are done."""
 
@@ -303,46 +300,87 @@ class Progress:
 # --- Results
 
 
-def classify(
-    model: CompiledModel, outputs: Mapping[str, npt.NDArray[np.float64]]
-) -> list[Prediction]:
-    """A prediction for each image; none when the model is no classifier."""
-    if not is_classifier(model):
-        return []
-    return [predict(row[0], model.classes) for row in outputs[model.outputs[0].name]]
+@dataclass(frozen=True)
+class Result:
+    """The first result of a network for all images.
+
+    Attributes:
+        name: in the ONNX file.
+        task: what it means.
+        values: float64 [images, ...].
+        classes: names of classes or labels; empty where there are none.
+    """
+
+    name: str
+    task: Task
+    values: Array
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, model: CompiledModel, outputs: Mapping[str, Array]) -> Result:
+        """The first of `outputs`."""
+        name, values = next(iter(outputs.items()))
+        task = model.task(name)
+        of_classes = task.kind in (Kind.CLASSES, Kind.LABELS)
+        if of_classes and values[0].size != values.shape[-1]:
+            task = Task(Kind.EMBEDDING)  # several rows: no class of an image
+        return cls(name, task, values, model.classes)
+
+    @cached_property
+    def predictions(self) -> list[Prediction]:
+        """One for each image, of classes and labels; none of anything else."""
+        if self.task.kind not in (Kind.CLASSES, Kind.LABELS):
+            return []
+        return [predict(row.ravel(), self.classes, self.task.last) for row in self.values]
 
 
-def text(
-    model: CompiledModel,
-    items: Sequence[Item],
-    predictions: Sequence[Prediction],
-    outputs: Mapping[str, npt.NDArray[np.float64]],
-    top: int,
-) -> str:
+def text(result: Result, items: Sequence[Item], top: int) -> str:
     """The results for people: a line for each image."""
-    if not predictions:
-        return "\n".join(
-            f"{printable(name)}  {list(array.shape)}" for name, array in outputs.items()
-        )
     names = [printable(item) for item in items]
     width = max(map(len, names))
-    lines = [
-        f"{name:<{width}}  {best(model, prediction, top)}"
-        for name, prediction in zip(names, predictions, strict=True)
-    ]
-    share = accuracy(items, predictions)
+    lines = [f"{name:<{width}}  {line(result, number, top)}" for number, name in enumerate(names)]
+    share = accuracy(items, result)
     if share is not None:
         labelled = sum(item.truth is not None for item in items)
         lines.append(f"top-1 accuracy {share:.2%} of {labelled} labelled images")
     return "\n".join(lines)
 
 
-def best(model: CompiledModel, prediction: Prediction, top: int) -> str:
-    """The `top` most probable classes, for people."""
-    return "  ".join(
-        f"{printable(label(model, index))} {prediction.probabilities[index]:.1%}"
-        for index in ranked(prediction, top)
-    )
+def line(result: Result, number: int, top: int) -> str:
+    """What came of image `number`, for people."""
+    values = result.values[number]
+    match result.task.kind:
+        case Kind.CLASSES | Kind.LABELS:
+            prediction = result.predictions[number]
+            return "  ".join(
+                f"{printable(label(result, index))} {prediction.probabilities[index]:.1%}"
+                for index in shown(result, prediction, top)
+            )
+        case Kind.SCORES:
+            return "  ".join(named_scores(result, values.ravel()))
+        case Kind.MAP:
+            lines, columns = result.task.grid
+            return f"map {lines} x {columns}, from {values.min():.4g} to {values.max():.4g}"
+        case _:
+            shape = " x ".join(map(str, values.shape))
+            first = "  ".join(f"{value:.4g}" for value in values.ravel()[:FEW])
+            return f"{shape}, norm {np.linalg.norm(values):.4g}: {first} ..."
+
+
+def named_scores(result: Result, scores: Array) -> list[str]:
+    """The first scores, by name where they have names."""
+    names = result.classes if len(result.classes) == len(scores) else ()
+    few = scores[:FEW] if len(scores) > FEW else scores
+    words = [f"{printable(names[i])} {s:.4g}" if names else f"{s:.4g}" for i, s in enumerate(few)]
+    return words if len(few) == len(scores) else [*words, "..."]
+
+
+def shown(result: Result, prediction: Prediction, top: int) -> list[int]:
+    """The classes to show: the `top` most probable, and of labels all that are likely."""
+    likely = 0
+    if result.task.kind is Kind.LABELS:
+        likely = int((prediction.probabilities >= LIKELY).sum())
+    return ranked(prediction, max(top, likely))
 
 
 def ranked(prediction: Prediction, top: int) -> list[int]:
@@ -351,38 +389,85 @@ def ranked(prediction: Prediction, top: int) -> list[int]:
     return order
 
 
-def label(model: CompiledModel, index: int) -> str:
+def label(result: Result, index: int) -> str:
     """The name of a class, or its number."""
-    return model.classes[index] if model.classes else str(index)
+    return result.classes[index] if result.classes else str(index)
 
 
-def accuracy(items: Sequence[Item], predictions: Sequence[Prediction]) -> float | None:
+def accuracy(items: Sequence[Item], result: Result) -> float | None:
     """Share of the labelled images whose class is right; None when there are none."""
+    if result.task.kind is not Kind.CLASSES:
+        return None
     right = [
         prediction.index == item.truth
-        for item, prediction in zip(items, predictions, strict=False)
+        for item, prediction in zip(items, result.predictions, strict=False)
         if item.truth is not None
     ]
     return sum(right) / len(right) if right else None
 
 
-def as_records(
-    model: CompiledModel, items: Sequence[Item], predictions: Sequence[Prediction], top: int
-) -> list[dict[str, Any]]:
+def as_records(result: Result, items: Sequence[Item], top: int) -> list[dict[str, Any]]:
     """The results for JSON, by image."""
-    records: list[dict[str, Any]] = [
-        {"file": str(item.file), "index": item.index, "truth": item.truth} for item in items
+    return [
+        {"file": str(item.file), "index": item.index, "truth": item.truth}
+        | record(result, number, top)
+        for number, item in enumerate(items)
     ]
-    for record, prediction in zip(records, predictions, strict=False):
-        record["classes"] = [
-            {
-                "class": index,
-                "label": label(model, index),
-                "probability": float(prediction.probabilities[index]),
+
+
+def record(result: Result, number: int, top: int) -> dict[str, Any]:
+    """What came of image `number`, for JSON."""
+    values = result.values[number]
+    match result.task.kind:
+        case Kind.CLASSES | Kind.LABELS as kind:
+            prediction = result.predictions[number]
+            return {
+                kind.value: [
+                    {
+                        "class": index,
+                        "label": label(result, index),
+                        "probability": float(prediction.probabilities[index]),
+                    }
+                    for index in shown(result, prediction, top)
+                ]
             }
-            for index in ranked(prediction, top)
-        ]
-    return records
+        case Kind.SCORES:
+            return {"scores": values.ravel().tolist()}
+        case Kind.MAP:
+            return {"map": result.task.maps(values[None])[0].tolist()}
+        case _:
+            return {"norm": float(np.linalg.norm(values)), "first": values.ravel()[:FEW].tolist()}
+
+
+def save_picture(file: OutputFile, result: Result) -> None:
+    """Writes the maps of all images as a grey picture, one below the other; ImageError if not."""
+    maps = result.task.maps(result.values)
+    low, high = maps.min(), maps.max()
+    grey = np.rint((maps - low) * (255.0 / (high - low or 1.0))).astype(np.uint8)
+    with file.writing() as staged:
+        image_class().fromarray(grey.reshape(-1, grey.shape[-1])).save(staged, format="PNG")
+
+
+def check_picture(model: CompiledModel) -> None:
+    """ImageError unless the first result is a map, and Pillow is there to draw it."""
+    image_class()
+    kinds = {model.task(model.results(tail)[0]).kind for tail in (False, True)}
+    if Kind.MAP not in kinds:
+        raise ImageError(
+            f"--picture: {model.name} gives {kinds.pop().value}, no map.",
+            "Leave it out; or compile the model with --task map, if its first result is one.",
+        )
+
+
+def image_class() -> Any:  # noqa: ANN401 (Pillow is optional)
+    """Pillow's Image; ImageError where it is not installed."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImageError(
+            "--picture: Pillow is not installed.", "pip install pillow, or leave it out."
+        ) from error
+    return Image
 
 
 def member_names(model: CompiledModel) -> dict[str, str]:

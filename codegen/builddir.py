@@ -20,18 +20,27 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from ..host.build import FORMAT, MANIFEST, TAIL, BuildFiles, reading_manifest, unpack_arrays
+from ..host.build import (
+    FORMAT,
+    MANIFEST,
+    TAIL,
+    BuildFiles,
+    read_tasks,
+    reading_manifest,
+    unpack_arrays,
+)
 from ..host.imagesets import Array
 from ..host.preprocessing import Preprocessing
 from ..host.reading import reading
 from ..host.tail import Tail
+from ..host.tasks import Task
 from .buildfiles import CONFIG, IMAGES, check_generated, known_names, required_names
 from .config import HardwareConfig
 from .errors import BuildDirectoryError, OutputError
@@ -61,6 +70,7 @@ class Build:
             None when nothing is known.
         device_names: what the board that it is for calls itself; empty for any.
         tail: what the host does behind the accelerator; None for nothing.
+        tasks: what each result means, by its ONNX name.
     """
 
     model: str
@@ -73,6 +83,7 @@ class Build:
     preprocessing: Preprocessing | None = None
     device_names: tuple[str, ...] = ()
     tail: Tail | None = None
+    tasks: Mapping[str, Task] = field(default_factory=dict)
 
     @property
     def config(self) -> HardwareConfig:
@@ -247,6 +258,7 @@ def _write_files(build: Build, folder: Path) -> None:
         "preprocessing": build.preprocessing and build.preprocessing.to_dict(),
         "device_names": build.device_names,
         "results": build.tail.results if build.tail else (),
+        "tasks": {name: task.to_dict() for name, task in build.tasks.items()},
         "design_hash": f"{build.rtl.design_hash:016x}",
         "expected_cycles": estimate(build.program).cycles,
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
@@ -324,6 +336,7 @@ def _read_build(folder: Path, check_rtl: bool) -> Build:
         preprocessing=_preprocessing(folder, manifest),
         device_names=tuple(manifest["device_names"]),
         tail=_tail(files, manifest),
+        tasks=read_tasks(manifest),
     )
 
 

@@ -284,7 +284,7 @@ def _requantizes(name: str, largest: Callable[[Any, Any], Any]) -> tuple[Law, ..
 def _fits_epilogue(constants: Requantization) -> bool:
     types = (constants.bias.dtype, constants.multiplier.dtype, constants.shift.dtype)
     return (
-        types == (np.int32, np.uint16, np.uint8)
+        types == tuple(map(np.dtype, (np.int32, np.uint16, np.uint8)))
         and bool(constants.shift.max() <= MOST_SHIFT)
         and _fits(isa.Epilogue, constants, ("pre_shift", "scale", "scale_shift", "offset"))
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..host.imagesets import Array, evenly
+from ..host.tasks import Kind
 from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
 from .boards import BOARDS, Board
@@ -24,6 +25,7 @@ from .quantgraph import QuantGraph
 from .quantize import MOST_IMAGES, default_calibration, quantize
 from .schedule.split import schedule_in_parts, split
 from .sizing import boards_that_would_do, pick, plan
+from .tasks import find_tasks
 from .vivado import check_board, vivado_sources
 
 Announce = Callable[[str], None]
@@ -42,6 +44,7 @@ def compile_model(
     split_off: bool = False,
     shape: Sequence[int] = (),
     tell: Announce = lambda _: None,
+    kind: Kind | None = None,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -56,6 +59,7 @@ def compile_model(
         split_off: leave what cannot be mapped to the host, if it comes after what can.
         shape: as for `importer.inspect_model`.
         tell: called with what is to be known of the import: `importer.Inspection.notes`.
+        kind: of the results, if the user says it; else it is found out.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
@@ -69,6 +73,8 @@ def compile_model(
     for note in imported.notes:
         tell(note)
     preprocessing = find_preprocessing(model, graph, given)
+    classes = len(preprocessing.classes) if preprocessing else 0
+    tasks = find_tasks(model, graph, imported.heads, classes, kind)
     images = default_calibration(graph) if calibration is None else calibration
     if images.ndim and len(images) > MOST_IMAGES:
         announce(f"take {MOST_IMAGES} of {len(images)} images")
@@ -103,6 +109,7 @@ def compile_model(
         images=kept,
         preprocessing=preprocessing,
         tail=imported.tail,
+        tasks=tasks,
     )
 
 

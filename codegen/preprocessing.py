@@ -481,6 +481,15 @@ def _filter(value: object) -> str:
 # --- config.json
 
 
+def stated_problem(model: Path) -> object:
+    """What `problem_type` in config.json beside the model is; None where nothing is said.
+
+    Raises:
+        PreprocessingError: the file is damaged.
+    """
+    return next(_read_beside(model, "config.json", lambda values: values.get("problem_type")), None)
+
+
 def _config(values: Mapping[str, Any], image: Frame) -> Fields:
     """config.json of timm or of transformers; nothing if it is about something else."""
     fields: Fields = {}

@@ -31,6 +31,7 @@ from .loops import event_loop, loop_is_running
 from .reading import foreign
 from .results import Prediction, Profile, predict
 from .tail import RUNTIME, TailRunner, can_run
+from .tasks import Kind
 
 if TYPE_CHECKING:
     from .driver import Driver
@@ -52,6 +53,11 @@ class _Loaded:
     inputs: tuple[Any, ...]
     outputs: tuple[Any, ...]
     tail: TailRunner | None
+
+    @property
+    def first(self) -> str:
+        """The name of the first result."""
+        return self.model.results(self.tail is not None)[0]
 
     def addresses(self, slot: int) -> dict[str, int]:
         """Of the buffers that a run in `slot` uses, by the registers' names."""
@@ -299,7 +305,7 @@ class Accelerator:
             VitesseraError: as `run`; also when the model's output is not one row of class scores.
         """
         loaded = self._ready()
-        name = self._scores(loaded.model)
+        name = self._scores(loaded)
         batch = as_batch(images, loaded.model)
         return self._predictions(loaded, batch, self._run(loaded, batch, progress)[name])
 
@@ -308,7 +314,7 @@ class Accelerator:
     ) -> Prediction | list[Prediction]:
         """As `predict`, for `await`."""
         loaded = self._ready()
-        name = self._scores(loaded.model)
+        name = self._scores(loaded)
         batch = as_batch(images, loaded.model)
         outputs = await self._run_async(loaded, batch, progress)
         return self._predictions(loaded, batch, outputs[name])
@@ -317,15 +323,17 @@ class Accelerator:
     def _predictions(
         loaded: _Loaded, batch: Batch, scores: npt.NDArray[np.float64]
     ) -> Prediction | list[Prediction]:
-        found = [predict(row[0], loaded.model.classes) for row in scores]
+        last = loaded.model.task(loaded.first).last
+        found = [predict(row.ravel(), loaded.model.classes, last) for row in scores]
         return found[0] if batch.single else found
 
     @staticmethod
-    def _scores(model: CompiledModel) -> str:
-        """The output that holds class scores."""
-        first = model.outputs[0]
-        if first.index.shape[0] == 1:
-            return first.name
+    def _scores(loaded: _Loaded) -> str:
+        """The result that holds scores of classes, or of labels."""
+        model, name = loaded.model, loaded.first
+        kind, rows = model.task(name).kind, model.rows(name)
+        if kind in (Kind.CLASSES, Kind.LABELS) and rows in (None, 1):
+            return name
         shapes = ", ".join(f"{output.name} {list(output.index.shape)}" for output in model.outputs)
         raise VitesseraError(
             f"{model.name} does not end in one row of class scores (outputs: {shapes}).",

@@ -12,11 +12,12 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import operator
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from .interface import OVERLAY
 from .preprocessing import Preprocessing
 from .reading import MEBIBYTE, foreign, read_file, reading, reason
 from .tail import Tail
+from .tasks import CLASSES, Kind, Task
 from .text import printable
 
 FORMAT = 6  # of the build directory; raise when older ones cannot be read any more
@@ -45,6 +47,7 @@ MANIFEST_TYPES: dict[str, type] = {
     "files": dict,
     "model": str,
     "results": list,
+    "tasks": dict,
     "vitessera": str,
 }
 _COMPILE_AGAIN = "Compile the model again."
@@ -125,6 +128,7 @@ class CompiledModel:
         expected_cycles: predicted; for time limits only.
         hardware: see Hardware.
         tail: what is left to the host; None when the accelerator does all.
+        tasks: what each result means, by its ONNX name.
     """
 
     folder: Path
@@ -145,6 +149,22 @@ class CompiledModel:
     expected_cycles: int
     hardware: Hardware
     tail: Tail | None = None
+    tasks: Mapping[str, Task] = field(default_factory=dict)
+
+    def results(self, with_tail: bool = True) -> tuple[str, ...]:
+        """Names of the results, in order; without the host's part, of those at the cut."""
+        if self.tail is not None and with_tail:
+            return self.tail.results
+        return tuple(output.name for output in self.outputs)
+
+    def rows(self, name: str) -> int | None:
+        """How many rows the result `name` has; None for one that the host makes."""
+        rows = {output.name: len(output.index) for output in self.outputs}
+        return rows.get(name)
+
+    def task(self, name: str) -> Task:
+        """What the result `name` means; class scores where nothing says what."""
+        return self.tasks.get(name, CLASSES)
 
     @property
     def buffers(self) -> dict[str, int]:
@@ -357,7 +377,14 @@ def _rebuild(files: BuildFiles) -> CompiledModel:
         expected_cycles=int(manifest["expected_cycles"]),
         hardware=_hardware(files.json("reports/registers.json")),
         tail=_tail(files),
+        tasks=read_tasks(manifest),
     )
+
+
+def read_tasks(manifest: Mapping[str, Any]) -> dict[str, Task]:
+    """What the manifest says of results; ValueError where it is not what we write."""
+    tasks = manifest.get("tasks", {})
+    return {name: Task.from_dict(task) for name, task in tasks.items()}
 
 
 def _tail(files: BuildFiles) -> Tail | None:
@@ -412,6 +439,10 @@ def _wrong_outputs(model: CompiledModel) -> Iterator[str]:
             yield f"{output.name!r} is not in the output buffer"
         if not _is_scale(output.scale, output.index.shape[1:]) or type(output.offset) is not int:
             yield f"{output.name!r} has no scale or no offset"
+    for output in model.outputs:
+        task, tokens = model.task(output.name), len(output.index)
+        if task.kind is Kind.MAP and not 0 < math.prod(task.grid) <= tokens:
+            yield f"{output.name!r} is a map of {list(task.grid)} with {tokens} tokens"
     scores = model.outputs[0].index.shape
     if scores[0] == 1 and 0 < len(model.classes) < scores[1]:
         yield f"it has {len(model.classes)} class names for {scores[1]} scores"

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .build import CompiledModel
+from .tasks import Last
 
 # Counter → what the unit is called in the profile.
 UNITS = {
@@ -30,34 +31,33 @@ class Prediction:
     Attributes:
         index: of the class.
         label: its name, or the index where the model came without names.
-        probability: softmax of the scores, at `index`.
+        probability: of the class.
         scores: float64 [classes], as the network computed them.
+        last: what makes probabilities of the scores.
     """
 
     index: int
     label: str
     probability: float
     scores: npt.NDArray[np.float64]
+    last: Last = Last.SOFTMAX
 
     def __str__(self) -> str:
         return f"{self.label} ({self.probability:.1%})"
 
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """Softmax of the scores [classes]."""
-        return _softmax(self.scores)
+        """Of all classes [classes]; of independent labels each by itself."""
+        return self.last(self.scores)
 
 
-def predict(scores: npt.NDArray[np.float64], classes: tuple[str, ...]) -> Prediction:
-    """The prediction that `scores` [classes] stand for."""
+def predict(
+    scores: npt.NDArray[np.float64], classes: tuple[str, ...], last: Last = Last.SOFTMAX
+) -> Prediction:
+    """The prediction that `scores` [classes] stand for; `last` makes probabilities of them."""
     index = int(scores.argmax())
     label = classes[index] if classes else str(index)
-    return Prediction(index, label, float(_softmax(scores)[index]), scores)
-
-
-def _softmax(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    weights = np.exp(scores - scores.max())
-    return np.asarray(weights / weights.sum(), np.float64)
+    return Prediction(index, label, float(last(scores)[index]), scores, last)
 
 
 @dataclass(frozen=True)

@@ -114,7 +114,8 @@ def shift_rule(term: Term, pool: TermPool) -> Term | None:
         return None
     (below,) = term.inputs
     if isinstance(below, Shift):
-        return pool.shift(*below.inputs, below.offset + term.offset, _both(below, term))
+        (deeper,) = below.inputs
+        return pool.shift(deeper, below.offset + term.offset, _both(below, term))
     if isinstance(below, Sum):
         return _into_sum(below, term, pool)
     offset = _per_channel(term.offset, term.shape[1])

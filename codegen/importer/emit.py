@@ -156,9 +156,9 @@ def _verdicts(
             refused = read if isinstance(read, Opaque) else blamed.get(read)
             if isinstance(refused, Opaque) and type(read) in (Opaque, *LEFT_OVER):
                 blamed.setdefault(term, refused)
-    parts = unfinished_parts(order)
+    unfinished = unfinished_parts(order)
     for term in order:
-        cause = within_activation(term) or blamed.get(term) or parts.get(term)
+        cause = within_activation(term) or blamed.get(term) or unfinished.get(term)
         verdict = _verdict(term)
         if verdict is not None and cause is not None and cause is not term:
             verdict = follows_from(names[cause.origin[0]])

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from ..errors import UnsupportedModelError, VitesseraError, internal_error
 from ..graph import Graph
 from .cut import Cut, find_cut, tail_of
 from .emit import emit
+from .heads import Head, heads_of
 from .load import Announce, Source, load_source, silent
 from .refusal import Refused
 from .rewrite import rewrite
@@ -92,6 +93,7 @@ class Inspection:
         offer: where the network could be cut, if any row is refused and it can.
         notes: what else is to be known: in what the network is not to the letter what the file
             says, and who says what the file leaves open.
+        heads: what stands around each result of the network, and of its tail.
     """
 
     path: Path
@@ -101,6 +103,7 @@ class Inspection:
     tail: Tail | None = None
     offer: Offer | None = None
     notes: tuple[str, ...] = ()
+    heads: Mapping[str, Head] = field(default_factory=dict)
 
     @property
     def supported(self) -> bool:
@@ -150,12 +153,16 @@ def inspect_model(
         notes = (*source.notes, *_quantised(source, traced))
         if cut is not None and split:
             rows = _cut_rows(source, cut, traced)
+            heads = heads_of(source, (*cut.tensors, *source.outputs))
             tail = tail_of(source, cut)
-            return Inspection(path, rows, cut.graph, source.images, tail, notes=notes)
+            images = source.images
+            return Inspection(path, rows, cut.graph, images, tail, notes=notes, heads=heads)
     account = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
     account += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
     offer = None if cut is None else Offer(cut.tensors, cut.attentions, len(cut.left))
-    return Inspection(path, tuple(account), graph, source.images, offer=offer, notes=notes)
+    heads = heads_of(source, source.outputs)
+    rows = tuple(account)
+    return Inspection(path, rows, graph, source.images, offer=offer, notes=notes, heads=heads)
 
 
 def _cut_rows(source: Source, cut: Cut, whole: Trace) -> tuple[Row, ...]:

@@ -183,8 +183,10 @@ def _int8_scale(evidence: Evidence, node: Node, images: Float32Array) -> Scale:
     if feeds_products:
         if isinstance(node, LayerNorm):
             return _norm_scale(evidence, node)
-        of_mix = isinstance(node, Attention)
-        centre = _mix_centre(evidence, node) if of_mix else _centre(evidence, name)
+        if isinstance(node, Attention):
+            centre = _mix_centre(evidence, node)
+        else:
+            centre = _centre(evidence, name)
         return _around(centre, _folded(evidence, name, centre))
     if _only_as(evidence, name, 2):
         return _each_channel(statistics, _value_centre(evidence, name))
