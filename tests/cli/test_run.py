@@ -191,15 +191,117 @@ def test_what_goes_into_files(
 def test_a_model_that_is_no_classifier(
     command: Command, rows: Path, few: Path, tmp_path: Path, opened: list[OnTheReference]
 ) -> None:
-    refused = command("run", rows, few)
-    assert_refused(refused, "one row of class scores", "logits [2, 10]", "--outputs FILE.npz")
-    assert not opened
+    """Several rows are no scores of an image's classes: their numbers are shown as they are."""
     outcome = command("run", rows, few, "--outputs", tmp_path / "out.npz", "--json", tmp_path / "j")
     assert outcome.code == 0, outcome.errors
-    assert outcome.output == "logits  [4, 2, 10]\n"
+    values = opened[0].run(np.load(few)["images"], lambda _: None)["logits"]
+    assert len(outcome.output.splitlines()) == 4
+    for number, line in enumerate(outcome.output.splitlines()):
+        norm, first = np.linalg.norm(values[number]), values[number].ravel()[:8]
+        numbers = "  ".join(f"{value:.4g}" for value in first)
+        assert line == f"{few}[{number}]  2 x 10, norm {norm:.4g}: {numbers} ..."
     with np.load(tmp_path / "out.npz") as content:
         assert content["logits"].shape == (4, 2, 10)
     assert json.loads((tmp_path / "j").read_text())["accuracy"] is None
+
+
+def recorded(folder: Path, **task: object) -> Path:
+    """The build directory, whose result means what `task` says."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["tasks"] = {"logits": {"kind": "classes", "last": "nothing", "grid": [0, 0]} | task}
+    path.write_text(json.dumps(manifest))
+    return folder
+
+
+def test_independent_labels_have_probabilities_of_their_own(
+    command: Command, damaged: Path, few: Path, tmp_path: Path, opened: list[OnTheReference]
+) -> None:
+    build = recorded(damaged, kind="labels", last="sigmoid")
+    outcome = command("run", build, few, "--json", tmp_path / "j")
+    assert outcome.code == 0, outcome.errors
+    values = opened[0].run(np.load(few)["images"], lambda _: None)["logits"][:, 0]
+    result = json.loads((tmp_path / "j").read_text())
+    assert (result["task"], result["accuracy"]) == ("labels", None)
+    assert "accuracy" not in outcome.output
+    for entry, scores, line in zip(
+        result["images"], values, outcome.output.splitlines(), strict=True
+    ):
+        expected = np.flatnonzero(scores >= 0.0)
+        assert {found["class"] for found in entry["labels"]} == {*expected, scores.argmax()}
+        for found in entry["labels"]:
+            share = 1.0 / (1.0 + np.exp(-scores[found["class"]]))
+            assert found["probability"] == pytest.approx(share)
+            assert f"{NAMES[found['class']]} {share:.1%}" in line
+
+
+def test_probabilities_are_not_taken_for_scores_again(
+    command: Command, damaged: Path, few: Path, tmp_path: Path, opened: list[OnTheReference]
+) -> None:
+    """A network that was left its softmax gives them itself."""
+    outcome = command("run", recorded(damaged), few, "--json", tmp_path / "j")
+    assert outcome.code == 0, outcome.errors
+    values = opened[0].run(np.load(few)["images"], lambda _: None)["logits"][:, 0]
+    for entry, scores in zip(
+        json.loads((tmp_path / "j").read_text())["images"], values, strict=True
+    ):
+        assert entry["classes"][0]["probability"] == pytest.approx(scores.max())
+
+
+def test_scores_are_shown_as_they_are(
+    command: Command, damaged: Path, few: Path, opened: list[OnTheReference]
+) -> None:
+    """Of a regression, say: no percentages, though one number were all there is."""
+    outcome = command("run", recorded(damaged, kind="scores"), few)
+    assert outcome.code == 0, outcome.errors
+    values = opened[0].run(np.load(few)["images"], lambda _: None)["logits"][:, 0]
+    assert "%" not in outcome.output
+    for scores, line in zip(values, outcome.output.splitlines(), strict=True):
+        words = [f"{name} {score:.4g}" for name, score in zip(NAMES[:8], scores[:8], strict=True)]
+        assert line.split("  ", 1)[1] == "  ".join([*words, "..."])
+
+
+def test_a_map_is_saved_as_a_picture(
+    command: Command, damaged: Path, few: Path, tmp_path: Path, opened: list[OnTheReference]
+) -> None:
+    image = pytest.importorskip("PIL.Image", reason=NO_PILLOW)
+    with np.load(damaged / "program" / "layout.npz") as content:
+        tables = dict(content)
+    tables["output_0_index"] = tables["output_0_index"].T.copy()  # ten rows of one number
+    tables["output_0_scale"] = tables["output_0_scale"][:1]
+    np.savez(damaged / "layout.npz", **tables)
+    vouch(damaged, "program/layout.npz", (damaged / "layout.npz").read_bytes())
+    recorded(damaged, kind="map", grid=[2, 5])
+    outcome = command("run", damaged, few, "--picture", tmp_path / "maps.png")
+    assert outcome.code == 0, outcome.errors
+    values = opened[0].run(np.load(few)["images"], lambda _: None)["logits"].reshape(4 * 2, 5)
+    low, high = values.min(), values.max()
+    with image.open(tmp_path / "maps.png") as picture:
+        assert np.array_equal(picture, np.rint((values - low) * 255 / (high - low)))
+    first = values[:2]
+    assert f"map 2 x 5, from {first.min():.4g} to {first.max():.4g}" in outcome.output
+
+
+def test_pictures_are_of_maps(command: Command, digits_build: Path, few: Path) -> None:
+    pytest.importorskip("PIL", reason=NO_PILLOW)
+    outcome = command("run", digits_build, few, "--picture", "maps.png")
+    assert_refused(outcome, "--picture", "gives classes, no map", "--task map")
+
+
+@pytest.mark.parametrize(
+    "task, word",
+    [
+        ({"kind": "verse"}, "'verse' is not a valid Kind"),
+        ({"last": "first"}, "'first' is not a valid Last"),
+        ({"kind": "map", "grid": [3, 4]}, "a map of [3, 4] with 1 tokens"),
+        ({"grid": [1, -1]}, "a grid is [1, -1]"),
+    ],
+)
+def test_what_a_result_means_is_checked(
+    command: Command, damaged: Path, few: Path, task: dict[str, object], word: str
+) -> None:
+    outcome = command("run", recorded(damaged, **task), few)
+    assert_refused(outcome, word, "Compile the model again")
 
 
 def test_outputs_of_any_name_can_be_saved(tmp_path: Path) -> None:
