@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ...host.images import Float32Array
-from ..graph import Graph, TokenEmbed
+from ..graph import OUTSIDE, Arrange, Graph, Node, TokenEmbed
 from ..importer.evaluate import evaluate
 from .forms import unsupported
 
@@ -94,7 +94,7 @@ def measure(graph: Graph, images: Float32Array, seed: int = 0) -> dict[str, Stat
     """
     generator = np.random.default_rng(seed)
     tokens = {name: rows for name, (rows, _) in graph.shapes().items()}
-    prefix = max((len(node.prefix) for node in graph if isinstance(node, TokenEmbed)), default=0)
+    prefix = max(map(_first_constants, graph))
     batch = max(1, ROWS_PER_BATCH // max(tokens.values()))
     rows_per_image = -(-SAMPLE_ROWS // len(images))
     gathered: dict[str, list[_Batch]] = {node.name: [] for node in graph}
@@ -105,6 +105,16 @@ def measure(graph: Graph, images: Float32Array, seed: int = 0) -> dict[str, Stat
         for name, parts in gathered.items():
             parts.append(_of_batch(values[name], rows_per_image, prefix, generator))
     return {name: _merged(parts, tokens[name]) for name, parts in gathered.items()}
+
+
+def _first_constants(node: Node) -> int:
+    """How many constant tokens `node` puts first."""
+    match node:
+        case TokenEmbed(prefix=prefix):
+            return len(prefix)
+        case Arrange(rows=rows):
+            return next((place for place, row in enumerate(rows) if row != OUTSIDE), 0)
+    return 0
 
 
 def _check_finite(graph: Graph, values: dict[str, Float32Array]) -> None:
