@@ -200,7 +200,9 @@ def layer_normalization(call: Call) -> Results:
             "it normalises the channels of each head by themselves (qk norm)",
             "LayerNorm works on all channels of a token; train without norms of q and k.",
         )
-    matrix = call.matrix(0)
+    if shows_image(view.term):  # patches as they are: norms read what a product makes
+        view = patches_by_matmul(call, view, np.eye(view.ids.shape[-1]), None)
+    matrix = as_matrix(view, call.pool, call.origin)
     channels = matrix.shape[1]
     gamma, beta = call.constant(1, "scale"), call.constant(2, "bias")
     assert gamma is not None

@@ -159,6 +159,30 @@ def test_positions_that_only_queries_and_keys_see(tmp_path: Path, oracle: Oracle
     check_compiled(written(Recipe(block=block), tmp_path), oracle)
 
 
+def test_a_norm_before_and_behind_the_patch_embedding(tmp_path: Path, oracle: Oracle) -> None:
+    """As vit-pytorch writes it: patches cut by an einops pattern, LayerNorm, Linear, LayerNorm."""
+    values = 2 * 2 * 2
+
+    def cut(net: Net, x: str) -> str:
+        """b c (h p1) (w p2) -> b (h w) (p1 p2 c)."""
+        split = net.op("Reshape", x, net.ints(1, 2, 2, 2, 2, 2))
+        turned = net.op("Transpose", split, perm=[0, 2, 4, 3, 5, 1])
+        return net.op("Reshape", turned, net.ints(1, TOKENS, values))
+
+    def embed(net: Net, x: str) -> str:
+        scale, bias = net.weight(values), net.weight(values)
+        normal = net.op("LayerNormalization", x, scale, bias, axis=-1)
+        return net.norm(net.linear(normal, values, DIM))
+
+    recipe = Recipe(
+        patches=cut,
+        arrange=embed,
+        embedded=chain(class_token, positions(TOKENS + 1)),
+        pool=first_token,
+    )
+    check_compiled(written(recipe, tmp_path), oracle)
+
+
 def test_a_class_token_behind_a_norm_needs_no_maps(tmp_path: Path) -> None:
     """Such a network runs on any accelerator: its rows are moved by a product."""
     recipe = Recipe(arrange=chain(tokens_last, layer_norm), embedded=JOINS["class token"])
