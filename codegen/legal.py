@@ -374,7 +374,7 @@ QUANT_OPERATORS: dict[type[QuantNode], Operator] = {
             ),
             *_requantizes(
                 "requantization",
-                lambda n, _: INT8_MAX * np.abs(n.weight.astype(np.int64)).sum(axis=1),
+                lambda n, _: INT8_MAX * np.abs(n.weight).sum(axis=1, dtype=np.int64),
             ),
         ),
     ),

@@ -332,7 +332,12 @@ class Accelerator:
         """The result that holds scores of classes, or of labels."""
         model, name = loaded.model, loaded.first
         kind, rows = model.task(name).kind, model.rows(name)
-        if kind in (Kind.CLASSES, Kind.LABELS) and rows in (None, 1):
+        if kind not in (Kind.CLASSES, Kind.LABELS):
+            raise VitesseraError(
+                f"{model.name}: {name} is {kind.value}, no class scores.",
+                "Call run() for the numbers themselves; or compile the model with another --task.",
+            )
+        if rows in (None, 1):
             return name
         shapes = ", ".join(f"{output.name} {list(output.index.shape)}" for output in model.outputs)
         raise VitesseraError(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import Command, assert_refused
 from onnx_builder import DIM, Calm, Net, Recipe, Step, build, chain, same
 from vitessera.codegen.errors import PreprocessingError
 from vitessera.codegen.importer import inspect_model
@@ -141,6 +142,13 @@ def test_what_the_user_says_goes_before_all(tmp_path: Path) -> None:
     assert tasks(path, given=Kind.EMBEDDING) == [Task(Kind.EMBEDDING)]
     with pytest.raises(PreprocessingError, match=r"--task map: .* has 1 tokens for 4 patches"):
         tasks(path, given=Kind.MAP)
+
+
+def test_a_task_that_the_result_cannot_be_is_refused(command: Command, tmp_path: Path) -> None:
+    model, folder = written(tmp_path), tmp_path / "build"
+    outcome = command("compile", model, "-o", folder, "--task", "map")
+    assert_refused(outcome, "--task map", "has 1 tokens for 4 patches", "--results")
+    assert not folder.exists()
 
 
 def test_a_map_of_several_channels_shows_the_greatest() -> None:

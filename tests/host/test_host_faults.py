@@ -39,6 +39,7 @@ from vitessera.host.errors import (
     RunTimeoutError,
     VitesseraError,
 )
+from vitessera.host.tasks import Kind, Last, Task
 from vitessera.sim.board_link import Request
 
 pytest.importorskip("pynq", reason=NO_PYNQ)
@@ -663,6 +664,29 @@ def test_a_model_that_is_no_classifier(open_board: Open) -> None:
     acc._loaded = replace(acc._loaded, model=replace(acc.model, outputs=(rows,)))
     with pytest.raises(VitesseraError, match="does not end in one row of class scores"):
         acc.predict(np.zeros(acc.model.image, np.float32))
+
+
+@pytest.mark.parametrize("kind", [Kind.EMBEDDING, Kind.SCORES, Kind.MAP])
+def test_what_is_no_class_is_not_predicted(open_board: Open, kind: Kind) -> None:
+    from dataclasses import replace
+
+    acc = open_board()
+    model = replace(acc.model, tasks={acc.model.outputs[0].name: Task(kind)})
+    acc._loaded = replace(acc._loaded, model=model)
+    with pytest.raises(VitesseraError, match=r"no class scores.*Call run\(\)"):
+        acc.predict(np.zeros(acc.model.image, np.float32))
+
+
+def test_independent_labels_are_predicted_by_themselves(open_board: Open) -> None:
+    from dataclasses import replace
+
+    acc = open_board()
+    labels = Task(Kind.LABELS, Last.SIGMOID)
+    model = replace(acc.model, tasks={acc.model.outputs[0].name: labels})
+    acc._loaded = replace(acc._loaded, model=model)
+    found = acc.predict(np.zeros(acc.model.image, np.float32))
+    assert found.probabilities == pytest.approx(1.0 / (1.0 + np.exp(-found.scores)))
+    assert found.probability == found.probabilities[found.index]
 
 
 def test_an_overlay_of_another_configuration(
