@@ -223,7 +223,7 @@ def run(args: argparse.Namespace) -> int:
     if saved is not None:
         save(saved, {members[name]: array for name, array in outputs.items()})
         for name, member in members.items():
-            if name != member:
+            if name != member and name in outputs:
                 print(f"vitessera: {saved.path} holds {name!r} as {member!r}.", file=sys.stderr)
     if picture is not None:
         save_picture(picture, result)
@@ -472,7 +472,8 @@ def image_class() -> Any:  # noqa: ANN401 (Pillow is optional)
 
 def member_names(model: CompiledModel) -> dict[str, str]:
     """Output → its name in an archive; OutputError when one is too long for a file."""
-    names = {output.name: member_name(output.name) for output in model.outputs}
+    results = (*model.results(with_tail=False), *model.results())
+    names = {name: member_name(name) for name in results}
     for name, member in names.items():
         if len(member.encode()) > MEMBER_BYTES:
             raise OutputError(

@@ -25,6 +25,7 @@ from vitessera.codegen.reference import Reference
 from vitessera.codegen.registers import COUNTERS
 from vitessera.host import Profile
 from vitessera.host.build import read_compiled
+from vitessera.host.tail import Tail
 
 PICTURES = Path(__file__).parents[2] / "host" / "notebooks" / "digits"
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -310,6 +311,16 @@ def test_outputs_of_any_name_can_be_saved(tmp_path: Path) -> None:
     with np.load(tmp_path / "out.npz") as content:
         assert set(content.files) == set(outputs)
         assert all(np.array_equal(content[name], array) for name, array in outputs.items())
+
+
+def test_results_of_a_network_that_was_cut_can_be_saved(digits_build: Path) -> None:
+    """With ONNX Runtime they are the whole network's, without it those at the cut."""
+    model = replace(read_compiled(digits_build), tail=Tail(b"", ("probabilities", "/class")))
+    assert run_command.member_names(model) == {
+        "logits": "logits",
+        "probabilities": "probabilities",
+        "/class": "%2Fclass",
+    }
 
 
 def test_it_says_where_it_runs(
