@@ -76,7 +76,8 @@ def _problem(model: Path) -> Task | None:
         return None
     if not isinstance(kind, str) or kind not in PROBLEMS:
         raise PreprocessingError(
-            f"config.json beside {model.name}: problem_type is {kind!r}, not {', '.join(PROBLEMS)}.",
+            f"config.json beside {model.name}: problem_type is {kind!r}, none of "
+            f"{', '.join(PROBLEMS)}.",
             f"Say what the results mean with --task: {', '.join(k.value for k in Kind)}.",
         )
     return PROBLEMS[kind]

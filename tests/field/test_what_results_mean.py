@@ -103,7 +103,10 @@ def test_the_configuration_beside_the_model_decides(
 
 def test_an_unknown_problem_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"problem_type": "riddle"}')
-    with pytest.raises(PreprocessingError, match=r"config\.json: problem_type is 'riddle'.*--task"):
+    with pytest.raises(
+        PreprocessingError,
+        match=r"config\.json beside model\.onnx: problem_type is 'riddle'.*--task",
+    ):
         tasks(written(tmp_path))
 
 
