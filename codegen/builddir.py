@@ -61,6 +61,7 @@ class Build:
             None when nothing is known.
         device_names: what the board that it is for calls itself; empty for any.
         tail: what the host does behind the accelerator; None for nothing.
+        fabric_mhz: the clock as the board makes it; None for the configured one.
     """
 
     model: str
@@ -73,6 +74,7 @@ class Build:
     preprocessing: Preprocessing | None = None
     device_names: tuple[str, ...] = ()
     tail: Tail | None = None
+    fabric_mhz: float | None = None
 
     @property
     def config(self) -> HardwareConfig:
@@ -247,6 +249,7 @@ def _write_files(build: Build, folder: Path) -> None:
         "preprocessing": build.preprocessing and build.preprocessing.to_dict(),
         "device_names": build.device_names,
         "results": build.tail.results if build.tail else (),
+        "fabric_mhz": build.fabric_mhz or float(build.config.clock_mhz),
         "design_hash": f"{build.rtl.design_hash:016x}",
         "expected_cycles": estimate(build.program).cycles,
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
@@ -324,6 +327,7 @@ def _read_build(folder: Path, check_rtl: bool) -> Build:
         preprocessing=_preprocessing(folder, manifest),
         device_names=tuple(manifest["device_names"]),
         tail=_tail(files, manifest),
+        fabric_mhz=manifest.get("fabric_mhz"),
     )
 
 

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from .board import DeviceLock, check_board, has_board
 from .build import TAIL, CompiledModel, read_compiled
+from .clock import forget_overlays, settle_clock
 from .errors import BoardError, BuildDirectoryError, OverlayError, VitesseraError
 from .inputs import Batch, Images, as_batch
 from .interface import VLNV
@@ -31,6 +32,7 @@ from .loops import event_loop, loop_is_running
 from .reading import foreign
 from .results import Prediction, Profile, predict
 from .tail import RUNTIME, TailRunner, can_run
+from .text import printable
 
 if TYPE_CHECKING:
     from .driver import Driver
@@ -118,6 +120,16 @@ class Accelerator:
             self._close()
             raise
 
+    def __repr__(self) -> str:
+        if self._loaded is None:
+            return "<Accelerator, closed>"
+        model, what = self._loaded.model, "simulated RTL" if self._simulated else "board"
+        return (
+            f"<Accelerator: {printable(model.name)} on the {what} of "
+            f"{printable(model.config['board'])}, images {list(model.image)}, "
+            f"{self._clock_mhz:.6g} MHz>"
+        )
+
     # --- Device and overlay
 
     def _open(self, model: CompiledModel, simulate: bool) -> None:
@@ -131,7 +143,9 @@ class Accelerator:
             self._device = self._device or _board(pynq)
         if not self._own_device:
             self._lock = DeviceLock(self._device.tag)
+        self._simulated = getattr(self._device, "overlay_file", None) is not None
         self._bitstream = self._overlay_file(model)
+        self._allowed_mhz = model.fabric_mhz
         self._load_overlay(model)
 
     def _overlay_file(self, model: CompiledModel) -> Path:
@@ -155,6 +169,7 @@ class Accelerator:
 
         event_loop()  # PYNQ connects interrupts to it
         forget_closed_loops()
+        forget_overlays()
 
         def error_of(error: Exception) -> OverlayError:
             return OverlayError(
@@ -174,10 +189,33 @@ class Accelerator:
                 "Load a bitstream that this vitessera generated.",
             )
         self._driver: Driver = driver
+        self._clock_mhz = self._settled_clock()
         self._driver.attach(model)
         self._broken = False
 
+    def _settled_clock(self) -> float:
+        """The fabric's clock in MHz, not above what the bitstream was built for."""
+        from pynq import Clocks
+
+        def error_of(error: Exception) -> OverlayError:
+            return OverlayError(
+                f"PYNQ cannot tell how fast the fabric is clocked ({error}).",
+                "Use the PYNQ image of this board.",
+            )
+
+        with foreign(error_of):
+            return settle_clock(getattr(self._device, "clocks", Clocks), self._allowed_mhz)
+
     # --- Models
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the accelerator is its RTL in a simulator, so that its time is none of a board.
+
+        BoardError after `close`.
+        """
+        self._ready()
+        return self._simulated
 
     @property
     def model(self) -> CompiledModel:
@@ -354,7 +392,7 @@ class Accelerator:
             yield
             if progress is not None:
                 progress(number + 1)
-        self._profile = Profile.of(loaded.model, self._driver.counters())
+        self._profile = Profile.of(loaded.model, self._driver.counters(), self._clock_mhz)
         results.append(self._read(loaded, (len(batch) - 1) % SLOTS))
 
     @staticmethod
@@ -380,7 +418,7 @@ class Accelerator:
     def _limit(self, model: CompiledModel) -> int:
         """Cycles that a run may take."""
         if self._timeout is not None:
-            return max(1, int(self._timeout * int(model.config["clock_mhz"]) * 1e6))
+            return max(1, int(self._timeout * self._clock_mhz * 1e6))
         return allowed_cycles(model.expected_cycles)
 
     # --- After a run
