@@ -29,6 +29,7 @@ from .inputs import Batch, Images, as_batch
 from .interface import VLNV
 from .limits import allowed_cycles
 from .loops import event_loop, loop_is_running
+from .progress import Progress, progress_of
 from .reading import foreign
 from .results import Prediction, Profile, predict
 from .tail import RUNTIME, TailRunner, can_run
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from .driver import Driver
 
 Outputs = dict[str, npt.NDArray[np.float64]]
-Progress = Callable[[int], None]
 
 SLOTS = 2  # input and output buffers: one is computed on while the other is filled or read
 TURN_SECONDS = 0.001  # between two looks whether another task's run is over
@@ -284,12 +284,13 @@ class Accelerator:
 
     # --- Running
 
-    def run(self, images: Images, progress: Progress | None = None) -> Outputs:
+    def run(self, images: Images, progress: Progress | bool | None = None) -> Outputs:
         """The network's outputs for some images.
 
         Args:
             images: a path or an array, or a sequence of paths; see `as_batch`.
-            progress: called with the number of images done.
+            progress: called with the number of images done. True writes it to standard error,
+                False does not; None does so on a terminal or in a notebook, if it takes seconds.
 
         Returns:
             float64 [images, tokens, channels] by the outputs' ONNX names. Where the network was
@@ -302,36 +303,39 @@ class Accelerator:
         loaded = self._ready()
         return self._run(loaded, as_batch(images, loaded.model), progress)
 
-    def _run(self, loaded: _Loaded, batch: Batch, progress: Progress | None) -> Outputs:
-        limit = self._limit(loaded.model)
+    def _run(self, loaded: _Loaded, batch: Batch, progress: Progress | bool | None) -> Outputs:
+        limit, shown = self._limit(loaded.model), progress_of(progress, len(batch.images))
         with self._turn, self._recovering(loaded):
             results: list[Outputs] = []
-            for _ in self._steps(loaded, batch.images, results, progress):
+            for _ in self._steps(loaded, batch.images, results, shown):
                 self._driver.wait(limit)
             return self._finished(loaded, results)
 
-    async def run_async(self, images: Images, progress: Progress | None = None) -> Outputs:
+    async def run_async(self, images: Images, progress: Progress | bool | None = None) -> Outputs:
         """As `run`, for `await`: the event loop goes on while the hardware works."""
         loaded = self._ready()
         return await self._run_async(loaded, as_batch(images, loaded.model), progress)
 
-    async def _run_async(self, loaded: _Loaded, batch: Batch, progress: Progress | None) -> Outputs:
-        limit = self._limit(loaded.model)
+    async def _run_async(
+        self, loaded: _Loaded, batch: Batch, progress: Progress | bool | None
+    ) -> Outputs:
+        limit, shown = self._limit(loaded.model), progress_of(progress, len(batch.images))
         async with self._turn:
             with self._recovering(loaded):
                 results: list[Outputs] = []
-                for _ in self._steps(loaded, batch.images, results, progress):
+                for _ in self._steps(loaded, batch.images, results, shown):
                     await self._driver.wait_async(limit)
                 return self._finished(loaded, results)
 
     def predict(
-        self, images: Images, progress: Progress | None = None
+        self, images: Images, progress: Progress | bool | None = None
     ) -> Prediction | list[Prediction]:
         """The class of an image, or of each of several.
 
         Args:
             images: as for `run`; one image gives one prediction, several a list.
-            progress: called with the number of images done.
+            progress: called with the number of images done. True writes it to standard error,
+                False does not; None does so on a terminal or in a notebook, if it takes seconds.
 
         Raises:
             VitesseraError: as `run`; also when the model's output is not one row of class scores.
@@ -342,7 +346,7 @@ class Accelerator:
         return self._predictions(loaded, batch, self._run(loaded, batch, progress)[name])
 
     async def predict_async(
-        self, images: Images, progress: Progress | None = None
+        self, images: Images, progress: Progress | bool | None = None
     ) -> Prediction | list[Prediction]:
         """As `predict`, for `await`."""
         loaded = self._ready()
