@@ -1,4 +1,4 @@
-"""What people hand to `predict`: photos, camera frames, folders; and arrays not quite normalised."""
+"""What people hand to `predict`: photos, frames, folders; and arrays that are not normalised."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ RAW = FRAME[:8, :8].transpose(2, 0, 1)[None].astype(np.float32)
         (
             RAW,
             COLOUR,
-            r"from \d+ to 25\d; normalised pixels would lie from -2.12 to 2.64\. Give 8-",
+            r"from 0 to 249; normalised pixels would lie from -2.12 to 2.64\. Give 8-",
         ),
         (RAW, None, r"they look like pixels that have not been normalised"),
         (RAW / 255, COLOUR, r"they look like pixels that were only brought to 0 to 1"),
