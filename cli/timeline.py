@@ -6,8 +6,10 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 from vitessera.codegen.errors import OutputError
 from vitessera.codegen.isa import Unit
 from vitessera.host.text import printable
@@ -153,7 +155,8 @@ def _scale(axes: Axes, cycles: int, clock_mhz: float) -> None:
     axes.set_xlabel("cycle (grey: waiting)")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     unit, per_unit = ("ms", clock_mhz * 1e3) if cycles > clock_mhz * 1e3 else ("µs", clock_mhz)
-    above = axes.secondary_xaxis("top", functions=(lambda x: x / per_unit, lambda x: x * per_unit))
+    both_ways = partial(np.multiply, 1 / per_unit), partial(np.multiply, per_unit)
+    above = axes.secondary_xaxis("top", functions=both_ways)
     above.set_xlabel(f"{unit} at {clock_mhz:.6g} MHz")
 
 

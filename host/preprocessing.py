@@ -222,7 +222,7 @@ class Preprocessing:
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         if channels not in PILLOW_MODES or 0 in pixels.shape:
             raise ImageError(
-                f"{what}: the pixels have shape {list(pixels.shape)}.",
+                f"{what}: the uint8 pixels have shape {list(pixels.shape)}.",
                 "Give [height, width] or [height, width, channels], with 1, 3 or 4 channels, which "
                 "come last.",
             )
