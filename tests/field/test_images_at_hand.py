@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from vitessera.cli.run import gather
 from vitessera.codegen.registers import COUNTERS
 from vitessera.host import progress
 from vitessera.host.build import CompiledModel
@@ -119,6 +120,12 @@ def album(photo: Path) -> Path:
 def test_a_folder_stands_for_its_images(album: Path) -> None:
     assert [file.name for file in found_files(album)] == ["a.jpg", "b.PNG"]
     assert as_batch(str(album), MODEL).images.shape[0] == 2
+
+
+def test_the_command_line_names_each_image_of_a_folder(album: Path, photo: Path) -> None:
+    work = gather([album, photo], MODEL)
+    assert [str(item) for item in work.items] == [f"{album}/a.jpg", f"{album}/b.PNG", str(photo)]
+    assert work.images.shape[0] == 3
 
 
 def test_a_pattern_stands_for_what_it_matches(album: Path) -> None:
