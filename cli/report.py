@@ -112,8 +112,14 @@ def draw_timeline(folder: Path, build: Build, picture: OutputFile) -> None:
     with foreign(lambda _: no_simulation(folder)):
         result = json.loads(read_file(folder / RESULT_FILE, LARGEST_RESULT))
         intervals, cycles = from_table(result["timeline"]), int(result["counters"]["CYCLES"])
-    title = f"{build.model} on {build.config.macs} MACs: {cycles:,} cycles"
-    draw(intervals, picture, title)
+        if not intervals:
+            raise ValueError("nothing was run")
+    clock_mhz = build.fabric_mhz or build.config.clock_mhz
+    title = (
+        f"{build.model}, compiled for {build.config.board}, {build.config.macs} MACs a cycle: "
+        f"{cycles:,} cycles, {cycles / clock_mhz / 1e3:.3f} ms at {clock_mhz:.6g} MHz"
+    )
+    draw(intervals, picture, title, clock_mhz)
     print(f"\nTimeline: {picture.path}")
 
 

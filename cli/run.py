@@ -28,7 +28,7 @@ from vitessera.host.build import CompiledModel, read_compiled
 from vitessera.host.errors import BoardError
 from vitessera.host.images import Float32Array
 from vitessera.host.imagesets import load_images
-from vitessera.host.inputs import ARRAY_FILES, KEYS, as_batch
+from vitessera.host.inputs import ARRAY_FILES, KEYS, as_batch, found_files
 from vitessera.host.results import predict
 from vitessera.host.tasks import Kind, Task
 from vitessera.host.text import printable
@@ -54,14 +54,14 @@ Runs a compiled model on images: on the board where there is one, else on the si
 pynq in either case, and root on a board.
 
 IMAGES are image files (PNG, JPEG, ...; they need Pillow, and a model that was compiled with its
-preprocessing), or .npz and .npy files of arrays [n, channels, height, width], normalised as in
-training. Videos are arrays, of one axis more. With 'labels' in a .npz file the accuracy is shown,
-too.
+preprocessing), folders of them, or .npz and .npy files of arrays [n, channels, height, width],
+normalised as in training. Videos are arrays, of one axis more. With 'labels' in a .npz file the
+accuracy is shown, too.
 """
 EPILOG = """\
 examples:
   vitessera run build/ digit.png
-  vitessera run build/ *.png --top 3
+  vitessera run build/ photos/ --top 3
   vitessera run build/ test.npz --json result.json --profile
   vitessera run build/ test.npz --outputs outputs.npz      (a model without classes, say)
   sudo -E env PATH=$PATH vitessera run build/ digit.png    (on a board, over ssh)
@@ -175,7 +175,7 @@ class Work:
 def gather(paths: Sequence[Path], model: CompiledModel) -> Work:
     """Reads all images; ImageError if one does not fit, before any has been run."""
     images, items = [], []
-    for path in paths:
+    for path in (file for given in paths for file in found_files(given)):
         batch = as_batch(path, model)
         images.append(batch.images)
         items.extend(_items(path, len(batch.images)))

@@ -153,6 +153,22 @@ BOARDS: dict[str, Board] = {
                 ("PCW_APU_PERIPHERAL_FREQMHZ", "650"),
                 ("PCW_UIPARAM_DDR_PARTNO", "MT41J256M16 RE-125"),
                 ("PCW_UIPARAM_DDR_BUS_WIDTH", "16 Bit"),
+                # The peripherals of the boot image. Their clocks can only come from an IO PLL of
+                # 1000 MHz; without them Vivado would take one of 1600 MHz and divide it by more.
+                ("PCW_PRESET_BANK1_VOLTAGE", "LVCMOS 1.8V"),
+                ("PCW_QSPI_PERIPHERAL_ENABLE", "1"),
+                ("PCW_QSPI_GRP_SINGLE_SS_ENABLE", "1"),
+                ("PCW_QSPI_QSPI_IO", "MIO 1 .. 6"),
+                ("PCW_QSPI_PERIPHERAL_FREQMHZ", "200"),
+                ("PCW_ENET0_PERIPHERAL_ENABLE", "1"),
+                ("PCW_ENET0_ENET0_IO", "MIO 16 .. 27"),
+                ("PCW_ENET0_PERIPHERAL_FREQMHZ", "1000 Mbps"),
+                ("PCW_SD0_PERIPHERAL_ENABLE", "1"),
+                ("PCW_SD0_SD0_IO", "MIO 40 .. 45"),
+                ("PCW_SDIO_PERIPHERAL_FREQMHZ", "50"),
+                ("PCW_UART0_PERIPHERAL_ENABLE", "1"),
+                ("PCW_UART0_UART0_IO", "MIO 14 .. 15"),
+                ("PCW_USB0_PERIPHERAL_ENABLE", "1"),
             ),
         ),
         Board(
@@ -176,8 +192,9 @@ BOARDS: dict[str, Board] = {
                 board="ultra96-v2",
             ),
             device_names=("Ultra96",),
-            # The board files spell the name with U, Vivado with u.
-            board_part="avnet.com:?ltra96v2:*",
+            # The board files spell the name with U, Vivado with u; their publisher was avnet.com
+            # and has become avnet-tria.
+            board_part="*:?ltra96v2:*",
         ),
         Board(
             "kv260",

@@ -71,6 +71,7 @@ class Build:
         device_names: what the board that it is for calls itself; empty for any.
         tail: what the host does behind the accelerator; None for nothing.
         tasks: what each result means, by its ONNX name.
+        fabric_mhz: the clock as the board makes it; None for the configured one.
     """
 
     model: str
@@ -84,6 +85,7 @@ class Build:
     device_names: tuple[str, ...] = ()
     tail: Tail | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
+    fabric_mhz: float | None = None
 
     @property
     def config(self) -> HardwareConfig:
@@ -259,6 +261,7 @@ def _write_files(build: Build, folder: Path) -> None:
         "device_names": build.device_names,
         "results": build.tail.results if build.tail else (),
         "tasks": {name: task.to_dict() for name, task in build.tasks.items()},
+        "fabric_mhz": build.fabric_mhz or float(build.config.clock_mhz),
         "design_hash": f"{build.rtl.design_hash:016x}",
         "expected_cycles": estimate(build.program).cycles,
         "files": {str(path.relative_to(folder)): _digest(path) for path in _files(folder)},
@@ -337,6 +340,7 @@ def _read_build(folder: Path, check_rtl: bool) -> Build:
         device_names=tuple(manifest["device_names"]),
         tail=_tail(files, manifest),
         tasks=read_tasks(manifest),
+        fabric_mhz=manifest.get("fabric_mhz"),
     )
 
 

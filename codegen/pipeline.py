@@ -26,7 +26,7 @@ from .quantize import MOST_IMAGES, default_calibration, quantize
 from .schedule.split import schedule_in_parts, split
 from .sizing import boards_that_would_do, pick, plan
 from .tasks import find_tasks
-from .vivado import check_board, vivado_sources
+from .vivado import check_board, fabric_mhz, vivado_sources
 
 Announce = Callable[[str], None]
 INT16_BITS = 16
@@ -106,6 +106,7 @@ def compile_model(
         },
         vivado=vivado_sources(rtl, config, board),
         device_names=board.device_names if board else (),
+        fabric_mhz=fabric_mhz(config, board),
         images=kept,
         preprocessing=preprocessing,
         tail=imported.tail,

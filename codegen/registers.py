@@ -80,6 +80,7 @@ class Access(Enum):
     READ = "read"
     WRITE = "read/write"
     CONTROL = "read/write; DONE and READY clear when read"
+    CLEARED = "read; clears when read"
     TOGGLE = "read; writing 1 toggles the bit"
 
 
@@ -92,12 +93,14 @@ class BitField:
         low: lowest bit.
         width: number of bits.
         doc: what it means.
+        access: what reading and writing do; None for what they do to the whole register.
     """
 
     name: str
     low: int
     width: int
     doc: str
+    access: Access | None = None
 
     def extract(self, value: int) -> int:
         """The field's bits of a register's value."""
@@ -161,10 +164,12 @@ CONTROL = Register(
     Access.CONTROL,
     "Starts a run and tells how it stands.",
     (
-        BitField("START", 0, 1, "write 1 to start; reads 1 until the run is done"),
-        BitField("DONE", 1, 1, "a run has ended, with or without error; clears when read"),
-        BitField("IDLE", 2, 1, "no run is under way"),
-        BitField("READY", 3, 1, "the next run may be started; clears when read"),
+        BitField("START", 0, 1, "write 1 to start; reads 1 until the run is done", Access.WRITE),
+        BitField(
+            "DONE", 1, 1, "a run has ended, with or without error; clears when read", Access.CLEARED
+        ),
+        BitField("IDLE", 2, 1, "no run is under way", Access.READ),
+        BitField("READY", 3, 1, "the next run may be started; clears when read", Access.CLEARED),
     ),
 )
 GLOBAL_INTERRUPT = Register(

@@ -5,8 +5,9 @@
 accelerator.py   runs a compiled model, on a board or on its simulated RTL
 driver.py        the PYNQ driver of the IP: registers, interrupt, time limits, errors
 build.py         what is needed of a build directory; bounds.py, what its program may reach
+clock.py         whether the fabric has the clock that it was built for
 inputs.py        what users hand over, to float images; images.py, imagesets.py, preprocessing.py
-results.py       predictions and profiles
+results.py       predictions and profiles; progress.py, how far a run has come
 board.py         which board this is, and who may use it
 loops.py         event loops
 errors.py        everything that is raised on purpose

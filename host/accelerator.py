@@ -23,21 +23,23 @@ import numpy.typing as npt
 
 from .board import DeviceLock, check_board, has_board
 from .build import TAIL, CompiledModel, read_compiled
+from .clock import forget_overlays, settle_clock
 from .errors import BoardError, BuildDirectoryError, OverlayError, VitesseraError
 from .inputs import Batch, Images, as_batch
 from .interface import VLNV
 from .limits import allowed_cycles
 from .loops import event_loop, loop_is_running
+from .progress import Progress, progress_of
 from .reading import foreign
 from .results import Prediction, Profile, predict
 from .tail import RUNTIME, TailRunner, can_run
 from .tasks import Kind
+from .text import printable
 
 if TYPE_CHECKING:
     from .driver import Driver
 
 Outputs = dict[str, npt.NDArray[np.float64]]
-Progress = Callable[[int], None]
 
 SLOTS = 2  # input and output buffers: one is computed on while the other is filled or read
 TURN_SECONDS = 0.001  # between two looks whether another task's run is over
@@ -124,6 +126,16 @@ class Accelerator:
             self._close()
             raise
 
+    def __repr__(self) -> str:
+        if self._loaded is None:
+            return "<Accelerator, closed>"
+        model, what = self._loaded.model, "simulated RTL" if self._simulated else "board"
+        return (
+            f"<Accelerator: {printable(model.name)} on the {what} of "
+            f"{printable(model.config['board'])}, images {list(model.image)}, "
+            f"{self._clock_mhz:.6g} MHz>"
+        )
+
     # --- Device and overlay
 
     def _open(self, model: CompiledModel, simulate: bool) -> None:
@@ -137,7 +149,9 @@ class Accelerator:
             self._device = self._device or _board(pynq)
         if not self._own_device:
             self._lock = DeviceLock(self._device.tag)
+        self._simulated = getattr(self._device, "overlay_file", None) is not None
         self._bitstream = self._overlay_file(model)
+        self._allowed_mhz = model.fabric_mhz
         self._load_overlay(model)
 
     def _overlay_file(self, model: CompiledModel) -> Path:
@@ -161,6 +175,7 @@ class Accelerator:
 
         event_loop()  # PYNQ connects interrupts to it
         forget_closed_loops()
+        forget_overlays()
 
         def error_of(error: Exception) -> OverlayError:
             return OverlayError(
@@ -180,10 +195,33 @@ class Accelerator:
                 "Load a bitstream that this vitessera generated.",
             )
         self._driver: Driver = driver
+        self._clock_mhz = self._settled_clock()
         self._driver.attach(model)
         self._broken = False
 
+    def _settled_clock(self) -> float:
+        """The fabric's clock in MHz, not above what the bitstream was built for."""
+        from pynq import Clocks
+
+        def error_of(error: Exception) -> OverlayError:
+            return OverlayError(
+                f"PYNQ cannot tell how fast the fabric is clocked ({error}).",
+                "Use the PYNQ image of this board.",
+            )
+
+        with foreign(error_of):
+            return settle_clock(getattr(self._device, "clocks", Clocks), self._allowed_mhz)
+
     # --- Models
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the accelerator is its RTL in a simulator, so that its time is none of a board.
+
+        BoardError after `close`.
+        """
+        self._ready()
+        return self._simulated
 
     @property
     def model(self) -> CompiledModel:
@@ -252,12 +290,13 @@ class Accelerator:
 
     # --- Running
 
-    def run(self, images: Images, progress: Progress | None = None) -> Outputs:
+    def run(self, images: Images, progress: Progress | bool | None = None) -> Outputs:
         """The network's outputs for some images.
 
         Args:
             images: a path or an array, or a sequence of paths; see `as_batch`.
-            progress: called with the number of images done.
+            progress: called with the number of images done. True writes it to standard error,
+                False does not; None does so on a terminal or in a notebook, if it takes seconds.
 
         Returns:
             float64 [images, tokens, channels] by the outputs' ONNX names. Where the network was
@@ -270,36 +309,39 @@ class Accelerator:
         loaded = self._ready()
         return self._run(loaded, as_batch(images, loaded.model), progress)
 
-    def _run(self, loaded: _Loaded, batch: Batch, progress: Progress | None) -> Outputs:
-        limit = self._limit(loaded.model)
+    def _run(self, loaded: _Loaded, batch: Batch, progress: Progress | bool | None) -> Outputs:
+        limit, shown = self._limit(loaded.model), progress_of(progress, len(batch.images))
         with self._turn, self._recovering(loaded):
             results: list[Outputs] = []
-            for _ in self._steps(loaded, batch.images, results, progress):
+            for _ in self._steps(loaded, batch.images, results, shown):
                 self._driver.wait(limit)
             return self._finished(loaded, results)
 
-    async def run_async(self, images: Images, progress: Progress | None = None) -> Outputs:
+    async def run_async(self, images: Images, progress: Progress | bool | None = None) -> Outputs:
         """As `run`, for `await`: the event loop goes on while the hardware works."""
         loaded = self._ready()
         return await self._run_async(loaded, as_batch(images, loaded.model), progress)
 
-    async def _run_async(self, loaded: _Loaded, batch: Batch, progress: Progress | None) -> Outputs:
-        limit = self._limit(loaded.model)
+    async def _run_async(
+        self, loaded: _Loaded, batch: Batch, progress: Progress | bool | None
+    ) -> Outputs:
+        limit, shown = self._limit(loaded.model), progress_of(progress, len(batch.images))
         async with self._turn:
             with self._recovering(loaded):
                 results: list[Outputs] = []
-                for _ in self._steps(loaded, batch.images, results, progress):
+                for _ in self._steps(loaded, batch.images, results, shown):
                     await self._driver.wait_async(limit)
                 return self._finished(loaded, results)
 
     def predict(
-        self, images: Images, progress: Progress | None = None
+        self, images: Images, progress: Progress | bool | None = None
     ) -> Prediction | list[Prediction]:
         """The class of an image, or of each of several.
 
         Args:
             images: as for `run`; one image gives one prediction, several a list.
-            progress: called with the number of images done.
+            progress: called with the number of images done. True writes it to standard error,
+                False does not; None does so on a terminal or in a notebook, if it takes seconds.
 
         Raises:
             VitesseraError: as `run`; also when the model's output is not one row of class scores.
@@ -310,7 +352,7 @@ class Accelerator:
         return self._predictions(loaded, batch, self._run(loaded, batch, progress)[name])
 
     async def predict_async(
-        self, images: Images, progress: Progress | None = None
+        self, images: Images, progress: Progress | bool | None = None
     ) -> Prediction | list[Prediction]:
         """As `predict`, for `await`."""
         loaded = self._ready()
@@ -367,7 +409,7 @@ class Accelerator:
             yield
             if progress is not None:
                 progress(number + 1)
-        self._profile = Profile.of(loaded.model, self._driver.counters())
+        self._profile = Profile.of(loaded.model, self._driver.counters(), self._clock_mhz)
         results.append(self._read(loaded, (len(batch) - 1) % SLOTS))
 
     @staticmethod
@@ -393,7 +435,7 @@ class Accelerator:
     def _limit(self, model: CompiledModel) -> int:
         """Cycles that a run may take."""
         if self._timeout is not None:
-            return max(1, int(self._timeout * int(model.config["clock_mhz"]) * 1e6))
+            return max(1, int(self._timeout * self._clock_mhz * 1e6))
         return allowed_cycles(model.expected_cycles)
 
     # --- After a run

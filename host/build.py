@@ -44,6 +44,7 @@ MANIFEST_TYPES: dict[str, type] = {
     "design_hash": str,
     "device_names": list,
     "expected_cycles": int,
+    "fabric_mhz": float,
     "files": dict,
     "model": str,
     "results": list,
@@ -126,6 +127,7 @@ class CompiledModel:
         outputs: in the order of the ONNX file.
         macs: multiplications of an image, padding excluded.
         expected_cycles: predicted; for time limits only.
+        fabric_mhz: the clock that the bitstream is built for, as the board makes it.
         hardware: see Hardware.
         tail: what is left to the host; None when the accelerator does all.
         tasks: what each result means, by its ONNX name.
@@ -147,6 +149,7 @@ class CompiledModel:
     outputs: tuple[Output, ...]
     macs: int
     expected_cycles: int
+    fabric_mhz: float
     hardware: Hardware
     tail: Tail | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
@@ -375,6 +378,7 @@ def _rebuild(files: BuildFiles) -> CompiledModel:
         ),
         macs=sum(layer["macs"] for layer in program["layers"]),
         expected_cycles=int(manifest["expected_cycles"]),
+        fabric_mhz=float(manifest.get("fabric_mhz", manifest["config"]["clock_mhz"])),
         hardware=_hardware(files.json("reports/registers.json")),
         tail=_tail(files),
         tasks=read_tasks(manifest),
@@ -415,6 +419,8 @@ def _wrong_values(model: CompiledModel) -> Iterator[str]:
     for name in (model.name, model.config["board"], *model.device_names, *outputs):
         if type(name) is not str:
             yield f"{name!r} is no name"
+    if not 0 < model.fabric_mhz <= LARGEST_SIZE:
+        yield f"the fabric's clock is {model.fabric_mhz} MHz"
     held = len(model.instructions) // bounds.INSTRUCTION_BYTES
     if model.instruction_count != held:
         yield f"it names {model.instruction_count} instructions and has {held}"

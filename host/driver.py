@@ -24,6 +24,7 @@ from .loops import event_loop, loop_is_running
 
 POLL_SECONDS = 0.001  # between two looks at the registers, without an interrupt
 CHECK_SECONDS = 0.5  # the same, while waiting for the interrupt: it might get lost
+LATE_LOOKS = 4  # in a row, the run over and yet no interrupt: it is lost
 RESET_POLLS = 2000  # looks until a soft reset must be over
 IDLE_LOOKS = 3  # in a row, idle and yet no end reported: the run is lost
 COUNTER_MAXIMUM = 0xFFFFFFFF
@@ -174,17 +175,27 @@ class Driver(DefaultIP):  # type: ignore[misc] # pynq has no types
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _wait_for_interrupt(self) -> None:
-        try:
-            await asyncio.wait_for(self.interrupt.wait(), CHECK_SECONDS)
-        except asyncio.TimeoutError:
-            if int(self.register_map.ISR.DONE):
-                self._interrupt_works = False
-                warnings.warn(
-                    "vitessera: the accelerator finished, but its interrupt did not arrive; from "
-                    "now on its registers are polled. Results are not affected.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+        """Until the interrupt has arrived, or a look has shown that the run goes on.
+
+        A run may end just before a look, its interrupt still on the way. So the interrupt is lost
+        only if several looks find the run over. Looks are counted, since seconds say nothing where
+        the accelerator is a simulation that waits for its turn on the processor: it has to answer
+        each look, and sends its interrupt before it answers the next.
+        """
+        for _ in range(LATE_LOOKS):
+            try:
+                await asyncio.wait_for(self.interrupt.wait(), CHECK_SECONDS)
+            except asyncio.TimeoutError:
+                if int(self.register_map.ISR.DONE):
+                    continue
+            return
+        self._interrupt_works = False
+        warnings.warn(
+            "vitessera: the accelerator finished, but its interrupt did not arrive; from now on "
+            "its registers are polled. Results are not affected.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def _ended(self, limit: int) -> bool:
         if int(self.register_map.ISR.DONE):

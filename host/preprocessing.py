@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 # Pillow's filters by name; the numbers have been the same in all of its versions.
 RESAMPLING = {"nearest": 0, "bilinear": 2, "bicubic": 3, "lanczos": 1}
+# What such files are called.
+SUFFIXES = frozenset(
+    (".png", ".jpg", ".jpeg", ".jfif", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+)
 PILLOW_MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # by number of channels
 # What image files may be: formats that cameras and browsers write, whose decoders are Pillow's own
 # or its libraries'. It knows others, for which it starts programs such as Ghostscript.
@@ -184,7 +188,59 @@ class Preprocessing:
                 wrong size and no rule to change that, or nothing is known about normalisation.
         """
         self._check_known(str(path))
-        return self.normalise(self._pixels(Path(path)))
+        return self.normalise(self._cut(_open(Path(path), self._mode()), str(path)))
+
+    def load_image(self, image: Pillow.Image, what: str) -> Float32Array:
+        """An image of Pillow's, as `load` gives the image of a file.
+
+        Args:
+            image: of any size and any mode of 8 bits; turned upright as its EXIF data say.
+            what: names it in messages.
+
+        Raises:
+            ImageError: as `load`.
+        """
+        self._check_known(what)
+        mode = self._mode()
+        with reading(what, ImageError, "cannot be read", "Give an image that Pillow can decode."):
+            upright = _upright(image, mode, what)
+        return self.normalise(self._cut(upright, what))
+
+    def load_pixels(self, pixels: npt.NDArray[np.uint8], what: str) -> Float32Array:
+        """Raw pixels of any size, as `load` gives the image of a file.
+
+        Args:
+            pixels: [height, width] or [height, width, channels], of 1, 3 or 4 channels.
+            what: names them in messages.
+
+        Raises:
+            ImageError: they are no image, or as `load`.
+        """
+        self._check_known(what)
+        if self._has_right_shape(pixels):
+            return self.normalise(pixels)  # without Pillow
+        channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+        if channels not in PILLOW_MODES or 0 in pixels.shape:
+            raise ImageError(
+                f"{what}: the uint8 pixels have shape {list(pixels.shape)}.",
+                "Give [height, width] or [height, width, channels], with 1, 3 or 4 channels, which "
+                "come last.",
+            )
+        planes = pixels.reshape(pixels.shape[:2]) if channels == 1 else pixels
+        return self.load_image(_pillow(what).fromarray(np.ascontiguousarray(planes)), what)
+
+    def _has_right_shape(self, pixels: npt.NDArray[np.generic]) -> bool:
+        grey = pixels.ndim == 2 and self.channels == 1
+        return pixels.shape == ((self.height, self.width) + (() if grey else (self.channels,)))
+
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest value that normalisation makes of 8-bit pixels."""
+        ends = [
+            (value - mean) / std
+            for value in (0.0, 255 * self.rescale)
+            for mean, std in zip(self.mean, self.std, strict=True)
+        ]
+        return min(ends), max(ends)
 
     def normalise(self, pixels: npt.NDArray[np.generic]) -> Float32Array:
         """Raw pixels as the network takes them: float32 [channels, height, width].
@@ -222,9 +278,9 @@ class Preprocessing:
         if not self.mean:
             raise normalisation_unknown()
 
-    def _pixels(self, path: Path) -> npt.NDArray[np.uint8]:
-        """The file's pixels, resized and cropped: [height, width] or [height, width, channels]."""
-        image = self._resized(_open(path, self._mode()), path)
+    def _cut(self, image: Pillow.Image, what: str) -> npt.NDArray[np.uint8]:
+        """Its pixels, resized and cropped: [height, width] or [height, width, channels]."""
+        image = self._resized(image, what)
         top, left = (image.height - self.height) // 2, (image.width - self.width) // 2
         box = (left, top, left + self.width, top + self.height)
         return np.asarray(image.crop(box), np.uint8)
@@ -237,23 +293,23 @@ class Preprocessing:
             )
         return PILLOW_MODES[self.channels]
 
-    def _resized(self, image: Pillow.Image, path: Path) -> Pillow.Image:
+    def _resized(self, image: Pillow.Image, what: str) -> Pillow.Image:
         """`image` after `resize`; what comes out is large enough to be cropped, if it is to be."""
         if self.resize is not None:
             height, width = self._resize_to(image.height, image.width)
-            _check_pixels(path, height, width, " after resizing")
+            _check_pixels(what, height, width, " after resizing")
             image = image.resize((width, height), RESAMPLING[self.resample])
         found, wanted = (image.height, image.width), (self.height, self.width)
         if self.crop is not None:
             if found[0] < self.height or found[1] < self.width:
                 raise ImageError(
-                    f"{path}: the image is {_size(found)}, too small to cut {_size(wanted)} from.",
+                    f"{what}: the image is {_size(found)}, too small to cut {_size(wanted)} from.",
                     f"Give an image of at least {_size(wanted)} pixels (height x width).",
                 )
         elif found != wanted:
             resized = "" if self.resize is None else " after resizing"
             raise ImageError(
-                f"{path}: the image is {_size(found)}{resized}, the model takes {_size(wanted)} "
+                f"{what}: the image is {_size(found)}{resized}, the model takes {_size(wanted)} "
                 "(height x width), and its preprocessing has no rule for that.",
                 "Resize or cut the image, or compile again with a preprocessor_config.json beside "
                 "the model.",
@@ -315,39 +371,54 @@ def videos_are_arrays(what: str) -> ImageError:
 
 def _open(path: Path, mode: str) -> Pillow.Image:
     """The image in `path`, upright, in Pillow's mode `mode`."""
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise ImageError(
-            f"Pillow is not installed, and {path} cannot be read without it.",
-            "Run: pip install pillow.",
-        ) from error
+    image_module = _pillow(str(path))
+    from PIL import UnidentifiedImageError
+
     remedy = f"Give a {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
     with reading(path, ImageError, "cannot be read", remedy), open_file(path) as file:
         try:
             with warnings.catch_warnings():
                 # Of sizes far above LARGEST_PIXELS.
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-                image = Image.open(file, formats=FORMATS)
+                warnings.simplefilter("ignore", image_module.DecompressionBombWarning)
+                image = image_module.open(file, formats=FORMATS)
             with image:
-                # The header's sides: nothing is decoded yet.
-                _check_pixels(path, image.height, image.width)
-                if image.mode.startswith(("I", "F")):
-                    raise ImageError(
-                        f"{path}: pixels have more than 8 bits (Pillow's mode {image.mode}).",
-                        "Save the image with 8 bits a channel.",
-                    )
-                return ImageOps.exif_transpose(image).convert(mode)
+                return _upright(image, mode, str(path))
         except UnidentifiedImageError as error:
             raise ImageError(f"{path}: not an image of a format that is read.", remedy) from error
-        except Image.DecompressionBombError as error:
+        except image_module.DecompressionBombError as error:
             raise ImageError(f"{path}: too large ({error}).", _SMALLER_IMAGE) from error
 
 
-def _check_pixels(path: Path, height: int, width: int, when: str = "") -> None:
+def _pillow(what: str) -> Any:  # noqa: ANN401 (a module)
+    """Pillow's module Image; ImageError, which says that `what` needs it, if there is none."""
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ImageError(
+            f"Pillow is not installed, and {what} cannot be read without it.",
+            "Run: pip install pillow.",
+        ) from error
+    return Image
+
+
+def _upright(image: Pillow.Image, mode: str, what: str) -> Pillow.Image:
+    """`image` in Pillow's mode `mode`, turned as its EXIF data say."""
+    from PIL import ImageOps
+
+    # The header's sides: of a file, nothing is decoded yet.
+    _check_pixels(what, image.height, image.width)
+    if image.mode.startswith(("I", "F")):
+        raise ImageError(
+            f"{what}: pixels have more than 8 bits (Pillow's mode {image.mode}).",
+            "Save the image with 8 bits a channel.",
+        )
+    return ImageOps.exif_transpose(image).convert(mode)
+
+
+def _check_pixels(what: str, height: int, width: int, when: str = "") -> None:
     if height * width > LARGEST_PIXELS:
         raise ImageError(
-            f"{path}: the image is {height}x{width}{when}, {height * width:,} pixels; at most "
+            f"{what}: the image is {height}x{width}{when}, {height * width:,} pixels; at most "
             f"{LARGEST_PIXELS:,} are read.",
             _SMALLER_IMAGE,
         )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from .build import CompiledModel
 from .tasks import Last
+from .text import printable
 
 # Counter → what the unit is called in the profile.
 UNITS = {
@@ -24,7 +25,7 @@ UNITS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """The class of one image.
 
@@ -45,6 +46,9 @@ class Prediction:
     def __str__(self) -> str:
         return f"{self.label} ({self.probability:.1%})"
 
+    def __repr__(self) -> str:
+        return f"<Prediction {self}, class {self.index} of {len(self.scores)}>"
+
     @property
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Of all classes [classes]; of independent labels each by itself."""
@@ -60,13 +64,15 @@ def predict(
     return Prediction(index, label, float(last(scores)[index]), scores, last)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Profile:
     """Where the cycles of one image went, from the hardware's counters.
 
     Attributes:
+        model: that was run.
+        board: that it was compiled for.
         cycles: from start to done.
-        clock_mhz: that the bitstream was built for.
+        clock_mhz: of the fabric.
         mac_peak_share: multiplications of the network over what the engine could have done in
             `cycles`; from 0 to 1.
         dram_read_bytes, dram_written_bytes: program and weights included.
@@ -76,8 +82,10 @@ class Profile:
         tail_seconds: that the host took for its part of the image, where the network was cut.
     """
 
+    model: str
+    board: str
     cycles: int
-    clock_mhz: int
+    clock_mhz: float
     mac_peak_share: float
     dram_read_bytes: int
     dram_written_bytes: int
@@ -86,12 +94,19 @@ class Profile:
     tail_seconds: float | None = None
 
     @classmethod
-    def of(cls, model: CompiledModel, counters: Mapping[str, int]) -> Profile:
-        """The profile of a run of `model` that left `counters`."""
+    def of(
+        cls, model: CompiledModel, counters: Mapping[str, int], clock_mhz: float | None = None
+    ) -> Profile:
+        """The profile of a run of `model` that left `counters`.
+
+        Without `clock_mhz`, with the clock that the model's bitstream is built for.
+        """
         cycles, beat = counters["CYCLES"], int(model.config["bus_bits"]) // 8
         return cls(
+            model=model.name,
+            board=model.config["board"],
             cycles=cycles,
-            clock_mhz=int(model.config["clock_mhz"]),
+            clock_mhz=clock_mhz or model.fabric_mhz,
             mac_peak_share=model.macs / (cycles * model.peak_macs),
             dram_read_bytes=counters["READ_BEATS"] * beat,
             dram_written_bytes=counters["WRITE_BEATS"] * beat,
@@ -104,10 +119,19 @@ class Profile:
         """Of one image at the clock."""
         return self.cycles / (self.clock_mhz * 1e3)
 
+    def __repr__(self) -> str:
+        return (
+            f"<Profile of {printable(self.model)} on {printable(self.board)}: {self.cycles:,} "
+            f"cycles, {self.milliseconds:.3f} ms at {self.clock_mhz:.6g} MHz, "
+            f"{self.mac_peak_share:.0%} of MAC peak>"
+        )
+
     def __str__(self) -> str:
         lines = {
+            "model": printable(self.model),
+            "compiled for": printable(self.board),
             "cycles an image": f"{self.cycles:,}",
-            "time an image": f"{self.milliseconds:.3f} ms at {self.clock_mhz} MHz",
+            "time an image": f"{self.milliseconds:.3f} ms at {self.clock_mhz:.6g} MHz",
             "share of MAC peak": f"{self.mac_peak_share:.1%}",
             "read from DRAM": f"{self.dram_read_bytes:,} bytes",
             "written to DRAM": f"{self.dram_written_bytes:,} bytes",
@@ -136,7 +160,8 @@ class Profile:
         axes.set_xlim(0, 110)
         axes.set_xlabel("% of cycles")
         axes.set_title(
-            f"{self.cycles:,} cycles, {self.milliseconds:.2f} ms, "
-            f"{self.mac_peak_share:.0%} of MAC peak"
+            f"{printable(self.model)} on {printable(self.board)}\n{self.cycles:,} cycles, "
+            f"{self.milliseconds:.2f} ms at {self.clock_mhz:.6g} MHz, "
+            f"{self.mac_peak_share:.0%} of MAC peak".replace("$", r"\$")  # which begins a formula
         )
         return axes

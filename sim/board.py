@@ -201,6 +201,31 @@ class SimulatedMemory:
             self._dram.revoke(block.address)
 
 
+# --- The clock
+
+
+@dataclass
+class SimulatedClocks:
+    """The fabric's clock as `pynq.Clocks` has it. Its number alone: the simulator counts cycles.
+
+    Attributes:
+        pll_mhz: of the PLL that it is divided from.
+        division: of the PLL.
+    """
+
+    pll_mhz: float
+    division: int
+
+    @property
+    def fclk0_mhz(self) -> float:
+        """The clock in MHz; the nearest that can be had is set."""
+        return self.pll_mhz / self.division
+
+    @fclk0_mhz.setter
+    def fclk0_mhz(self, mhz: float) -> None:
+        self.division = max(1, round(self.pll_mhz / mhz))
+
+
 # --- The device
 
 
@@ -241,6 +266,7 @@ class SimulatedBoard(Device):  # type: ignore[misc] # pynq has no types
         self.overlay_file = self._folder / f"{OVERLAY}.hwh"
         self.overlay_file.write_text(_handoff(self._build), encoding="utf-8")
         _check_simulator(self._build)
+        self.clocks = SimulatedClocks(self._build.fabric_mhz or self._build.config.clock_mhz, 1)
         self._previous = vars(Device).get("_active_device")
         self.closed = False
 

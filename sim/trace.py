@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..codegen.isa import Compute, End, Instruction, Source, Unit
+from ..codegen.isa import Compute, End, Epilogue, EpilogueTarget, Instruction, Source, Unit
 from ..codegen.program import Program
 
 # What a unit waited for when this was the last semaphore to arrive.
@@ -59,6 +59,7 @@ class Interval:
         end: when its effects had landed; for one that signals nobody, when the unit's next one
             started.
         work: cycles that the unit must at least be busy for; known of compute.
+        softmax: whether its results go through softmax before they land.
     """
 
     unit: Unit
@@ -68,6 +69,7 @@ class Interval:
     start: int
     end: int
     work: int = 0
+    softmax: bool = False
 
 
 def read_trace(path: Path, program: Program) -> Trace:
@@ -113,6 +115,7 @@ def intervals(program: Program, trace: Trace) -> tuple[Interval, ...]:
                 start=start,
                 end=max(ends, default=after),
                 work=_work(instruction),
+                softmax=_feeds_softmax(instruction),
             )
         )
     return tuple(found)
@@ -124,6 +127,10 @@ def _sources(instruction: Instruction) -> Iterator[Source]:
 
 def _signalled(instruction: Instruction) -> Iterator[Unit]:
     return (unit for unit in Unit if instruction.signal >> unit & 1)
+
+
+def _feeds_softmax(instruction: Instruction) -> bool:
+    return isinstance(instruction, Epilogue) and instruction.target == EpilogueTarget.SOFTMAX
 
 
 def _work(instruction: Instruction) -> int:
@@ -201,6 +208,7 @@ def to_table(times: Sequence[Interval]) -> dict[str, list[object]]:
             entry.start,
             entry.end,
             entry.work,
+            int(entry.softmax),
         ]
         for entry in times
     ]
@@ -218,6 +226,7 @@ def from_table(table: Mapping[str, Any]) -> tuple[Interval, ...]:
             int(start),
             int(end),
             int(work),
+            bool(softmax),
         )
-        for unit, label, ready, cause, start, end, work in table["rows"]
+        for unit, label, ready, cause, start, end, work, softmax in table["rows"]
     )

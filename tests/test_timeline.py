@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from vitessera.cli.timeline import Bar, bars, draw
+from vitessera.cli.timeline import COLOURS, LANES, Bar, bars, chart, draw
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import OutputError
-from vitessera.codegen.isa import Compute, End, Epilogue, Load, Source, Unit
+from vitessera.codegen.isa import Compute, End, Epilogue, EpilogueTarget, Load, Source, Unit
 from vitessera.codegen.outputfile import OutputFile
 from vitessera.codegen.program import InputDescription, Program
 from vitessera.sim.trace import (
@@ -18,6 +19,8 @@ from vitessera.sim.trace import (
     DRAIN,
     FINISH,
     START,
+    Interval,
+    Trace,
     from_table,
     intervals,
     layer_cycles,
@@ -56,6 +59,7 @@ raise 163 1 0
 issue 170 5
 issue 200 0
 """
+CLOCK_MHZ = 125
 RUN_CYCLES = 80  # from 20 before the first product
 
 
@@ -90,11 +94,11 @@ def test_every_cycle_has_a_cause(trace_file: Path) -> None:
 
 def test_bars_cover_each_lane_once(trace_file: Path) -> None:
     found = list(bars(intervals(PROGRAM, read_trace(trace_file, PROGRAM))))
-    compute = [entry for entry in found if entry.unit is Unit.COMPUTE]
+    compute = [entry for entry in found if entry.lane == "compute"]
     assert compute == [
-        Bar(Unit.COMPUTE, "one", 112, 124),
-        Bar(Unit.COMPUTE, None, 124, 153),
-        Bar(Unit.COMPUTE, "two", 153, 163),
+        Bar("compute", "one", 112, 124),
+        Bar("compute", None, 124, 153),
+        Bar("compute", "two", 153, 163),
     ]
 
 
@@ -106,7 +110,12 @@ def picture(path: Path) -> OutputFile:
 def test_the_picture(trace_file: Path, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
     path = tmp_path / f"timeline{suffix}"
-    draw(intervals(PROGRAM, read_trace(trace_file, PROGRAM)), picture(path), "two products")
+    draw(
+        intervals(PROGRAM, read_trace(trace_file, PROGRAM)),
+        picture(path),
+        "two products",
+        CLOCK_MHZ,
+    )
     start = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix]
     assert path.read_bytes().startswith(start)
     assert picture(path).is_ours(path), "it could not be replaced by the next"
@@ -115,7 +124,79 @@ def test_the_picture(trace_file: Path, tmp_path: Path, suffix: str) -> None:
 def test_a_picture_that_cannot_be_written(trace_file: Path, tmp_path: Path) -> None:
     found = intervals(PROGRAM, read_trace(trace_file, PROGRAM))
     with pytest.raises(OutputError, match=r"pictures are written as \.png"):
-        draw(found, picture(tmp_path / "timeline.bmp"), "")
+        draw(found, picture(tmp_path / "timeline.bmp"), "", CLOCK_MHZ)
     pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
     with pytest.raises(OutputError, match="cannot be written"):
-        draw(found, picture(tmp_path / "nowhere" / "timeline.png"), "")
+        draw(found, picture(tmp_path / "nowhere" / "timeline.png"), "", CLOCK_MHZ)
+
+
+# --- What the picture shows
+
+
+def attention(layers: int) -> list[Interval]:
+    """Scores through softmax, and what is made of them, for some layers one after the other."""
+    found = []
+    for number in range(layers):
+        start, label = 1000 * number, f"/blocks.{number}/attention"
+        found += [
+            Interval(Unit.COMPUTE, label, 0, None, start, start + 300, 300),
+            Interval(Unit.EPILOGUE, label, 0, None, start + 10, start + 500, softmax=True),
+            Interval(Unit.EPILOGUE, label, 0, None, start + 400, start + 600),
+        ]
+    return found
+
+
+def test_softmax_has_a_lane_of_its_own() -> None:
+    found = [entry for entry in bars(attention(2)) if entry.lane == "softmax"]
+    assert found == [
+        Bar("softmax", "/blocks.0/attention", 10, 500),
+        Bar("softmax", None, 500, 1010),
+        Bar("softmax", "/blocks.1/attention", 1010, 1500),
+    ]
+    assert LANES[LANES.index("softmax") - 1] == "epilogue"
+
+
+def test_scores_are_known_from_their_instruction() -> None:
+    scores = Epilogue(target=EpilogueTarget.SOFTMAX)
+    program = replace(PROGRAM, instructions=(scores, Epilogue()), labels=("a", "b"))
+    issues = {unit: (7, 9) if unit is Unit.EPILOGUE else () for unit in Unit}
+    first, second = intervals(program, Trace(issues, {}))
+    assert (first.softmax, second.softmax) == (True, False)
+    assert from_table(json.loads(json.dumps(to_table((first, second))))) == (first, second)
+
+
+@pytest.mark.parametrize("layers", [2, len(COLOURS), len(COLOURS) + 1])
+def test_every_layer_stands_in_the_legend_or_none(layers: int) -> None:
+    """More layers than colours cannot be told apart by them: there the bars are labelled alone."""
+    pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
+    figure = chart(attention(layers), "title", CLOCK_MHZ)
+    legend = figure.axes[0].get_legend()
+    names = [f"/blocks.{number}/attention" for number in range(layers)]
+    if layers <= len(COLOURS):
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == names
+        colours = {tuple(handle.get_facecolor()) for handle in legend.legend_handles}
+        assert len(colours) == layers
+    else:
+        assert legend is None
+
+
+def test_bars_are_labelled_where_there_is_room() -> None:
+    pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
+    written = [text.get_text() for text in chart(attention(2), "", CLOCK_MHZ).axes[0].texts]
+    assert written.count("/blocks.0/attention") >= 2
+    many = [text.get_text() for text in chart(attention(12), "", CLOCK_MHZ).axes[0].texts]
+    assert any(text.startswith("…") and text.endswith("attention") for text in many)
+    assert not chart(attention(400), "", CLOCK_MHZ).axes[0].texts
+
+
+def test_time_stands_beside_cycles() -> None:
+    """From the start of the run, at the accelerator's clock."""
+    pytest.importorskip("matplotlib", reason="pip install 'vitessera[plot]'")
+    axes = chart(attention(2), "", CLOCK_MHZ).axes[0]
+    assert axes.get_xlabel() == "cycle (grey: waiting)"
+    (above,) = axes.child_axes
+    assert above.get_xlabel() == "µs at 125 MHz"
+    axes.set_xlim(0, 1250)
+    axes.figure.draw_without_rendering()
+    assert above.get_xlim() == pytest.approx((0, 10))

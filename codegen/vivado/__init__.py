@@ -6,7 +6,15 @@ handoff.py       the description as the .hwh that PYNQ reads
 sources.py       all files of DIR/vivado/
 """
 
-from .design import ACCELERATOR, OVERLAY, VIVADO_VERSIONS, VLNV, BlockDesign, block_design
+from .design import (
+    ACCELERATOR,
+    OVERLAY,
+    VIVADO_VERSIONS,
+    VLNV,
+    BlockDesign,
+    block_design,
+    fabric_mhz,
+)
 from .sources import IP_FILES, VIVADO_FILES, check_board, vivado_sources
 
 __all__ = [
@@ -19,5 +27,6 @@ __all__ = [
     "BlockDesign",
     "block_design",
     "check_board",
+    "fabric_mhz",
     "vivado_sources",
 ]

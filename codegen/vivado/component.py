@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
-from ..config import MAX_BURST, HardwareConfig
+from ..config import MAX_BURST, OUTSTANDING_BURSTS, HardwareConfig
 from ..registers import REGISTERS, Access, BitField, Register
 from ..toplevel import Rtl
 from .design import REGISTER_BYTES, VLNV
@@ -39,6 +39,7 @@ ACCESS: dict[Access, tuple[str, str | None, str | None]] = {
     Access.READ: ("read-only", None, None),
     Access.WRITE: ("read-write", None, None),
     Access.CONTROL: ("read-write", "modify", None),
+    Access.CLEARED: ("read-only", "modify", None),
     Access.TOGGLE: ("read-write", None, "oneToToggle"),
 }
 
@@ -148,6 +149,9 @@ def _bus_interfaces(top: tuple[Port, ...], config: HardwareConfig) -> list[Eleme
         "READ_WRITE_MODE": "READ_WRITE",
         "MAX_BURST_LENGTH": str(MAX_BURST),
         "SUPPORTS_NARROW_BURST": "0",
+        # Interconnects take two each for granted where nothing is said, and hold the rest back.
+        "NUM_READ_OUTSTANDING": str(OUTSTANDING_BURSTS),
+        "NUM_WRITE_OUTSTANDING": str(OUTSTANDING_BURSTS),
     }
     return [
         _interface("s_axi", "interface:aximm", slave, _logical(top, "s_axi"), registers),
@@ -258,7 +262,7 @@ def _register(register: Register) -> Element:
 
 
 def _field(register: Register, field: BitField) -> Element:
-    access, read, write = ACCESS[register.access]
+    access, read, write = ACCESS[field.access or register.access]
     content = [
         _spirit("name", field.name),
         _spirit("description", field.doc),

@@ -151,6 +151,8 @@ class Processor:
     Attributes:
         vlnv: of the IP.
         clock, reset: pins that it drives.
+        even_divisors: Vivado makes the two divisors of a clock as even as they can be, rather than
+            the first one as large.
         interrupt: pin that the interrupt controller drives.
         clock_sinks: pins that take the clock back, one for each AXI port.
         control, memory: AXI ports.
@@ -176,6 +178,7 @@ class Processor:
     clocks: ClockNames
     port_width: str
     properties: Properties
+    even_divisors: bool
     externals: tuple[tuple[str, str], ...] = ()
 
 
@@ -206,6 +209,7 @@ ZYNQ_7000 = Processor(
         ("PCW_IRQ_F2P_INTR", "1"),
         ("PCW_EN_CLK0_PORT", "1"),
     ),
+    even_divisors=True,
     externals=(
         ("DDR", "xilinx.com:interface:ddrx_rtl:1.0"),
         ("FIXED_IO", "xilinx.com:display_processing_system7:fixedio_rtl:1.0"),
@@ -246,6 +250,7 @@ ZYNQ_ULTRASCALE = Processor(
         # Some boards' settings fix the divisors, and the frequency asked for would be ignored.
         ("PSU__OVERRIDE__BASIC_CLOCK", "0"),
     ),
+    even_divisors=False,
 )
 PROCESSORS = {
     ProcessorKind.ZYNQ_7000: ZYNQ_7000,
@@ -254,17 +259,39 @@ PROCESSORS = {
 
 
 @dataclass(frozen=True)
+class FabricClock:
+    """The one clock, and where to see what Vivado makes of it.
+
+    Attributes:
+        hz: as the board makes it.
+        division: of the board's PLL.
+        divisors: the processor's properties whose product that must be.
+        achieved: its property with the MHz that timing is computed for.
+    """
+
+    hz: int
+    division: int
+    divisors: tuple[str, str]
+    achieved: str
+
+    @property
+    def mhz(self) -> float:
+        """Its frequency in MHz."""
+        return self.hz / 1e6
+
+
+@dataclass(frozen=True)
 class BlockDesign:
     """Everything in the fabric, and how it hangs together.
 
     Attributes:
         board: that it is for.
-        clock_hz: of the one clock, as the dividers can make it.
+        clock: that drives everything.
         cells, nets, buses, externals, segments: the design.
     """
 
     board: Board
-    clock_hz: int
+    clock: FabricClock
     cells: tuple[Cell, ...]
     nets: tuple[Net, ...]
     buses: tuple[Bus, ...]
@@ -286,10 +313,10 @@ def block_design(config: HardwareConfig, board: Board | None = None) -> BlockDes
             f"Boards with one: {', '.join(BOARDS)}. Name the board in the configuration.",
         )
     processor = PROCESSORS[board.processor]
-    divisors = dividers(board.pll_mhz, config.clock_mhz)
+    divisors = dividers(board.pll_mhz, config.clock_mhz, processor.even_divisors)
     return BlockDesign(
         board=board,
-        clock_hz=board.pll_mhz * 1_000_000 // (divisors[0] * divisors[1]),
+        clock=_clock(board, divisors),
         cells=_cells(board, config, divisors),
         nets=_nets(processor),
         buses=_buses(processor),
@@ -300,13 +327,41 @@ def block_design(config: HardwareConfig, board: Board | None = None) -> BlockDes
     )
 
 
-def dividers(pll_mhz: int, clock_mhz: int) -> tuple[int, int]:
+def fabric_mhz(config: HardwareConfig, board: Board | None = None) -> float:
+    """The clock that the fabric gets: as the board makes it or, without a board, as configured.
+
+    Raises:
+        ConfigError: the board cannot make the clock.
+    """
+    if board or config.board in BOARDS:
+        return block_design(config, board).clock.mhz
+    return float(config.clock_mhz)
+
+
+def _clock(board: Board, divisors: tuple[int, int]) -> FabricClock:
+    names, division = PROCESSORS[board.processor].clocks, divisors[0] * divisors[1]
+    return FabricClock(
+        hz=board.pll_mhz * 1_000_000 // division,
+        division=division,
+        divisors=(names.divisor.format(0, 0), names.divisor.format(0, 1)),
+        achieved=names.achieved.format(0),
+    )
+
+
+def dividers(pll_mhz: int, clock_mhz: int, even: bool = True) -> tuple[int, int]:
     """The two divisors that bring the PLL nearest to the clock, the larger one first.
+
+    Args:
+        pll_mhz: of the PLL.
+        clock_mhz: wanted.
+        even: which of the pairs with that product: 4 and 2 rather than 8 and 1.
 
     Raises:
         ConfigError: the nearest is more than a tenth away.
     """
-    pairs = ((first, second) for first in DIVIDERS for second in DIVIDERS if first >= second)
+    pairs = [(first, second) for first in DIVIDERS for second in DIVIDERS if first >= second]
+    if not even:
+        pairs.reverse()
     first, second = min(pairs, key=lambda pair: abs(pll_mhz / (pair[0] * pair[1]) - clock_mhz))
     if abs(pll_mhz / (first * second) - clock_mhz) > clock_mhz / 10:
         raise ConfigError(

@@ -29,8 +29,16 @@ from .design import (
 )
 from .markup import document, element
 
-PART = re.compile(r"xc?(?P<device>[a-z0-9]+?)-?(?P<package>[a-z]{4}\d+)(?P<speed>-.*)$")
+# Vivado leaves "xc" away from the names of 7-series devices, and the temperature grade everywhere.
+PART = re.compile(
+    r"(xc(?=7))?(?P<device>[a-z0-9]+?)-?(?P<package>[a-z]{3,4}\d+)(?P<speed>-[0-9A-Z]+)(-[a-z])?$"
+)
 AXI = "xilinx.com:interface:aximm:1.0"
+# IPTYPE and MODCLASS of modules, by the IP; of others both are PERIPHERAL.
+CLASSES = {
+    "smartconnect": ("BUS", "BUS"),
+    "axi_intc": ("PERIPHERAL", "INTERRUPT_CNTLR"),
+}
 ARCHITECTURES = {
     ProcessorKind.ZYNQ_7000: "zynq",
     ProcessorKind.ZYNQ_ULTRASCALE: "zynquplus",
@@ -59,9 +67,9 @@ def handoff(design: BlockDesign, rtl: Rtl) -> str:
 def _system(design: BlockDesign) -> Element:
     architecture = ARCHITECTURES[design.board.processor]
     found = PART.match(design.board.part)
-    known = (
-        found.groupdict() if found else {"device": design.board.part, "package": "", "speed": ""}
-    )
+    known = {"device": design.board.part, "package": "", "speed": ""}
+    if found:
+        known = found.groupdict()
     return element(
         "SYSTEMINFO",
         (),
@@ -77,6 +85,7 @@ def _system(design: BlockDesign) -> Element:
 
 def _module(design: BlockDesign, cell: Cell, rtl: Rtl) -> Element:
     kind, version = cell.vlnv.split(":")[2:]
+    iptype, module_class = CLASSES.get(kind, ("PERIPHERAL", "PERIPHERAL"))
     content = [
         element("ADDRESSBLOCKS", [_address_block()] if cell.vlnv == VLNV else []),
         element(
@@ -108,11 +117,11 @@ def _module(design: BlockDesign, cell: Cell, rtl: Rtl) -> Element:
             "FULLNAME": f"/{cell.name}",
             "HWVERSION": version,
             "INSTANCE": cell.name,
-            "IPTYPE": "PERIPHERAL",
+            "IPTYPE": iptype,
             "IS_ENABLE": "1",
             # PYNQ 3.0.1 finds the processor by this alone.
             "IS_PL": "FALSE" if cell.name == PROCESSOR else "TRUE",
-            "MODCLASS": "PERIPHERAL",
+            "MODCLASS": module_class,
             "MODTYPE": kind,
             "VLNV": cell.vlnv,
         },
@@ -185,7 +194,7 @@ def _pin(design: BlockDesign, net: Net, end: str) -> Element:
         "SIGNAME": net.source.replace("/", "_"),
     }
     if net.kind == "clk":
-        attributes["CLKFREQUENCY"] = str(design.clock_hz)
+        attributes["CLKFREQUENCY"] = str(design.clock.hz)
     if net.kind == "INTERRUPT":
         attributes["SENSITIVITY"] = "LEVEL_HIGH"
     others = net.sinks if end == net.source else (net.source,)
@@ -205,7 +214,7 @@ def _bus_interfaces(design: BlockDesign, cell: Cell, rtl: Rtl) -> Iterator[Eleme
 
 def _bus_interface(design: BlockDesign, bus: Bus, end: str, rtl: Rtl) -> Element:
     name = _last(end)
-    content = [element("PARAMETER", (), {"NAME": "FREQ_HZ", "VALUE": str(design.clock_hz)})]
+    content = [element("PARAMETER", (), {"NAME": "FREQ_HZ", "VALUE": str(design.clock.hz)})]
     maps = [
         element(
             "PORTMAP",
@@ -260,7 +269,7 @@ def _register(register: Register) -> Element:
 
 
 def _field(register: Register, field: BitField) -> Element:
-    access, read, write = ACCESS[register.access]
+    access, read, write = ACCESS[field.access or register.access]
     properties = {
         "DESCRIPTION": field.doc,
         "ADDRESS_OFFSET": str(field.low),

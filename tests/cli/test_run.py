@@ -413,7 +413,7 @@ def picture_file(kind: str, folder: Path) -> Path:
     ("kind", "words"),
     [
         ("shape", ("images.npy", "shape [2, 1, 7, 8]", "The model takes [n, 1, 8, 8]")),
-        ("dtype", ("images.npy", "uint8", "Give float32")),
+        ("dtype", ("images.npy", "uint8", "which come last")),
         ("nan", ("images.npy", "image 1 holds NaN", "Remove the image")),
         ("empty", ("images.npy", "no image", "at least one")),
         ("missing set", ("images.npz", "cannot be read", "numpy.savez")),

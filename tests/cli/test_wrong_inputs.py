@@ -737,6 +737,7 @@ def test_no_simulation_to_draw(command: Command, digits_build: Path, tmp_path: P
         b"\xff",
         b"[" * 100_000,
         b'{"counters": {"CYCLES": 1e999}, "timeline": {"labels": [], "rows": []}}',
+        b'{"counters": {"CYCLES": 1}, "timeline": {"labels": [], "rows": []}}',
         b'{"counters": {"CYCLES": 1}, "timeline": {"labels": [], "rows": [[0, 0]]}}',
         b'{"counters": {"CYCLES": 1}, "timeline": {"labels": {}, "rows": [[1, "x", 0, null]]}}',
     ],

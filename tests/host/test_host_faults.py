@@ -148,6 +148,38 @@ def test_an_interrupt_that_never_comes(open_board: Open, right: Right) -> None:
         right(acc)  # polls, and says no more
 
 
+class LateInterrupt:
+    """An interrupt that is not there at first; after that it is."""
+
+    def __init__(self, late: int) -> None:
+        self.late = late
+        self.waits = 0
+
+    async def wait(self) -> None:
+        self.waits += 1
+        if self.waits <= self.late:
+            await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("late", [1, 2, 3])
+def test_a_run_that_ends_just_before_a_look(monkeypatch: pytest.MonkeyPatch, late: int) -> None:
+    """The registers say that it is over, and its interrupt is still on the way."""
+    from vitessera.host import driver
+
+    monkeypatch.setattr(driver, "CHECK_SECONDS", 0.001)
+    waiting = object.__new__(driver.Driver)
+    interrupt = LateInterrupt(late)
+    over = SimpleNamespace(ISR=SimpleNamespace(DONE=1))
+    monkeypatch.setattr(driver.Driver, "register_map", over)
+    monkeypatch.setattr(driver.Driver, "interrupt", interrupt, raising=False)
+    waiting._interrupt_works = True
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(waiting._wait_for_interrupt())
+    assert waiting._interrupt_works
+    assert interrupt.waits == late + 1
+
+
 def test_a_run_that_never_ends(open_board: Open, folder: Path, stuck: Path, right: Right) -> None:
     acc = open_board(timeout=0.002)  # 200,000 cycles at 100 MHz
     acc.load(stuck)

@@ -80,6 +80,16 @@ def test_profile(open_board: Open, folder: Path, digits: Digits) -> None:
     assert f"{profile.cycles:,}" in str(profile)
 
 
+def test_an_accelerator_says_what_it_is(open_board: Open) -> None:
+    acc = open_board()
+    assert acc.simulated
+    assert repr(acc) == (
+        "<Accelerator: vit_digits.onnx on the simulated RTL of pynq-z2, images [1, 8, 8], 100 MHz>"
+    )
+    acc.close()
+    assert repr(acc) == "<Accelerator, closed>"
+
+
 def test_await(open_board: Open, folder: Path, digits: Digits) -> None:
     images = digits["images"][:6]
 

@@ -8,6 +8,7 @@ from vitessera.codegen import toplevel
 from vitessera.codegen.boards import BOARDS
 from vitessera.codegen.toplevel import Rtl
 from vitessera.codegen.vivado import vivado_sources
+from vivado_stand_in import written
 
 NO_TCL = (
     "needs a Tcl interpreter: Python's module tkinter (apt-get install python3-tk) or tclsh "
@@ -35,11 +36,7 @@ def sources(board: str, rtl: dict[str, Rtl]) -> dict[str, str]:
 @pytest.fixture
 def folder(sources: dict[str, str], tmp_path: Path) -> Path:
     """DIR/vivado/, written."""
-    for name, text in sources.items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return tmp_path
+    return written(sources, tmp_path)
 
 
 @pytest.fixture(scope="session", params=["tkinter", "tclsh"])

@@ -224,6 +224,29 @@ def test_read_only_registers_are_declared_so(root: Element) -> None:
     assert {name for name, value in access.items() if value == "read-only"} == read_only
 
 
+def test_fields_of_control_are_declared_as_hls_declares_them(root: Element) -> None:
+    (control,) = [node for node in every(root, "register") if text(node, "name") == "CTRL"]
+    assert text(control, "access") == "read-write"
+    access = {text(node, "name"): text(node, "access") for node in every(control, "field")}
+    assert access == {
+        "START": "read-write",
+        "DONE": "read-only",
+        "IDLE": "read-only",
+        "READY": "read-only",
+    }
+
+
+def test_as_many_bursts_are_declared_as_the_bus_guard_counts(
+    root: Element, rtl: dict[str, Rtl], board: str
+) -> None:
+    """Undeclared, interconnects would take two for granted."""
+    (master,) = [n for n in every(root, "busInterface") if text(n, "name") == "m_axi"]
+    declared = {text(node, "name"): text(node, "value") for node in every(master, "parameter")}
+    (log2,) = re.findall(r"BURSTS_LOG2 = (\d+)", rtl[board].files["axi_guard.v"])
+    for way in ("READ", "WRITE"):
+        assert int(declared[f"NUM_{way}_OUTSTANDING"]) == 1 << int(log2)
+
+
 def test_the_files_are_there_and_are_the_rtl(
     root: Element, sources: dict[str, str], rtl: dict[str, Rtl], board: str
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from vitessera.codegen.boards import BOARDS
 from vitessera.codegen.registers import REGISTERS
 from vitessera.codegen.vivado import ACCELERATOR, VLNV, block_design
-from vitessera.codegen.vivado.design import CONTROLLER, PROCESSOR
+from vitessera.codegen.vivado.design import CONTROL, CONTROLLER, MEMORY, PROCESSOR
 
 ZYNQ_7000 = "pynq-z2"  # the others are UltraScale+
 PLL_MHZ = {
@@ -107,6 +107,54 @@ def test_clocks(modules: dict[str, Element], board: str) -> None:
     assert abs(made - BOARDS[board].config.clock_mhz) < 1
     for clock in (1, 2, 3):
         assert divisor(board, clock, 1) in parameters
+
+
+SYSTEMS = {
+    "pynq-z2": ("7z020", "clg400", "-1"),
+    "ultra96-v2": ("xczu3eg", "sbva484", "-1"),
+    "kv260": ("xck26", "sfvc784", "-2LV"),
+    "zcu104": ("xczu7ev", "ffvc1156", "-2"),
+    "zcu102": ("xczu9eg", "ffvb1156", "-2"),
+    "rfsoc4x2": ("xczu48dr", "ffvg1517", "-2"),
+}
+
+
+def test_the_part_is_named_as_vivado_names_it(sources: dict[str, str], board: str) -> None:
+    system = ElementTree.fromstring(sources["vitessera.hwh"]).find("SYSTEMINFO")
+    assert system is not None
+    assert tuple(system.attrib[n] for n in ("DEVICE", "PACKAGE", "SPEEDGRADE")) == SYSTEMS[board]
+
+
+def test_modules_have_vivado_s_classes(modules: dict[str, Element]) -> None:
+    found = {name: (node.get("IPTYPE"), node.get("MODCLASS")) for name, node in modules.items()}
+    assert found[MEMORY] == found[CONTROL] == ("BUS", "BUS")
+    assert found[CONTROLLER] == ("PERIPHERAL", "INTERRUPT_CNTLR")
+    assert found[ACCELERATOR] == ("PERIPHERAL", "PERIPHERAL")
+
+
+def test_divisors_are_spread_as_vivado_spreads_them(
+    modules: dict[str, Element], board: str
+) -> None:
+    """A Zynq-7000 divides twice, 5 by 2; an UltraScale+ once, 8 by 1."""
+    parameters = values(modules[PROCESSOR], "PARAMETER", "VALUE")
+    pair = [int(parameters[divisor(board, 0, index)]) for index in (0, 1)]
+    assert pair == ([5, 2] if board == ZYNQ_7000 else [PLL_MHZ[board] // 187, 1])
+
+
+def test_fields_that_only_the_hardware_writes(modules: dict[str, Element]) -> None:
+    fields = {
+        field.attrib["NAME"]: {e.attrib["NAME"]: e.attrib["VALUE"] for e in field.iter("PROPERTY")}
+        for node in modules[ACCELERATOR].iter("REGISTER")
+        if node.get("NAME") == "CTRL"
+        for field in node.iter("FIELD")
+    }
+    access = {name: (bits["ACCESS"], bits["READ_ACTION"]) for name, bits in fields.items()}
+    assert access == {
+        "START": ("read-write", ""),
+        "DONE": ("read-only", "modify"),
+        "IDLE": ("read-only", ""),
+        "READY": ("read-only", "modify"),
+    }
 
 
 def test_signals_are_connected_at_both_ends(modules: dict[str, Element]) -> None:

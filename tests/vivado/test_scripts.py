@@ -17,7 +17,7 @@ from vitessera.codegen.vivado import VIVADO_VERSIONS, block_design, vivado_sourc
 from vitessera.codegen.vivado.design import dividers
 from vitessera.host.interface import VLNV
 from vivado_catalogue import RELEASES
-from vivado_stand_in import Vivado, build
+from vivado_stand_in import Vivado, build, written
 
 
 def test_build_ends_in_bitstream_handoff_and_reports(folder: Path, each_engine: str) -> None:
@@ -131,6 +131,95 @@ def test_missing_ip_is_named(folder: Path, engine: str) -> None:
         build(engine, vivado)
 
 
+def test_pulses_that_are_too_short_leave_no_bitstream(folder: Path, engine: str) -> None:
+    with pytest.raises(TclError, match=r"pulses are too short, by 0\.4 ns.*lower clock_mhz"):
+        build(engine, Vivado(folder, pulse_slack="-0.400"))
+    assert not (folder / "bitstream" / "vitessera.bit").exists()
+
+
+def test_a_run_without_statistics_of_pulses(folder: Path, engine: str) -> None:
+    build(engine, Vivado(folder, pulse_slack=""))
+    assert (folder / "bitstream" / "vitessera.bit").is_file()
+
+
+# --- The clock that Vivado makes, and the board's
+
+
+@pytest.fixture
+def pynq_z2(rtl: dict[str, Rtl], tmp_path: Path) -> Path:
+    """DIR/vivado/ of the Pynq-Z2, written."""
+    return written(vivado_sources(rtl["pynq-z2"], BOARDS["pynq-z2"].config), tmp_path)
+
+
+def test_without_peripherals_vivado_takes_another_pll(pynq_z2: Path, engine: str) -> None:
+    """The fabric of a Pynq-Z2 would get 1000 MHz / 16 instead of 1600 MHz / 16."""
+    script = pynq_z2 / "block_design.tcl"
+    script.write_text(
+        re.sub(r"  CONFIG\.PCW_(QSPI|ENET0|SD0|SDIO|USB0|UART0).*\n", "", script.read_text())
+    )
+    message = (
+        r"Of pynq-z2's PLL, 1000 MHz, the fabric would get 62\.500 MHz where 100\.000 are meant, "
+        r"with timing computed for 100\.000 MHz: Vivado divides by 16, .* name those of the boot "
+        r"image under processor_properties in a board file\."
+    )
+    with pytest.raises(TclError, match=message):
+        build(engine, Vivado(pynq_z2))
+
+
+def test_timing_computed_for_a_slower_clock(pynq_z2: Path, engine: str) -> None:
+    """The divisors are right, but Vivado's PLL is slower than the board's."""
+    script = pynq_z2 / "block_design.tcl"
+    text = script.read_text()
+    right = "CONFIG.PCW_FPGA0_PERIPHERAL_FREQMHZ {100}"
+    assert right in text
+    slow = f"{right.replace('100', '96')} CONFIG.PCW_CRYSTAL_PERIPHERAL_FREQMHZ {{48}}"
+    script.write_text(re.sub(r"  CONFIG\.PCW_(QSPI|ENET0|SD0).*\n", "", text).replace(right, slow))
+    script.write_text(script.read_text().replace("$division != 10", "$division != 15"))
+    with pytest.raises(TclError, match=r"with timing computed for 96\.000 MHz"):
+        build(engine, Vivado(pynq_z2))
+
+
+# --- Board files of several publishers
+
+
+@pytest.mark.parametrize(
+    "held, taken",
+    [
+        (["avnet.com:ultra96v2:part0:1.2"], "avnet.com:ultra96v2:part0:1.2"),
+        (["avnet-tria:ultra96v2:part0:1.3"], "avnet-tria:ultra96v2:part0:1.3"),
+        (
+            ["avnet-tria:ultra96v2:part0:1.3", "avnet.com:ultra96v2:part0:1.2"],
+            "avnet-tria:ultra96v2:part0:1.3",
+        ),
+    ],
+)
+def test_the_newest_board_files_are_taken(
+    rtl: dict[str, Rtl], tmp_path: Path, engine: str, held: list[str], taken: str
+) -> None:
+    folder = written(vivado_sources(rtl["ultra96-v2"], BOARDS["ultra96-v2"].config), tmp_path)
+    vivado = Vivado(folder, board_parts=tuple(held))
+    build(engine, vivado)
+    assert vivado.board_part == taken
+
+
+def test_the_accelerator_sees_nothing_but_ddr(folder: Path, engine: str, board: str) -> None:
+    """What is neither assigned nor excluded is a critical warning."""
+    vivado = Vivado(folder)
+    build(engine, vivado)
+    kept = {target for space, target in vivado.excluded if space == "/accelerator_0/m_axi"}
+    assert not any("DDR" in target for target in kept)
+    assert ("/ps_0/SAXIGP2/HP0_PCIE_LOW" in kept) == (board == "zcu102")
+    assert ("/ps_0/SAXIGP2/HP0_QSPI" in kept) == (board != "pynq-z2")
+
+
+def test_what_is_not_excluded_is_found(rtl: dict[str, Rtl], tmp_path: Path, engine: str) -> None:
+    folder = written(vivado_sources(rtl["zcu102"], BOARDS["zcu102"].config), tmp_path)
+    script = folder / "block_design.tcl"
+    script.write_text(script.read_text().replace("exclude_bd_addr_seg", "list"))
+    with pytest.raises(TclError, match="SAXIGP2/HP0_PCIE_LOW has no address"):
+        build(engine, Vivado(folder))
+
+
 # --- A slip in a script does not get past the stand-in
 
 SLIPS = {
@@ -153,6 +242,12 @@ SLIPS = {
     "size": ("-range 0x00001000", "-range 0x00002000", "cannot lie at"),
     "alignment": ("0010000 -range", "0018000 -range", "cannot lie at"),
     "overlap": ("0010000 -range", "0000000 -range", "overlaps"),
+    "ip for no block design": (
+        " -filter {design_tool_contexts =~ *IPI*}",
+        "",
+        "smartconnect:9.0 is not in the catalogue",
+    ),
+    "ddr excluded": ("lappend ddr", "list", "is assigned in"),
     "crossed": ("memory_0/M00_AXI", "control_0/M00_AXI", "connected already"),
 }
 
@@ -284,6 +379,8 @@ ddr_bytes_per_second = 4_200_000_000
 [processor_properties]
 PCW_UIPARAM_DDR_PARTNO = "MT41K256M16 RE-125"
 PCW_UIPARAM_DDR_BUS_WIDTH = "32 Bit"
+PCW_QSPI_PERIPHERAL_ENABLE = "1"
+PCW_ENET0_PERIPHERAL_ENABLE = "1"
 """,
     ),
 }
@@ -306,11 +403,7 @@ def test_a_board_from_a_file_builds(
     known, text = FILES[kind]
     (tmp_path / "my-board.toml").write_text(text + TABLES)
     board = read_board(tmp_path / "my-board.toml")
-    for name, content in vivado_sources(rtl[known], board.config, board).items():
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content)
-    vivado = Vivado(tmp_path)
+    vivado = Vivado(written(vivado_sources(rtl[known], board.config, board), tmp_path))
     build(engine, vivado)
     assert vivado.part == board.part
     reached = [a for a in vivado.assigned if a.space == "/accelerator_0/m_axi"]

@@ -2,11 +2,12 @@
 
 It shares nothing with codegen/vivado. Properties, pins and address segments of the processing
 systems and of axi_intc were compared with the block-design scripts that Vivado wrote for PYNQ's
-overlays (Xilinx/PYNQ, Kria-PYNQ, PYNQ-HelloWorld), names and settings of board files with the files
-themselves (XilinxBoardStore, RFSoC4x2-BSP). Not compared with anything yet, for want of a Vivado:
-the options of commands that those scripts do not use, the pins of smartconnect and proc_sys_reset,
-which release has which version of an IP and the DDR part number of the Pynq-Z2. Whoever runs the
-build should correct the table first.
+overlays (Xilinx/PYNQ, Kria-PYNQ, PYNQ-HelloWorld), and so were the PLLs that it takes; names and
+settings of board files with the files themselves (XilinxBoardStore, RFSoC4x2-BSP). Not compared
+with anything yet, for want of a Vivado: the options of commands that those scripts do not use, the
+pins of smartconnect and proc_sys_reset, which release has which version of an IP, whether each
+chooses its PLLs by the same rule, and the DDR part number of the Pynq-Z2. Whoever runs the build
+should correct the table first.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ COMMANDS: dict[str, Command] = {
     "create_project": command(2, 2, "-force -in_memory -ip", "-part"),
     "current_design": command(0, 1),
     "current_project": command(0, 1),
-    "get_bd_addr_segs": command(1, 1, "-hierarchical -regexp -addressing", "-of_objects -filter"),
+    "exclude_bd_addr_seg": command(1, 1, "", "-target_address_space -offset -range"),
+    "get_bd_addr_segs": command(0, 1, "-hierarchical -regexp -addressables", "-of_objects -filter"),
     "get_bd_addr_spaces": command(1, 1, "-hierarchical -regexp", "-of_objects -filter"),
     "get_bd_cells": command(1, 1, "-hierarchical -regexp", "-of_objects -filter"),
     "get_bd_intf_pins": command(1, 1, "-hierarchical -regexp", "-of_objects -filter"),
@@ -89,7 +91,13 @@ OBJECT_PROPERTIES: dict[str, dict[str, str]] = {
     "fileset": {"top": r"\w+"},
     "design": {"BITSTREAM.GENERAL.COMPRESS": "TRUE|FALSE"},
 }
-READ_PROPERTIES: dict[str, set[str]] = {"run": {"PROGRESS", "STATUS"}, "path": {"SLACK"}}
+READ_PROPERTIES: dict[str, set[str]] = {
+    "run": {"PROGRESS", "STATUS", "STATS.TPWS"},
+    "path": {"SLACK"},
+}
+# What `get_ipdefs -all` names besides, though no block design can hold it.
+NOT_FOR_BLOCK_DESIGNS = ("xilinx.com:ip:axi_intc:9.0", "xilinx.com:ip:smartconnect:9.0")
+IPI_FILTER = "design_tool_contexts =~ *IPI*"
 
 INTERFACE_DEFINITIONS = {
     "DDR": "xilinx.com:interface:ddrx_rtl:1.0",
@@ -105,10 +113,13 @@ PARTS = (
 )
 
 
-def preset(bus_bits: int, device_bits: int, device_mebibits: int, **others: str) -> dict[str, str]:
+def preset(
+    pll_mhz: int, bus_bits: int, device_bits: int, device_mebibits: int, **others: str
+) -> dict[str, str]:
     """What a board's own settings change of an UltraScale+ that the design could notice.
 
     Args:
+        pll_mhz: of the IO PLL.
         bus_bits: width of the DDR.
         device_bits: of one of its chips.
         device_mebibits: of one of its chips.
@@ -118,6 +129,8 @@ def preset(bus_bits: int, device_bits: int, device_mebibits: int, **others: str)
         "PSU__USE__M_AXI_GP0": "1",
         "PSU__USE__M_AXI_GP1": "1",
         "PSU__USE__IRQ0": "1",
+        # Of 33.333 MHz, and halved again.
+        "PSU__CRL_APB__IOPLL_CTRL__FBDIV": str(pll_mhz * 3 // 50),
         "PSU__DDRC__BUS_WIDTH": f"{bus_bits} Bit",
         "PSU__DDRC__DRAM_WIDTH": f"{device_bits} Bits",
         "PSU__DDRC__DEVICE_CAPACITY": f"{device_mebibits} MBits",
@@ -126,17 +139,25 @@ def preset(bus_bits: int, device_bits: int, device_mebibits: int, **others: str)
 
 # Board part → the FPGA it is for, and its settings.
 BOARD_PARTS: dict[str, tuple[str, dict[str, str]]] = {
-    "avnet.com:ultra96v1:part0:1.2": ("xczu3eg-sbva484-1-e", preset(32, 32, 16384)),
+    "avnet.com:ultra96v1:part0:1.2": ("xczu3eg-sbva484-1-e", preset(1500, 32, 32, 16384)),
     "avnet.com:ultra96v2:part0:1.2": (
         "xczu3eg-sbva484-1-i",
-        preset(32, 32, 16384, PSU__OVERRIDE__BASIC_CLOCK="1"),
+        preset(1500, 32, 32, 16384, PSU__OVERRIDE__BASIC_CLOCK="1"),
     ),
-    "xilinx.com:kv260_som:part0:1.4": ("xck26-sfvc784-2LV-c", preset(64, 16, 8192)),
-    "xilinx.com:zcu104:part0:1.1": ("xczu7ev-ffvc1156-2-e", preset(64, 16, 4096)),
-    "xilinx.com:zcu102:part0:3.4": ("xczu9eg-ffvb1156-2-e", preset(64, 8, 4096)),
+    # The same publisher under its new name, since October 2024.
+    "avnet-tria:ultra96v2:part0:1.3": (
+        "xczu3eg-sbva484-1-i",
+        preset(1500, 32, 32, 16384, PSU__OVERRIDE__BASIC_CLOCK="1"),
+    ),
+    "xilinx.com:kv260_som:part0:1.4": ("xck26-sfvc784-2LV-c", preset(1000, 64, 16, 8192)),
+    "xilinx.com:zcu104:part0:1.1": ("xczu7ev-ffvc1156-2-e", preset(1500, 64, 16, 4096)),
+    "xilinx.com:zcu102:part0:3.4": (
+        "xczu9eg-ffvb1156-2-e",
+        preset(1500, 64, 8, 4096, PSU__PCIE__PERIPHERAL__ENABLE="1"),
+    ),
     "realdigital.org:rfsoc4x2:part0:1.0": (
         "xczu48dr-ffvg1517-2-e",
-        preset(64, 16, 8192, PSU__USE__IRQ1="1"),
+        preset(1500, 64, 16, 8192, PSU__USE__IRQ1="1"),
     ),
 }
 
@@ -187,6 +208,7 @@ class Ip:
         properties: name → pattern of its values.
         defaults: values before the script sets any.
         shape: from the values.
+        derived: properties that Vivado computes from the values, to be read only.
         board_settings: board files set properties of it.
     """
 
@@ -194,6 +216,7 @@ class Ip:
     properties: dict[str, str]
     defaults: dict[str, str]
     shape: Callable[[Properties], Shape]
+    derived: Callable[[Properties], Properties] = lambda _: {}
     board_settings: bool = False
 
     def refuses(self, name: str, value: str) -> str | None:
@@ -259,12 +282,76 @@ def _zynq_ultra_ps_e(values: Properties) -> Shape:
             "SAXIGP2/HP0_QSPI": Block("S_AXI_HP0_FPD", 1 << 29, 0xC000_0000),
         }
         ddr = _ddr_bytes(values)
+        if values["PSU__PCIE__PERIPHERAL__ENABLE"] == "1":
+            segments["SAXIGP2/HP0_PCIE_LOW"] = Block("S_AXI_HP0_FPD", 1 << 28, 0xE000_0000)
         if ddr > 1 << 31:
             segments["SAXIGP2/HP0_DDR_HIGH"] = Block("S_AXI_HP0_FPD", ddr, 0x8_0000_0000)
     for number in (0, 1):
         if values[f"PSU__USE__IRQ{number}"] == "1":
             pins[f"pl_ps_irq{number}"] = Pin("in", "intr")
     return Shape(pins, interfaces, segments, spaces)
+
+
+# --- Clocks: the PLL that Vivado takes, and what it divides that by
+
+DIVISORS = range(1, 64)
+
+
+def _divided(pll_mhz: float, wanted_mhz: float) -> tuple[int, int]:
+    """The divisors that bring the PLL nearest to the clock."""
+    pairs = [(first, second) for second in DIVISORS for first in DIVISORS if first >= second]
+    return min(pairs, key=lambda pair: abs(pll_mhz / pair[0] / pair[1] - wanted_mhz))
+
+
+# Peripheral that is turned on → the clock that it wants of the IO PLL.
+PERIPHERAL_CLOCKS = {
+    "PCW_QSPI_PERIPHERAL_ENABLE": "PCW_QSPI_PERIPHERAL_FREQMHZ",
+    "PCW_ENET0_PERIPHERAL_ENABLE": "PCW_ENET0_PERIPHERAL_FREQMHZ",
+    "PCW_SD0_PERIPHERAL_ENABLE": "PCW_SDIO_PERIPHERAL_FREQMHZ",
+}
+ETHERNET_MHZ = {"1000 Mbps": 125.0, "100 Mbps": 25.0}
+SLOWEST_PLL_MHZ, FASTEST_PLL_MHZ = 800, 1600
+
+
+def _io_pll(values: Properties) -> float:
+    """The fastest that gives every peripheral its clock exactly, or else the fabric."""
+    wanted = [
+        ETHERNET_MHZ.get(values[clock]) or float(values[clock])
+        for switch, clock in PERIPHERAL_CLOCKS.items()
+        if values[switch] == "1"
+    ] or [float(values["PCW_FPGA0_PERIPHERAL_FREQMHZ"])]
+    crystal = float(values["PCW_CRYSTAL_PERIPHERAL_FREQMHZ"])
+    multiples = [number * crystal for number in DIVISORS]
+    possible = [pll for pll in multiples if SLOWEST_PLL_MHZ <= pll <= FASTEST_PLL_MHZ]
+    exact = [pll for pll in possible if all(_divides(clock, pll) for clock in wanted)]
+    return max(exact or possible)
+
+
+def _divides(clock_mhz: float, pll_mhz: float) -> bool:
+    quotient = pll_mhz / clock_mhz
+    return abs(quotient - round(quotient)) < 1e-5
+
+
+def _processing_system7_clocks(values: Properties) -> Properties:
+    pll, wanted = _io_pll(values), float(values["PCW_FPGA0_PERIPHERAL_FREQMHZ"])
+    first, second = _divided(pll, wanted)
+    return {
+        "PCW_FCLK0_PERIPHERAL_DIVISOR0": str(first),
+        "PCW_FCLK0_PERIPHERAL_DIVISOR1": str(second),
+        "PCW_ACT_FPGA0_PERIPHERAL_FREQMHZ": f"{pll / first / second:.6f}",
+    }
+
+
+def _zynq_ultra_ps_e_clocks(values: Properties) -> Properties:
+    pll = int(values["PSU__CRL_APB__IOPLL_CTRL__FBDIV"]) * 33.333333 / 2
+    first, second = _divided(pll, float(values["PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ"]))
+    if values["PSU__OVERRIDE__BASIC_CLOCK"] == "1":
+        first, second = 15, 1  # as the board's files fix them
+    return {
+        "PSU__CRL_APB__PL0_REF_CTRL__DIVISOR0": str(first),
+        "PSU__CRL_APB__PL0_REF_CTRL__DIVISOR1": str(second),
+        "PSU__CRL_APB__PL0_REF_CTRL__ACT_FREQMHZ": f"{pll / first / second:.6f}",
+    }
 
 
 def _smartconnect(values: Properties) -> Shape:
@@ -316,33 +403,57 @@ IPS: dict[str, Ip] = {
         {
             "PCW_APU_PERIPHERAL_FREQMHZ": MHZ,
             "PCW_CRYSTAL_PERIPHERAL_FREQMHZ": MHZ,
+            "PCW_ENET0_ENET0_IO": r"MIO 16 \.\. 27|EMIO",
+            "PCW_ENET0_PERIPHERAL_ENABLE": BIT,
+            "PCW_ENET0_PERIPHERAL_FREQMHZ": "1000 Mbps|100 Mbps|10 Mbps",
             "PCW_EN_CLK0_PORT": BIT,
             "PCW_FCLK0_PERIPHERAL_CLKSRC": "IO PLL|ARM PLL|DDR PLL",
             "PCW_FPGA0_PERIPHERAL_FREQMHZ": MHZ,
             "PCW_FPGA_FCLK0_ENABLE": BIT,
             "PCW_IRQ_F2P_INTR": BIT,
+            "PCW_PRESET_BANK1_VOLTAGE": r"LVCMOS (1\.8|2\.5|3\.3)V|HSTL 1\.8V",
+            "PCW_QSPI_GRP_SINGLE_SS_ENABLE": BIT,
+            "PCW_QSPI_PERIPHERAL_ENABLE": BIT,
+            "PCW_QSPI_PERIPHERAL_FREQMHZ": MHZ,
+            "PCW_QSPI_QSPI_IO": r"MIO 1 \.\. 6",
+            "PCW_SD0_PERIPHERAL_ENABLE": BIT,
+            "PCW_SD0_SD0_IO": r"MIO (16 \.\. 21|28 \.\. 33|40 \.\. 45)|EMIO",
+            "PCW_SDIO_PERIPHERAL_FREQMHZ": MHZ,
             "PCW_S_AXI_HP0_DATA_WIDTH": "32|64",
             "PCW_UIPARAM_DDR_BUS_WIDTH": "16 Bit|32 Bit",
+            "PCW_UART0_PERIPHERAL_ENABLE": BIT,
+            "PCW_UART0_UART0_IO": r"MIO \d+ \.\. \d+|EMIO",
             "PCW_UIPARAM_DDR_PARTNO": r"MT41[JK]\w+ \w+-\w+|Custom",
+            "PCW_USB0_PERIPHERAL_ENABLE": BIT,
             "PCW_USE_FABRIC_INTERRUPT": BIT,
             "PCW_USE_M_AXI_GP0": BIT,
             "PCW_USE_M_AXI_GP1": BIT,
             "PCW_USE_S_AXI_HP0": BIT,
         },
         {
+            "PCW_CRYSTAL_PERIPHERAL_FREQMHZ": "33.333333",
+            "PCW_ENET0_PERIPHERAL_ENABLE": "0",
+            "PCW_ENET0_PERIPHERAL_FREQMHZ": "1000 Mbps",
             "PCW_EN_CLK0_PORT": "1",
+            "PCW_FPGA0_PERIPHERAL_FREQMHZ": "50",
             "PCW_FPGA_FCLK0_ENABLE": "1",
             "PCW_IRQ_F2P_INTR": "0",
+            "PCW_QSPI_PERIPHERAL_ENABLE": "0",
+            "PCW_QSPI_PERIPHERAL_FREQMHZ": "200",
+            "PCW_SD0_PERIPHERAL_ENABLE": "0",
+            "PCW_SDIO_PERIPHERAL_FREQMHZ": "100",
             "PCW_UIPARAM_DDR_BUS_WIDTH": "32 Bit",
             "PCW_USE_FABRIC_INTERRUPT": "0",
             "PCW_USE_M_AXI_GP0": "1",
             "PCW_USE_S_AXI_HP0": "0",
         },
         _processing_system7,
+        _processing_system7_clocks,
     ),
     "xilinx.com:ip:zynq_ultra_ps_e": Ip(
         lambda release: "3.4" if release == "2022.2" else "3.5",
         {
+            "PSU__CRL_APB__IOPLL_CTRL__FBDIV": r"\d+",
             "PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ": MHZ,
             "PSU__CRL_APB__PL0_REF_CTRL__SRCSEL": "IOPLL|RPLL|DPLL",
             "PSU__DDRC__BUS_WIDTH": "(16|32|64) Bit",
@@ -351,6 +462,7 @@ IPS: dict[str, Ip] = {
             "PSU__FPGA_PL0_ENABLE": BIT,
             "PSU__MAXIGP0__DATA_WIDTH": "32|64|128",
             "PSU__OVERRIDE__BASIC_CLOCK": BIT,
+            "PSU__PCIE__PERIPHERAL__ENABLE": BIT,
             "PSU__SAXIGP2__DATA_WIDTH": "32|64|128",
             "PSU__USE__FABRIC__RST": BIT,
             "PSU__USE__IRQ0": BIT,
@@ -361,11 +473,14 @@ IPS: dict[str, Ip] = {
             "PSU__USE__S_AXI_GP2": BIT,
         },
         {
+            "PSU__CRL_APB__IOPLL_CTRL__FBDIV": "90",
+            "PSU__CRL_APB__PL0_REF_CTRL__FREQMHZ": "100",
             "PSU__DDRC__BUS_WIDTH": "64 Bit",
             "PSU__DDRC__DEVICE_CAPACITY": "2048 MBits",
             "PSU__DDRC__DRAM_WIDTH": "8 Bits",
             "PSU__FPGA_PL0_ENABLE": "1",
             "PSU__OVERRIDE__BASIC_CLOCK": "0",
+            "PSU__PCIE__PERIPHERAL__ENABLE": "0",
             "PSU__USE__FABRIC__RST": "1",
             "PSU__USE__IRQ0": "0",
             "PSU__USE__IRQ1": "0",
@@ -375,6 +490,7 @@ IPS: dict[str, Ip] = {
             "PSU__USE__S_AXI_GP2": "0",
         },
         _zynq_ultra_ps_e,
+        _zynq_ultra_ps_e_clocks,
         board_settings=True,
     ),
     "xilinx.com:ip:smartconnect": Ip(

@@ -19,7 +19,9 @@ from vivado_catalogue import (
     BOARD_PARTS,
     COMMANDS,
     INTERFACE_DEFINITIONS,
+    IPI_FILTER,
     IPS,
+    NOT_FOR_BLOCK_DESIGNS,
     OBJECT_PROPERTIES,
     PARTS,
     READ_PROPERTIES,
@@ -49,6 +51,10 @@ class Cell:
     def shape(self) -> Shape:
         return self.ip.shape(self.values)
 
+    def read(self, name: str) -> str | None:
+        """The value of a property, set or computed; None if there is none."""
+        return {**self.values, **self.ip.derived(self.values)}.get(name)
+
 
 @dataclass(frozen=True)
 class Assigned:
@@ -68,6 +74,7 @@ class Vivado:
     release: str = "2024.1"
     board_parts: tuple[str, ...] = tuple(BOARD_PARTS)
     slack: tuple[float | str, ...] = (0.3, 0.02)
+    pulse_slack: str = "0.000"  # total of the pulses that are too short
     broken_run: str = ""
     catalogue: dict[str, Ip] = field(default_factory=lambda: dict(IPS))
     versions: dict[str, str] = field(default_factory=dict)
@@ -83,6 +90,7 @@ class Vivado:
     wires: list[tuple[str, ...]] = field(default_factory=list)  # source first
     buses: list[tuple[str, str]] = field(default_factory=list)
     assigned: list[Assigned] = field(default_factory=list)
+    excluded: list[tuple[str, str]] = field(default_factory=list)  # space, target
     valid: bool = False
     wrapper: Path | None = None
     added: list[Path] = field(default_factory=list)
@@ -211,16 +219,27 @@ class Vivado:
     def _get_property(self, _: Options, words: list[str]) -> str:
         key, target = words
         kind, _, name = target.partition(":")
+        if kind == "cell":
+            return self._cell_property(name, key)
         if key not in READ_PROPERTIES.get(kind, set()):
             raise VivadoError(f"a {kind} has no property {key}")
         if key == "SLACK":
             return name
         if name not in self.waited:
             raise VivadoError(f"{name} is still running")
+        if key == "STATS.TPWS":
+            return self.pulse_slack
         good = name != self.broken_run
         return {"PROGRESS": "100%" if good else "40%", "STATUS": "Complete!" if good else "ERROR"}[
             key
         ]
+
+    def _cell_property(self, path: str, key: str) -> str:
+        cell, name, _ = self._cell_of(path)
+        value = cell.read(key.removeprefix("CONFIG."))
+        if not key.startswith("CONFIG.") or value is None:
+            raise VivadoError(f"{name} has no property {key}")
+        return value
 
     # --- Block design
 
@@ -232,6 +251,10 @@ class Vivado:
         known = [f"{name}:{version}" for name, version in self.versions.items()]
         if "-all" in options and self.release != "2022.2":
             known.append("xilinx.com:ip:zynq_ultra_ps_e:3.4")
+        if options.get("-filter", IPI_FILTER) != IPI_FILTER:
+            raise VivadoError(f"-filter {options['-filter']} is unknown")
+        if "-all" in options and "-filter" not in options:
+            known += NOT_FOR_BLOCK_DESIGNS
         return " ".join(fnmatch.filter(known, patterns[0]))
 
     def _create_bd_cell(self, options: Options, names: list[str]) -> str:
@@ -295,11 +318,34 @@ class Vivado:
             raise VivadoError(f"{name} has no address space {space}")
         return f"space:/{name}/{space}"
 
-    def _get_bd_addr_segs(self, _: Options, names: list[str]) -> str:
+    def _get_bd_addr_segs(self, options: Options, names: list[str]) -> str:
+        if "-addressables" in options:
+            return " ".join(self._addressable(self._take(options["-of_objects"], "space")))
         cell, name, segment = self._cell_of(names[0])
         if segment not in cell.shape.segments:
             raise VivadoError(f"{name} has no segment {segment}")
         return f"segment:/{name}/{segment}"
+
+    def _addressable(self, space: str) -> list[str]:
+        """The segments that accesses from an address space could reach."""
+        cell, name, rest = self._cell_of(space)
+        reached = self._reached(f"/{name}/{cell.shape.spaces[rest]}")
+        return [
+            f"segment:/{other}/{segment}"
+            for other, found in self.cells.items()
+            for segment, block in found.shape.segments.items()
+            if f"/{other}/{block.interface}" in reached
+        ]
+
+    def _exclude_bd_addr_seg(self, options: Options, words: list[str]) -> None:
+        self._one(options, "-target_address_space")
+        space = self._take(options["-target_address_space"], "space")
+        target = self._take(words[0], "segment")
+        if f"segment:{target}" not in self._addressable(space):
+            raise VivadoError(f"{space} does not reach {target}")
+        if any((entry.space, entry.target) == (space, target) for entry in self.assigned):
+            raise VivadoError(f"{target} is assigned in {space}, and would be lost")
+        self.excluded.append((space, target))
 
     def _pin(self, path: str) -> Pin:
         cell, _, pin = self._cell_of(path)
@@ -393,13 +439,15 @@ class Vivado:
     def _unreached(self) -> list[str]:
         """Slaves without address, masters with nothing to address, ways that do not exist."""
         targets = {entry.target for entry in self.assigned}
+        # Of those that are neither, Vivado warns critically (BD 41-1356).
+        treated = targets | {target for _, target in self.excluded}
         spaces = {entry.space for entry in self.assigned}
         found = []
         for name, cell in self.cells.items():
             found += [
                 f"/{name}/{segment} has no address"
-                for segment, block in cell.shape.segments.items()
-                if (block.fixed is None or "DDR" in segment) and f"/{name}/{segment}" not in targets
+                for segment in cell.shape.segments
+                if f"/{name}/{segment}" not in treated
             ]
             found += [
                 f"/{name}/{space} addresses nothing"
@@ -521,6 +569,15 @@ class Vivado:
 def build(engine: str, vivado: Vivado, script: str = "build.tcl") -> None:
     """Runs a script in the stand-in's folder."""
     tcl_interpreter.run(engine, vivado.folder / script, COMMANDS, vivado)
+
+
+def written(files: dict[str, str], folder: Path) -> Path:
+    """`folder`, with the files in it."""
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:
