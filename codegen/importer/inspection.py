@@ -265,7 +265,7 @@ def _row(number: int, source: Source, traced: Trace, graph: Graph | None) -> Row
     if number in traced.random:
         return Row(name, op_type, Status.FOLDED, "random, and comes to nothing")
     into = _into(name, source, traced, number, graph)
-    if node.op_type == "QuantizeLinear":
+    if node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear"):
         into = into or "left out"
     computes = node.op_type in ARITHMETIC
     return Row(name, op_type, Status.MAPPED if computes else Status.FOLDED, into)

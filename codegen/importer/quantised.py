@@ -54,6 +54,9 @@ LIMITS: dict[np.dtype[np.generic], tuple[int, int]] = {
 }
 
 
+FLOAT = "Use the model in floating point: quantising it is part of compiling it."
+
+
 def quantize_linear(call: Call) -> Results:
     """Real values to integers."""
     view = call.view(0)
@@ -72,20 +75,21 @@ def quantize_linear(call: Call) -> Results:
 def dequantize_linear(call: Call) -> Results:
     """Integers back to the real values that they were made of."""
     view = call.view(0)
-    integers = view.term
-    if not isinstance(integers, Quantised):
-        raise Refused(
-            "its integers are not the result of a QuantizeLinear",
-            "Use the model in floating point: quantising it is part of compiling it.",
-        )
+    integers = _integers(view)
     scale, zero, _ = _parameters(call)
     if (scale, zero) != (integers.scale, integers.zero):
         raise Refused(
             f"its scale and zero point ({scale:g}, {zero}) are not those of its QuantizeLinear "
             f"({integers.scale:g}, {integers.zero})",
-            "Use the model in floating point: quantising it is part of compiling it.",
+            FLOAT,
         )
     return (View(integers.inputs[0], view.ids, call.origin),)
+
+
+def _integers(view: View) -> Quantised:
+    if not isinstance(view.term, Quantised):
+        raise Refused("its data are not integers that a QuantizeLinear made", FLOAT)
+    return view.term
 
 
 def _parameters(call: Call) -> tuple[float, int, np.dtype[np.generic]]:
@@ -140,10 +144,12 @@ def _never_negative(term: Term) -> bool:
 
 
 def dynamic_quantize_linear(call: Call) -> Results:
-    """Real values, as if with a scale of one and a zero point of zero; see `check_taken_back`."""
+    """Integers of the scale one and the zero point zero; see `check_taken_back`."""
     view = call.view(0)
     one, zero = np.ones((), np.float32), np.zeros((), np.uint8)
-    return View(view.term, view.ids, call.origin), Constant(one), Constant(zero)
+    integers = Quantised((view.term,), view.term.shape, call.origin, 1.0, 0, zero.dtype)
+    whole = View(call.pool.intern(integers), view.ids, view.layout)
+    return whole, Constant(one), Constant(zero)
 
 
 def matmul_integer(call: Call) -> Results:
@@ -157,20 +163,21 @@ def conv_integer(call: Call) -> Results:
 
 
 def _in_real_numbers(call: Call) -> Call:
-    """With the weight's zero point taken off, and without that of the data, which is zero."""
-    weight = call.constant(1, "weight")
+    """On what the integers were made of, with a weight from which its zero point is taken."""
+    view, weight = call.view(0), call.constant(1, "weight")
     data_zero, zero = (call.constant(n, "zero point") for n in (2, 3))
     assert weight is not None
-    if data_zero is not None and data_zero.any():
+    integers = _integers(view)
+    if (0 if data_zero is None else data_zero) != integers.zero:
         raise Refused(
-            "its data have a constant zero point",
-            "Quantise activations with DynamicQuantizeLinear, or QuantizeLinear and "
-            "DequantizeLinear.",
+            f"the zero point of its data is not that of their QuantizeLinear ({integers.zero})",
+            FLOAT,
         )
     if zero is not None:
         each = (-1, *(1 for _ in weight.shape[1:])) if call.node.op_type == "ConvInteger" else -1
         weight = weight - (zero.reshape(each) if zero.ndim == 1 else zero)
-    return dataclasses.replace(call, inputs=(call.operand(0), Constant(weight)))
+    data = View(integers.inputs[0], view.ids, view.layout)
+    return dataclasses.replace(call, inputs=(data, Constant(weight / integers.scale)))
 
 
 def check_taken_back(
@@ -207,8 +214,7 @@ def check_taken_back(
         and hidden.isdisjoint(results)
     ):
         raise Refused(
-            "its integers are not products that are cast, and then multiplied by its scale",
-            "Use the model in floating point: quantising it is part of compiling it.",
+            "its integers are not products that are cast, and then multiplied by its scale", FLOAT
         )
 
 

@@ -213,6 +213,15 @@ def one_sided(net: Net, x: str) -> str:
     return pair(net, x, 0.1, 127, np.int8)
 
 
+def eights(net: Net) -> str:
+    return net.const(net.random.integers(-9, 9, (DIM, DIM)), np.int8)
+
+
+def other_zero_point(net: Net, x: str) -> str:
+    y = net.op("QuantizeLinear", x, net.const(0.1), net.const(5, np.int8))
+    return net.op("MatMulInteger", y, eights(net), net.const(4, np.int8), name="culprit")
+
+
 REFUSED: dict[str, tuple[Step, str]] = {
     "another scale on the way back": (
         lambda net, x: pair(net, x, 0.1, 0, np.int8, back=0.2),
@@ -226,7 +235,15 @@ REFUSED: dict[str, tuple[Step, str]] = {
     "integers that are cast": (used_as_integers, "its integers are used otherwise than by a Deq"),
     "dequantised without having been quantised": (
         cast_and_back,
-        "its integers are not the result of a QuantizeLinear",
+        "its data are not integers that a QuantizeLinear made",
+    ),
+    "an integer product of real numbers": (
+        lambda net, x: net.op("MatMulInteger", x, eights(net), name="culprit"),
+        "its data are not integers that a QuantizeLinear made",
+    ),
+    "an integer product with another zero point": (
+        other_zero_point,
+        "the zero point of its data is not that of their QuantizeLinear (5)",
     ),
     "a range without what is positive": (one_sided, "it cuts off all that is positive"),
 }
@@ -236,6 +253,18 @@ REFUSED: dict[str, tuple[Step, str]] = {
 def test_what_is_no_rounding_is_named(name: str, tmp_path: Path) -> None:
     step, reason = REFUSED[name]
     check_refused(saved(tmp_path / "vit.onnx", Recipe(after=step), Calm(opset=21)), reason)
+
+
+def integer_product(net: Net, x: str) -> str:
+    """A product of integers whose scale is a constant, as the ONNX standard has it."""
+    zero, scale = net.const(5, np.int8), 0.15
+    y = net.op("QuantizeLinear", x, net.const(scale), zero)
+    product = net.op("MatMulInteger", y, eights(net), zero, net.const(-2, np.int8))
+    return net.op("Mul", net.op("Cast", product, to=TensorProto.FLOAT), net.const(scale / 30))
+
+
+def test_a_product_of_integers_with_constant_scales(tmp_path: Path) -> None:
+    assert_computes(saved(tmp_path / "vit.onnx", Recipe(after=integer_product), Calm()), 0.2)
 
 
 # --- Scales that are found as the model runs
@@ -287,14 +316,12 @@ def scaled_twice(net: Net, x: str) -> str:
 
 def never_scaled(net: Net, x: str) -> str:
     y = net.op("DynamicQuantizeLinear", x, outputs=3, name="culprit")
-    weight = net.const(net.random.integers(-9, 9, (DIM, DIM)), np.int8)
-    return net.op("Cast", net.op("MatMulInteger", y, weight, f"{y}_2"), to=TensorProto.FLOAT)
+    return net.op("Cast", net.op("MatMulInteger", y, eights(net), f"{y}_2"), to=TensorProto.FLOAT)
 
 
 def without_zero_point(net: Net, x: str) -> str:
     y = net.op("DynamicQuantizeLinear", x, outputs=3, name="culprit")
-    weight = net.const(net.random.integers(-9, 9, (DIM, DIM)), np.int8)
-    single = net.op("Cast", net.op("MatMulInteger", y, weight), to=TensorProto.FLOAT)
+    single = net.op("Cast", net.op("MatMulInteger", y, eights(net)), to=TensorProto.FLOAT)
     return net.op("Mul", single, f"{y}_1")
 
 
@@ -302,8 +329,7 @@ def scaled_by_another(net: Net, x: str) -> str:
     """The scale of another tensor, which belongs to no such integers."""
     other = net.op("DynamicQuantizeLinear", net.op("Relu", x), outputs=3, name="culprit_other")
     y = net.op("DynamicQuantizeLinear", x, outputs=3, name="culprit")
-    weight = net.const(net.random.integers(-9, 9, (DIM, DIM)), np.int8)
-    product = net.op("MatMulInteger", y, weight, f"{y}_2")
+    product = net.op("MatMulInteger", y, eights(net), f"{y}_2")
     return net.op("Mul", net.op("Cast", product, to=TensorProto.FLOAT), f"{other}_1")
 
 
