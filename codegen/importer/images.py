@@ -98,7 +98,7 @@ def unread_inputs(
     read = needed(nodes, results)
     unread = [repr(value.name) for value in _inputs(graph, weights) if value.name not in read]
     if unread:
-        yield f"The results do not depend on {', '.join(unread)}, which is left out."
+        yield f"No result depends on {', '.join(unread)}."
 
 
 def _inputs(graph: onnx.GraphProto, weights: Collection[str]) -> list[onnx.ValueInfoProto]:

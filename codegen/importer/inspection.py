@@ -192,11 +192,11 @@ def _quantised(source: Source, traced: Trace) -> Iterator[str]:
     weights = [("DequantizeLinear", True), ("MatMulInteger", False), ("ConvInteger", False)]
     results = [("QuantizeLinear", False), ("DynamicQuantizeLinear", False)]
     if constants := sum(used.count(each) for each in weights):
-        yield f"The file is quantised: {_counted(constants, 'constant')} of it are dequantised."
+        yield f"Quantised in the file, and dequantised: {_counted(constants, 'constant')}."
     if rounded := sum(used.count(each) for each in results):
         yield (
-            f"The file rounds {_counted(rounded, 'result')} to integers, between the ends of a "
-            "range; that is left out, since quantising is done anew, with other scales."
+            f"Left out: {_counted(rounded, 'rounding')} of results to integers of a range. "
+            "Quantising is done anew, with other scales."
         )
 
 

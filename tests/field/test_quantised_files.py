@@ -96,7 +96,7 @@ PLAIN = Recipe(norm=plain_norm, activation=plain_gelu, pool=plain_pool)
 def test_weights_in_eight_bits_in_any_operator_set(opset: int, tmp_path: Path) -> None:
     path = saved(tmp_path / "vit.onnx", PLAIN, Stored(opset=opset))
     inspection = assert_computes(path, 1e-4)
-    assert inspection.notes == ("The file is quantised: 7 constants of it are dequantised.",)
+    assert inspection.notes == ("Quantised in the file, and dequantised: 7 constants.",)
 
 
 # --- QDQ
@@ -159,7 +159,10 @@ def test_quantised_and_dequantised_all_over(tmp_path: Path) -> None:
         Function.GELU_ERF
     ]
     (note,) = inspection.notes
-    assert note.startswith("The file rounds 15 results to integers, between the ends of a range;")
+    assert note == (
+        "Left out: 15 roundings of results to integers of a range. Quantising is done anew, with "
+        "other scales."
+    )
 
 
 def test_several_images_at_once_and_an_arrangement_between(tmp_path: Path) -> None:
@@ -305,8 +308,8 @@ def test_scales_that_are_found_as_the_model_runs(opset: int, tmp_path: Path) -> 
     path = saved(tmp_path / "vit.onnx", recipe, Dynamic(opset=opset))
     # Eight bits for all of a tensor are what is left out.
     inspection = assert_computes(path, 0.15)
-    assert inspection.notes[0] == "The file is quantised: 8 constants of it are dequantised."
-    assert inspection.notes[1].startswith("The file rounds 8 results to integers")
+    assert inspection.notes[0] == "Quantised in the file, and dequantised: 8 constants."
+    assert inspection.notes[1].startswith("Left out: 8 roundings of results to integers of a range")
 
 
 def scaled_twice(net: Net, x: str) -> str:
