@@ -17,6 +17,7 @@ from vitessera.host.reading import MEBIBYTE, foreign, read_file, reading
 
 from .compile import Stages
 from .foreign import add_foreign_rtl
+from .terminal import line_width
 
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         cycles = measured_cycles(args.directory)
     except BuildDirectoryError as error:  # the rest of the report does not need it
         print(f"vitessera: {error}", file=sys.stderr)
-    print(report(build.program, cycles).to_text())
+    print(report(build.program, cycles).to_text(line_width()))
     if cycles is None:
         print(f"\nCycles by layer: run 'vitessera simulate {args.directory}' to measure them.")
     if args.quantization:
@@ -137,7 +138,7 @@ def resources_text(build: Build, board: Board) -> str:
     stages = Stages()
     modules = synthesise(build.rtl.files, board, lambda name: stages.start(f"synthesise {name}"))
     stages.finish()
-    return ResourceReport(modules, board, build.config).to_text()
+    return ResourceReport(modules, board, build.config).to_text(line_width())
 
 
 def no_simulation(folder: Path) -> BuildDirectoryError:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -88,6 +89,11 @@ def guarded() -> Iterator[None]:
             yield
         finally:
             sys.stdout, sys.stderr = before
+
+
+def line_width() -> int | None:
+    """Characters of a line of the terminal; None where standard output is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _unguarded(stream: TextIO) -> TextIO:

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -28,10 +28,19 @@ from .config import HardwareConfig
 from .errors import ToolError
 from .resources import of_cells, total
 from .scratch import ScratchFolder
+from .tables import Column, grouped, text_table
 from .toplevel import INSTANCES
 
 # As synth_xilinx calls them.
 FAMILIES = {ProcessorKind.ZYNQ_7000: "xc7", ProcessorKind.ZYNQ_ULTRASCALE: "xcup"}
+# Heads of the report's columns, and fields of Resources.
+HEADS = {
+    "LUTs": "luts",
+    "flip-flops": "flip_flops",
+    "BRAM36": "bram36",
+    "URAM": "uram",
+    "DSPs": "dsp",
+}
 # The frame's netlist, beside the kernels'.
 FRAME = "frame"
 _TOP = "accelerator"
@@ -227,26 +236,28 @@ class ResourceReport:
         """DSP slices of the whole accelerator for each MAC a cycle."""
         return self.total.dsp / self.config.macs
 
-    def to_text(self) -> str:
-        """As text for people."""
+    def to_text(self, width: int | None = None) -> str:
+        """As text for people, in lines of at most `width` characters where it is given."""
         part = self.board.resources
-        names = [field.name for field in fields(Resources)]
-        shares = (
-            f"{getattr(self.total, name) / getattr(part, name):.0%}" if getattr(part, name) else "-"
-            for name in names
-        )
         engine = self.modules["tile_engine"].dsp / self.config.macs
+        rows = (
+            *(_row(name, counts) for name, counts in _rows(self.modules)),
+            _row("total", self.total),
+            _row(self.board.part.split("-")[0], part),
+            ("taken", *self._shares()),
+        )
         return "\n".join(
             (
-                f"{'module':<20}" + "".join(f"{name:>12}" for name in names),
-                *(_row(name, counts) for name, counts in _rows(self.modules)),
-                _row("total", self.total),
-                _row(self.board.part.split("-")[0], part),
-                f"{'taken':<20}" + "".join(f"{share:>12}" for share in shares),
-                f"DSPs a MAC          {self.dsp_per_mac:.3f}; the engine alone {engine:.3f}",
+                text_table((Column("module", words=True), *map(Column, HEADS)), rows, width),
+                f"DSPs a MAC: {self.dsp_per_mac:.3f}; the engine alone {engine:.3f}.",
                 "Counted by Yosys; Vivado joins small LUTs and needs fewer.",
             )
         )
+
+    def _shares(self) -> Iterator[str]:
+        for kind in HEADS.values():
+            available = getattr(self.board.resources, kind)
+            yield f"{getattr(self.total, kind) / available:.0%}" if available else "-"
 
 
 def _rows(modules: Mapping[str, Resources]) -> Iterator[tuple[str, Resources]]:
@@ -264,6 +275,5 @@ def _rows(modules: Mapping[str, Resources]) -> Iterator[tuple[str, Resources]]:
     yield from ((kind, total(modules[name] for name in many)) for kind, many in kinds.items())
 
 
-def _row(name: str, counts: Resources) -> str:
-    values = (getattr(counts, field.name) for field in fields(Resources))
-    return f"{name:<20}" + "".join(f"{value:>12g}" for value in values)
+def _row(name: str, counts: Resources) -> tuple[str, ...]:
+    return name, *(grouped(getattr(counts, kind)) for kind in HEADS.values())
