@@ -11,6 +11,7 @@ on one line.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
 import shutil
@@ -28,6 +29,24 @@ LINES = "\n\t"  # of what a terminal obeys, what text may hold
 
 # Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
 PIPE_WIDTH = 4096
+
+
+# What our own texts hold beyond ASCII, and how a stream shows it that has no such character.
+PLAIN = {"×": "x", "−": "-", "·": "*", "→": "->", "√": "sqrt", "π": "pi", "½": "1/2", "³": "^3"}
+UNENCODABLE = "vitessera.plain"  # name of the error handler
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands in for characters that a stream's encoding lacks, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    escaped = (each.encode("ascii", "backslashreplace").decode() for each in lacking)
+    shown = (PLAIN.get(each, code) for each, code in zip(lacking, escaped, strict=True))
+    return "".join(shown), error.end
+
+
+codecs.register_error(UNENCODABLE, _plain)
 
 
 class GuardedStream(io.TextIOBase):
@@ -82,8 +101,8 @@ def guarded() -> Iterator[None]:
         for stream in filter(None, before):
             if isinstance(stream, io.TextIOWrapper):
                 # Stages go to standard error; in a file or pipe both must keep their order. What
-                # the locale has no character for is escaped.
-                stream.reconfigure(line_buffering=True, errors="backslashreplace")
+                # the locale has no character for is written in others.
+                stream.reconfigure(line_buffering=True, errors=UNENCODABLE)
         sys.stdout, sys.stderr = (GuardedStream(stream or nowhere) for stream in before)
         try:
             yield

@@ -56,7 +56,7 @@ class Program(subprocess.Popen[str]):
                 stderr=stderr,
                 env=env,
                 cwd=cwd,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 # Ctrl-C in a terminal is for us: we end the others.
                 start_new_session=not guarded,

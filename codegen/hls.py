@@ -114,7 +114,9 @@ def template(name: str, **values: object) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return environment.from_string(SOURCE.joinpath(name).read_text()).render(**values)
+    return environment.from_string(SOURCE.joinpath(name).read_text(encoding="utf-8")).render(
+        **values
+    )
 
 
 def config_module(config: HardwareConfig) -> str:
@@ -215,7 +217,9 @@ def sources(config: HardwareConfig) -> dict[str, str]:
 def _written() -> dict[str, str]:
     """The DSLX files that are not generated."""
     return {
-        entry.name: entry.read_text() for entry in SOURCE.iterdir() if entry.name.endswith(".x")
+        entry.name: entry.read_text(encoding="utf-8")
+        for entry in SOURCE.iterdir()
+        if entry.name.endswith(".x")
     }
 
 
@@ -314,7 +318,7 @@ def _xls_version() -> str:
 def _quiet() -> Iterator[None]:
     """Keeps XLS's log off the terminal; what goes wrong arrives as an exception."""
     kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
@@ -368,7 +372,7 @@ def _compile(entry: Kernel, texts: dict[str, str], folder: Path) -> str:
     folder.mkdir()
     with _quiet():
         for name, text in texts.items():
-            Path(folder, name).write_text(text)
+            Path(folder, name).write_text(text, encoding="utf-8")
         try:
             ir = xls.convert_dslx_to_ir(
                 texts[f"{entry.name}.x"],

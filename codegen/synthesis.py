@@ -141,8 +141,8 @@ def _named(top: str) -> tuple[str, ...]:
 def _run(top: str, files: Mapping[str, str], script: str) -> str:
     with ScratchFolder() as folder:
         for name, text in files.items():
-            (folder / name).write_text(text)
-        (folder / "script.ys").write_text(script)
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / "script.ys").write_text(script, encoding="utf-8")
         # Paths are relative: to Yosys, in its sandbox, /tmp is another folder.
         _prepare_yosys()
         finished = _yosys("-q", "script.ys", folder=folder)
@@ -173,15 +173,15 @@ def _prepare_yosys() -> None:
     """
     with cache_access():
         cache_folder().mkdir(parents=True, exist_ok=True)
-        with (cache_folder() / "yosys.lock").open("w") as lock:
+        with (cache_folder() / "yosys.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _yosys("-V", folder=cache_folder())
 
 
 def _summary(folder: Path, top: str) -> dict[str, Any]:
-    statistics = json.loads((folder / "cells.json").read_text())["modules"]
+    statistics = json.loads((folder / "cells.json").read_text(encoding="utf-8"))["modules"]
     netlists = {
-        name: json.loads((folder / f"{name}.json").read_text())["modules"][name]
+        name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["modules"][name]
         for name in _named(top)
     }
     return {

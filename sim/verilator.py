@@ -153,7 +153,7 @@ def _cached_build(design: Design) -> Path:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keeps other processes from building the same design at the same time."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -163,7 +163,7 @@ def _verilate(design: Design, scratch: Path) -> None:
     sources = []
     for name, text in design.sources.items():
         sources.append(scratch / name)
-        sources[-1].write_text(text)
+        sources[-1].write_text(text, encoding="utf-8")
     output = scratch / "build"
     _step(design, settings, [*_verilator_command(design, output), *map(str, sources)])
     runtime = _runtime_folder(design)
@@ -291,7 +291,7 @@ def _runner(log: Path) -> Runner:
 
 def _died(code: int, log: Path) -> SimulationError:
     """The error for a simulator that did not end as it should: no test ends it like that."""
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
     how = f"signal {code - 128} ended it" if code > 128 else f"exit code {code}"
     return SimulationError(
         f"The simulator did not run to its end ({how}):\n{tail}",
@@ -304,7 +304,11 @@ def _check(results: Path, log: Path) -> None:
     broken = [case for case in cases if {"failure", "error"} & {child.tag for child in case}]
     if cases and not broken:
         return
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:]) if log.is_file() else ""
+    tail = (
+        "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
+        if log.is_file()
+        else ""
+    )
     names = ", ".join(case.get("name", "?") for case in broken) or "no test ran"
     raise SimulationError(
         f"Simulation failed ({names}):\n{tail}",
