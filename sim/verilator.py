@@ -24,6 +24,7 @@ from ..codegen import children
 from ..codegen.cache import cache_access, cache_folder, cached_bytes, keep, seal
 from ..codegen.errors import SimulationError, ToolError
 from ..codegen.outputfile import staging
+from .workplace import workplace
 
 if TYPE_CHECKING:
     from cocotb_tools.runner import Runner
@@ -140,12 +141,13 @@ def _cached_build(design: Design) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
         if not is_built(design):  # another process may have been faster
-            with staging(folder.parent) as scratch:
-                _verilate(design, scratch)
-                built = scratch / "build"
+            with workplace(_tools()) as scratch, staging(folder.parent) as staged:
+                built = staged / "build"
+                built.mkdir()
+                shutil.move(_verilate(design, scratch), built / design.top)
                 seal(built / design.top)
                 if folder.exists():  # what it holds is damaged
-                    folder.replace(scratch / "damaged")
+                    folder.replace(staged / "damaged")
                 built.replace(folder)
     return folder
 
@@ -158,14 +160,31 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _verilate(design: Design, scratch: Path) -> None:
+VERILATOR, LIBRARIES, BRIDGE = "verilator", "libraries", "bridge"  # links in the workplace
+
+
+def _tools() -> dict[str, Path]:
+    """What a build takes of the Python environment."""
+    import cocotb_tools.config
+
+    return {
+        VERILATOR: Path(environment()["VERILATOR_ROOT"]),
+        LIBRARIES: Path(cocotb_tools.config.libs_dir),
+        BRIDGE: Path(cocotb_tools.config.share_dir, "lib", "verilator"),
+    }
+
+
+def _verilate(design: Design, scratch: Path) -> Path:
+    """Builds the simulator in a workplace with `_tools`; the binary."""
     settings = os.environ | environment()
+    root = scratch / VERILATOR
+    settings |= {"VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}:{os.environ['PATH']}"}
     sources = []
     for name, text in design.sources.items():
         sources.append(scratch / name)
         sources[-1].write_text(text, encoding="utf-8")
     output = scratch / "build"
-    _step(design, settings, [*_verilator_command(design, output), *map(str, sources)])
+    _step(design, settings, [*_verilator_command(design, scratch, output), *map(str, sources)])
     runtime = _runtime_folder(design)
     for compiled in runtime.glob("*.o"):
         if (content := cached_bytes(compiled)) is not None:
@@ -173,9 +192,7 @@ def _verilate(design: Design, scratch: Path) -> None:
     make = ["make", "-C", str(output), "-f", "Vtop.mk", f"VM_TRACE={int(design.waves)}"]
     _step(design, settings, make)
     _keep_runtime(output, runtime)
-    for leftover in output.iterdir():
-        if leftover.name != design.top:
-            leftover.unlink()
+    return output / design.top
 
 
 def _step(design: Design, settings: Mapping[str, str], command: list[str]) -> None:
@@ -205,26 +222,22 @@ def _keep_runtime(output: Path, runtime: Path) -> None:
             keep(runtime / compiled.name, compiled.read_bytes())
 
 
-def _verilator_command(design: Design, output: Path) -> list[str]:
+def _verilator_command(design: Design, scratch: Path, output: Path) -> list[str]:
     """As cocotb's runner does, but with only the top's own signals visible to the testbench.
 
     The runner's --public-flat-rw keeps every signal, which costs most of the speed.
     """
-    import cocotb_tools.config
-
-    libraries = cocotb_tools.config.libs_dir
-    bridge = Path(cocotb_tools.config.share_dir, "lib", "verilator", "verilator.cpp")
     return [
         "verilator",
         *("-cc", "--exe", "--vpi", "--public-depth", "1", "--prefix", "Vtop", "-Mdir", str(output)),
         *("--top-module", design.top, "-o", design.top, "--timescale", "1ns/1ps"),
         # No path to cocotb in the binary: the cache serves every environment; see `run`.
-        *("-LDFLAGS", f"-L{libraries} -lcocotbvpi_verilator"),
+        *("-LDFLAGS", f"-L{scratch / LIBRARIES} -lcocotbvpi_verilator"),
         *(("--trace", "--trace-structs") if design.waves else ()),
         *WARNINGS,
         *SPEED,
         *design.options,
-        str(bridge),
+        str(scratch / BRIDGE / "verilator.cpp"),
     ]
 
 
