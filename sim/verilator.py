@@ -12,7 +12,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from ..codegen import children
 from ..codegen.cache import cache_access, cache_folder, cached_bytes, keep, seal
 from ..codegen.errors import SimulationError, ToolError
 from ..codegen.outputfile import staging
+from ..codegen.progress import Step, tell
 from .workplace import workplace
 
 if TYPE_CHECKING:
@@ -184,19 +185,36 @@ def _verilate(design: Design, scratch: Path) -> Path:
         sources.append(scratch / name)
         sources[-1].write_text(text, encoding="utf-8")
     output = scratch / "build"
-    _step(design, settings, [*_verilator_command(design, scratch, output), *map(str, sources)])
+    command = [*_verilator_command(design, scratch, output), *map(str, sources)]
+    _step(design, settings, command, lambda: Step(TRANSLATING))
     runtime = _runtime_folder(design)
     for compiled in runtime.glob("*.o"):
         if (content := cached_bytes(compiled)) is not None:
             (output / compiled.name).write_bytes(content)
     make = ["make", "-C", str(output), "-f", "Vtop.mk", f"VM_TRACE={int(design.waves)}"]
-    _step(design, settings, make)
+    _step(design, settings, make, lambda: _compiled(output))
     _keep_runtime(output, runtime)
     return output / design.top
 
 
-def _step(design: Design, settings: Mapping[str, str], command: list[str]) -> None:
-    finished = children.run(command, env=settings)
+TRANSLATING, BUILDING = "translate the RTL", "build the simulator"
+
+
+def _compiled(output: Path) -> Step:
+    """How many of the design's C++ files have been compiled."""
+    sources = {path.stem for path in output.glob("*.cpp")}
+    done = sources & {path.stem for path in output.glob("*.o")}
+    return Step(BUILDING, len(done), len(sources), "C++ files")
+
+
+def _step(
+    design: Design,
+    settings: Mapping[str, str],
+    command: list[str],
+    how_far: Callable[[], Step],
+) -> None:
+    tell(how_far())
+    finished = children.run(command, env=settings, meanwhile=lambda: tell(how_far()))
     if finished.returncode:
         log = (finished.stdout + finished.stderr)[-3000:]
         raise ToolError(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from vitessera.codegen.cache import CACHE_VARIABLE, cache_folder
 from vitessera.codegen.errors import ToolError
+from vitessera.codegen.progress import Step, listening
 from vitessera.sim import verilator, workplace
 
 STRANGE = 'My "files" #1 & it\'s $HOME'
@@ -59,7 +60,13 @@ def test_a_simulator_is_built(
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr("tempfile.tempdir", None)
     assert strange_environment.is_dir()
-    binary = verilator.build(IDLE) / "idle"
+    told: list[Step] = []
+    with listening(told.append):
+        binary = verilator.build(IDLE) / "idle"
+    assert [*dict.fromkeys(step.work for step in told)] == [
+        "translate the RTL",
+        "build the simulator",
+    ]
     assert binary.parent.parent == strange_cache
     libraries = {"LD_LIBRARY_PATH": verilator.environment()["LD_LIBRARY_PATH"]}
     ended = subprocess.run([binary], env={**os.environ, **libraries}, capture_output=True)
