@@ -257,8 +257,8 @@ class ResourceReport:
             (
                 text_table((Column("module", words=True), *map(Column, HEADS)), rows, width),
                 f"DSPs a MAC: {self.dsp_per_mac:.3f}; the engine alone {engine:.3f}.",
-                "Taken: counted by Yosys; Vivado joins small LUTs and needs fewer. Predicted: what an",
-                "accelerator is chosen by, before there is RTL; within 15 % of Yosys's count.",
+                "Taken: as Yosys counts; Vivado joins small LUTs and needs fewer.",
+                "Predicted: what an accelerator is chosen by; within 15 % of Yosys's count.",
             )
         )
 
