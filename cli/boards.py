@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from vitessera.codegen.boardfile import EXAMPLE, find_board
 from vitessera.codegen.boards import BOARDS, GIBIBYTE, Board
 from vitessera.codegen.builddir import read_accelerator
+from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import CapacityError
 from vitessera.codegen.sizing import fits
+from vitessera.codegen.tables import Column, grouped, text_table
 from vitessera.codegen.vivado import check_board
-from vitessera.host.text import printable
 
-from .compile import Stages
 from .inspect import add_import_options
-from .terminal import console
+from .stages import Stages
+from .terminal import line_width
 
 if TYPE_CHECKING:
     from vitessera.codegen.quantgraph import QuantGraph
@@ -55,6 +52,23 @@ It is called as its file is. In the current folder '--board my-board' finds it t
 device_names and [processor_properties] may be left out, but Vivado must learn of the DDR from the
 first or the last. docs/boards.md explains every field.
 """
+
+KINDS = ("luts", "bram36", "uram", "dsp")  # of Resources
+BOARD, ENGINE = Column("board", words=True), Column("engine", words=True)
+CLOCKED = (ENGINE, Column("MACs a cycle"), Column("clock MHz"))
+PARTS = (
+    *(BOARD, Column("part", words=True)),
+    *map(Column, ("LUTs", "BRAM36", "URAM", "DSPs", "DDR GiB", "DDR GB/s")),
+)
+ACCELERATORS = (BOARD, *CLOCKED, Column("on chip KiB"))
+BUILDS = (
+    *(Column("build", words=True), *CLOCKED),
+    *(Column("bitstream", words=True), Column("fits", words=True)),
+)
+PICKS = (
+    *(BOARD, *CLOCKED),
+    *map(Column, ("images a second", "LUTs %", "BRAM36 %", "URAM %", "DSPs %")),
+)
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -99,33 +113,23 @@ def run(args: argparse.Namespace) -> int:
     for board in boards:
         check_board(board.config, board)
     if args.builds is not None:
-        console().print(_builds(args.builds, boards))
+        print(_builds(args.builds, boards))
     else:
-        console().print(_table(boards) if args.model is None else _picks(args, boards))
+        print(_tables(boards) if args.model is None else _picks(args, boards))
     return 0
 
 
-def _builds(folders: list[Path], boards: list[Board]) -> Table:
+def _builds(folders: list[Path], boards: list[Board]) -> str:
     """Which of `boards` each build's accelerator fits; equal designs run on one bitstream."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("build", "engine", "clock", "bitstream", "fits"):
-        table.add_column(heading, overflow="fold")
+    rows = []
     for folder in folders:
         config, design_hash = read_accelerator(folder)
-        fitting = ", ".join(board.name for board in boards if fits(config, board))
-        engine = f"{config.tile}x{config.tile}x{config.depth}"
-        cells = (
-            folder,
-            engine,
-            f"{config.clock_mhz} MHz",
-            f"{design_hash:016x}",
-            fitting or "none",
-        )
-        table.add_row(*(Text(printable(cell)) for cell in cells))
-    return table
+        fitting = ", ".join(board.name for board in boards if fits(config, board)) or "none"
+        rows.append((folder, *_engine(config), f"{design_hash:016x}", fitting))
+    return text_table(BUILDS, rows, line_width())
 
 
-def _picks(args: argparse.Namespace, boards: list[Board]) -> Table:
+def _picks(args: argparse.Namespace, boards: list[Board]) -> str:
     """The accelerator for --model on each board."""
     from vitessera.codegen.importer import import_confined
     from vitessera.codegen.quantize import default_calibration, quantize
@@ -134,56 +138,51 @@ def _picks(args: argparse.Namespace, boards: list[Board]) -> Table:
     stages.start("import and quantise")
     graph = import_confined(args.model, args.results, args.shape)
     quantized = quantize(graph, default_calibration(graph, count=2))  # sizes are all that matters
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("board", "engine", "MACs", "clock", "images/s", "LUT", "BRAM36", "URAM", "DSP"):
-        table.add_column(heading, justify="left" if heading == "board" else "right")
+    rows = []
     for board in boards:
         stages.start(board.name)
-        table.add_row(board.name, *_pick(quantized, board))
+        rows.append((board.name, *_pick(quantized, board)))
     stages.finish()
-    return table
+    return text_table(PICKS, rows, line_width())
 
 
-def _pick(graph: QuantGraph, board: Board) -> Iterator[str]:
+def _pick(graph: QuantGraph, board: Board) -> tuple[str, ...]:
     from vitessera.codegen.sizing import pick
 
     try:
         chosen = pick(graph, board)
     except CapacityError:
-        yield "does not fit"
-        return
+        return ("does not fit", *("" for _ in PICKS[2:]))
     config, shares = chosen.config, chosen.shares()
-    yield f"{config.tile}x{config.tile}x{config.depth}"
-    yield f"{config.macs:,}"
-    yield f"{config.clock_mhz} MHz"
-    yield f"{chosen.images_per_second:,.1f}"
-    for kind in ("luts", "bram36", "uram", "dsp"):
-        yield f"{shares[kind]:.0%}" if kind in shares else ""
+    return (
+        *_engine(config),
+        f"{chosen.images_per_second:,.1f}",
+        *(f"{100 * shares[kind]:.0f}" if kind in shares else "" for kind in KINDS),
+    )
 
 
-def _table(boards: list[Board]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("board", "part"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("DSP", "LUT", "BRAM36", "URAM", "DDR", "engine", "MACs", "clock", "on chip"):
-        table.add_column(heading, overflow="fold", justify="right")
-    for board in boards:
-        table.add_row(*_row(board))
-    return table
+def _tables(boards: list[Board]) -> str:
+    """What the boards have, and the accelerator for each."""
+    parts = text_table(PARTS, [_part(board) for board in boards], line_width())
+    rows = [(board.name, *_engine(board.config), _on_chip(board.config)) for board in boards]
+    return f"{parts}\n\n{text_table(ACCELERATORS, rows, line_width())}"
 
 
-def _row(board: Board) -> tuple[str, ...]:
-    resources, config = board.resources, board.config
+def _part(board: Board) -> tuple[str, ...]:
+    resources = board.resources
     return (
         board.name,
         board.part,
-        f"{resources.dsp:,}",
-        f"{resources.luts:,}",
-        f"{resources.bram36:,}",
-        f"{resources.uram:,}",
-        f"{board.ddr_bytes / GIBIBYTE:g} GiB, {board.ddr_bytes_per_second / 1e9:.1f} GB/s",
-        f"{config.tile}x{config.tile}x{config.depth}",
-        f"{config.macs:,}",
-        f"{config.clock_mhz} MHz",
-        f"{config.on_chip_bytes / 1024:,.0f} KiB",
+        *(grouped(getattr(resources, kind)) for kind in KINDS),
+        f"{board.ddr_bytes / GIBIBYTE:g}",
+        f"{board.ddr_bytes_per_second / 1e9:.1f}",
     )
+
+
+def _engine(config: HardwareConfig) -> tuple[str, ...]:
+    engine = f"{config.tile}x{config.tile}x{config.depth}"
+    return engine, f"{config.macs:,}", f"{config.clock_mhz}"
+
+
+def _on_chip(config: HardwareConfig) -> str:
+    return f"{config.on_chip_bytes / 1024:,.0f}"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import math
+import shlex
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vitessera.codegen.boardfile import find_board
 from vitessera.codegen.boards import BOARDS, DEFAULT_BOARD, Board, read_config
 from vitessera.codegen.builddir import Build, check_output, read_accelerator, write_build
+from vitessera.codegen.buildfiles import IMAGES
 from vitessera.codegen.config import HardwareConfig
 from vitessera.host.build import TAIL
 from vitessera.host.imagesets import ImageSet, load_images
@@ -21,10 +20,8 @@ from vitessera.host.tasks import Kind
 from vitessera.host.text import printable
 
 from .inspect import add_import_options, add_split
-from .terminal import show_progress
-
-if TYPE_CHECKING:
-    from vitessera.codegen.preprocessing import Given
+from .pictures import add_pictures, given
+from .stages import shown_stages
 
 DESCRIPTION = """\
 Quantises a Vision Transformer, schedules it and generates the accelerator that runs it.
@@ -32,9 +29,10 @@ Quantises a Vision Transformer, schedules it and generates the accelerator that 
 The build directory holds everything: HLS sources and configuration, RTL, program, packed weights,
 manifest, and a report of the quantisation error of every layer.
 
-How image files become what the network takes, and what its classes are called, is read from the
-model's metadata and from preprocessor_config.json and config.json beside it (transformers, timm);
---mean, --std and --classes say it, or correct it.
+How image files become what the network takes, and what its classes are called, is read from
+MODEL.preprocessing.json beside MODEL.onnx, the model's metadata, and preprocessor_config.json and
+config.json beside it (transformers, timm); the options for image files say it, or correct it.
+docs/images.md explains them all.
 """
 EPILOG = """\
 examples:
@@ -43,13 +41,14 @@ examples:
   vitessera compile vit.onnx -o build/ --board my-board.toml
   vitessera compile vit.onnx -o build/ --config accelerator.toml
   vitessera compile deit.onnx -o deit/ --like build/     (both on one bitstream)
-  vitessera compile vit.onnx -o build/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
+  vitessera compile vit.onnx -o build/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 \\
+      --resize 256 --crop 224 --classes names.txt
 
 'vitessera boards' shows what there is for each board, and how to describe another one.
 """
 UNKNOWN_IMAGES = (
     "images: nothing known about mean, std and class names, so the board takes normalised arrays "
-    "only; --mean, --std and --classes change that."
+    "only, no image files; --mean, --std, --resize, --crop and --classes change that."
 )
 
 
@@ -82,20 +81,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "'calibration' or 'images'; some dozens are enough, and of very many not all are used. "
         "Without them noise is used, which costs accuracy.",
     )
-    for name, meaning in (("mean", "subtracted from pixels of 0 to 1"), ("std", "divided by next")):
-        parser.add_argument(
-            f"--{name}",
-            type=numbers,
-            default=(),
-            metavar="M,M,M",
-            help=f"{meaning}, one number a channel, as in training; for image files on the board",
-        )
-    parser.add_argument(
-        "--classes",
-        type=Path,
-        metavar="FILE",
-        help="names of the classes: one a line, or JSON, a list or a map from number to name",
-    )
     parser.add_argument(
         "--task",
         choices=[kind.value for kind in Kind],
@@ -124,29 +109,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the accelerator of another build directory, so that both models run on one "
         "bitstream; also for models that the board's standard accelerator does not suit",
     )
+    add_pictures(parser)
     parser.set_defaults(run=run)
-
-
-def numbers(text: str) -> tuple[float, ...]:
-    """Numbers between commas, for argparse."""
-    try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError:
-        values = ()
-    if not values or not all(map(math.isfinite, values)):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list of numbers; give one for each channel, such as 0.5,0.5,0.5"
-        )
-    return values
-
-
-def said(args: argparse.Namespace) -> Given:
-    """What --mean, --std and --classes say."""
-    from vitessera.codegen.preprocessing import Given, read_classes
-
-    if args.classes is None:
-        return Given(args.mean, args.std)
-    return Given(args.mean, args.std, read_classes(args.classes), args.classes.name)
 
 
 def target(args: argparse.Namespace) -> HardwareConfig | Board:
@@ -163,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
     from vitessera.codegen.pipeline import compile_model
     from vitessera.codegen.quantize import MOST_IMAGES
 
-    chosen, given = target(args), said(args)
+    chosen, said = target(args), given(args)
     check_output(args.output)
     calibration, notes = None, list[str]()
     if args.calibration is not None:
@@ -178,22 +142,21 @@ def run(args: argparse.Namespace) -> int:
             "accuracy than with real ones.",
             file=sys.stderr,
         )
-    stages = Stages()
-    build = compile_model(
-        args.model,
-        chosen,
-        calibration,
-        stages.start,
-        given,
-        args.results,
-        args.split,
-        args.shape,
-        notes.append,
-        kind=args.task and Kind(args.task),
-    )
-    stages.start("write")
-    place = write_build(build, args.output)
-    stages.finish()
+    with shown_stages() as stages:
+        build = compile_model(
+            args.model,
+            chosen,
+            calibration,
+            stages.start,
+            said,
+            args.results,
+            args.split,
+            args.shape,
+            notes.append,
+            kind=args.task and Kind(args.task),
+        )
+        stages.start("write")
+        place = write_build(build, args.output)
     print(summary(build, args.output if args.output.exists() else place, notes))
     return 0
 
@@ -207,27 +170,6 @@ def left_out(path: Path, found: ImageSet) -> str:
         f"{path}: {used} of {used + found.left_out} images are used for calibration, evenly "
         "spread; more take time and change little."
     )
-
-
-class Stages:
-    """Says what is being done, and how long it took, on standard error."""
-
-    def __init__(self) -> None:
-        self._current: tuple[str, float] | None = None
-
-    def start(self, name: str) -> None:
-        """Ends the present stage and begins `name`."""
-        self.finish()
-        self._current = (name, time.monotonic())
-        if sys.stderr.isatty():
-            show_progress(f"  {name} ...")
-
-    def finish(self) -> None:
-        """Ends the present stage."""
-        if self._current is not None:
-            name, started = self._current
-            print(f"  {name:<30}{time.monotonic() - started:6.1f} s", file=sys.stderr)
-        self._current = None
 
 
 def summary(build: Build, folder: Path, notes: Sequence[str] = ()) -> str:
@@ -276,7 +218,15 @@ def left_to_host(build: Build) -> str:
 
 def next_steps(build: Build, folder: Path) -> str:
     """The commands that come next; the bitstream's where there is a block design for the board."""
-    steps = [f"vitessera simulate {folder}", f"vitessera run {folder} IMAGES"]
+    files = build.preprocessing is not None and build.preprocessing.takes_files
+    images = "IMAGES" if files else quoted(folder / IMAGES)
+    steps = [f"vitessera simulate {quoted(folder)}", f"vitessera run {quoted(folder)} {images}"]
     if f"{OVERLAY}.hwh" in build.vivado:
-        steps.append(f"make -C {folder / 'vivado'} bitstream, then vitessera package {folder}")
+        make = f"make -C {quoted(folder / 'vivado')} bitstream"
+        steps.append(f"{make}, then vitessera package {quoted(folder)}")
     return "Next: " + "\n      ".join(steps)
+
+
+def quoted(path: Path) -> str:
+    """`path` as a shell takes it."""
+    return shlex.quote(str(path))

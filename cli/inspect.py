@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
 from vitessera.codegen.importer import Inspection, Row, Status, inspect_confined
 from vitessera.codegen.outputfile import JsonFile, check_outputs
+from vitessera.codegen.tables import Column, text_table
 from vitessera.host.text import printable
 
-from .terminal import console
+from .terminal import line_width
 
 if TYPE_CHECKING:
     SubParsers = argparse._SubParsersAction[argparse.ArgumentParser]
-
-STYLES = {
-    Status.MAPPED: "green",
-    Status.FOLDED: "dim",
-    Status.LEFT: "yellow",
-    Status.REFUSED: "bold red",
-}
 
 
 def add_parser(subparsers: SubParsers) -> None:
@@ -31,12 +24,16 @@ def add_parser(subparsers: SubParsers) -> None:
     parser = subparsers.add_parser(
         "inspect",
         help="say what becomes of every node of an ONNX model",
-        description="Lists every ONNX node: mapped to an operator, folded, or refused and why. "
+        description="Says whether a model can be compiled, what becomes of the ONNX nodes of each "
+        "operator, and why nodes are refused. "
         "Exits with 0 if the model can be compiled, with 2 if not.",
     )
     parser.add_argument("model", type=Path, metavar="MODEL.onnx")
     add_import_options(parser)
     add_split(parser)
+    parser.add_argument(
+        "--nodes", action="store_true", help="what becomes of every node, not only of refused ones"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the account as JSON too")
     parser.set_defaults(run=run)
 
@@ -93,13 +90,7 @@ def run(args: argparse.Namespace) -> int:
     account = None if args.json is None else JsonFile(args.json, "inspect --json")
     check_outputs(account)
     inspection = inspect_confined(args.model, args.results, split=args.split, shape=args.shape)
-    shown = console()
-    shown.print(_table(inspection))
-    for note in inspection.notes:
-        shown.print(Text(printable(note)))
-    if inspection.offer is not None:
-        shown.print(printable(inspection.offer), highlight=False)
-    shown.print(summary(inspection), highlight=False)
+    print(text(inspection, args.nodes, line_width()))
     if account is not None:
         account.write(_as_json(inspection))
     return 0 if inspection.supported else 2
@@ -108,9 +99,7 @@ def run(args: argparse.Namespace) -> int:
 def summary(inspection: Inspection) -> str:
     """One line: the number of nodes of each status, and the verdict."""
     counts = ", ".join(
-        f"{inspection.count(status)} {status.value}"
-        for status in Status
-        if status is not Status.LEFT or inspection.tail is not None
+        f"{inspection.count(status)} {status.value}" for status in _statuses(inspection)
     )
     if inspection.graph is None:
         return f"{len(inspection.rows)} nodes: {counts}. Not supported."
@@ -121,15 +110,55 @@ def summary(inspection: Inspection) -> str:
     return text
 
 
-def _table(inspection: Inspection) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("node", "operator", "status", "into / why not"):
-        table.add_column(heading, overflow="fold")
-    for row in inspection.rows:
-        # Text, not str: a name may hold brackets, which rich reads as markup.
-        cells = (row.name, row.op_type, row.status.value, _account(row))
-        table.add_row(*(Text(printable(cell)) for cell in cells), style=STYLES[row.status])
-    return table
+def _statuses(inspection: Inspection) -> list[Status]:
+    """Those that nodes may have: nothing is left to the host where nothing is cut off."""
+    return [each for each in Status if each is not Status.LEFT or inspection.tail is not None]
+
+
+def text(inspection: Inspection, nodes: bool, width: int | None = None) -> str:
+    """The account for people: the verdict, the operators, the nodes that need a look, a way out.
+
+    Args:
+        inspection: the account.
+        nodes: every node, not only those that are refused.
+        width: characters of a line, if that is limited.
+    """
+    refused = [row for row in inspection.rows if row.status is Status.REFUSED]
+    causes = [row for row in refused if not row.consequence]
+    parts = [summary(inspection), _operators(inspection, width)]
+    if nodes:
+        parts.append(_nodes(NODES, inspection.rows, width))
+    elif causes:
+        parts.append(_nodes(REFUSED, causes, width))
+        if behind := len(refused) - len(causes):
+            parts.append(f"{behind} more nodes are refused because of these; --nodes lists them.")
+    remarks = [*inspection.notes, *([inspection.offer] if inspection.offer else [])]
+    parts += map(printable, remarks)
+    return "\n\n".join(parts)
+
+
+def _operators(inspection: Inspection, width: int | None) -> str:
+    """How many nodes of each ONNX operator there are, and what becomes of them."""
+    statuses, rows = _statuses(inspection), inspection.rows
+    nodes = Counter(row.op_type for row in rows)
+    counts = Counter((row.op_type, row.status) for row in rows)
+    cells = [
+        (kind, count, *(counts[kind, status] or "" for status in statuses))
+        for kind, count in nodes.items()
+    ]
+    heads = ("nodes", *(status.value for status in statuses))
+    return text_table((Column("ONNX operator", words=True), *map(Column, heads)), cells, width)
+
+
+NODES = ("node", "operator", "status", "into / why not")
+REFUSED = ("node", "operator", "why not")
+
+
+def _nodes(heads: Sequence[str], rows: Sequence[Row], width: int | None) -> str:
+    columns = [Column(head, words=True) for head in heads]
+    cells = [(row.name, row.op_type, row.status.value, _account(row)) for row in rows]
+    shown = cells if "status" in heads else [(name, kind, why) for name, kind, _, why in cells]
+    return text_table(columns, shown, width)
 
 
 def _account(row: Row) -> str:

@@ -23,7 +23,7 @@ OPTIONAL_PACKAGES = {
     "onnx": "compile",
     "onnxruntime": "compile",
     "jinja2": "compile",
-    "rich": "compile",
+    "rich": "sim",
     "tomli": "compile",
     "wheel": "compile",
     "xls": "compile",

@@ -15,15 +15,17 @@ from vitessera.codegen.errors import BuildDirectoryError, ConfigError
 from vitessera.codegen.outputfile import OutputFile, check_outputs
 from vitessera.host.reading import MEBIBYTE, foreign, read_file, reading
 
-from .compile import Stages
 from .foreign import add_foreign_rtl
+from .stages import shown_stages
+from .terminal import line_width
 
 DESCRIPTION = """\
 Configuration, memory plan, instructions, MACs and ideal cycles by layer; and the RTL's cycles by
 layer, once 'vitessera simulate' has measured them.
 
-With --resources Yosys synthesises the RTL and counts what it takes of the board's FPGA, by module:
-some minutes the first time. It needs no vendor tool: pip install 'vitessera[synth]'.
+With --resources Yosys synthesises the RTL and counts what it takes of the board's FPGA, by module.
+The first time that takes ten minutes, and more where the machine has other work; it says which
+module it is at. It needs no vendor tool: pip install 'vitessera[synth]'.
 """
 EPILOG = """\
 examples:
@@ -83,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         cycles = measured_cycles(args.directory)
     except BuildDirectoryError as error:  # the rest of the report does not need it
         print(f"vitessera: {error}", file=sys.stderr)
-    print(report(build.program, cycles).to_text())
+    print(report(build.program, cycles).to_text(line_width()))
     if cycles is None:
         print(f"\nCycles by layer: run 'vitessera simulate {args.directory}' to measure them.")
     if args.quantization:
@@ -140,10 +142,9 @@ def resources_text(build: Build, board: Board) -> str:
     """What the build's RTL takes of the board's FPGA; tells of its progress."""
     from vitessera.codegen.synthesis import ResourceReport, synthesise
 
-    stages = Stages()
-    modules = synthesise(build.rtl.files, board, lambda name: stages.start(f"synthesise {name}"))
-    stages.finish()
-    return ResourceReport(modules, board, build.config).to_text()
+    with shown_stages():
+        modules = synthesise(build.rtl.files, board)
+    return ResourceReport(modules, board, build.config).to_text(line_width())
 
 
 def no_simulation(folder: Path) -> BuildDirectoryError:

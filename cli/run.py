@@ -34,6 +34,7 @@ from vitessera.host.tasks import Kind, Task
 from vitessera.host.text import printable
 
 from .foreign import add_foreign_rtl
+from .stages import shown_stages
 from .terminal import show_progress
 
 Array = npt.NDArray[np.float64]
@@ -211,7 +212,11 @@ def run(args: argparse.Namespace) -> int:
     simulate = on_simulation(args)
     print(f"vitessera: {announcement(args, simulate)}", file=sys.stderr)
     options = {"timeout": args.timeout, "foreign_rtl": args.foreign_rtl}
-    with Accelerator(args.directory, simulate=simulate, **options) as accelerator:
+    with (
+        shown_stages() as stages,
+        Accelerator(args.directory, simulate=simulate, **options) as accelerator,
+    ):
+        stages.finish()
         progress = Progress(len(work.items))
         outputs = accelerator.run(work.images, progress.show)
         progress.finish()

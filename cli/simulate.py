@@ -14,13 +14,15 @@ import numpy as np
 from vitessera.codegen.builddir import Build, read_build, result_file
 from vitessera.codegen.errors import ImageError
 from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs, resolved
+from vitessera.codegen.progress import Step
 from vitessera.codegen.scratch import ScratchFolder
 from vitessera.host.imagesets import ImageSet, load_images
 
 from .foreign import add_foreign_rtl
-from .terminal import console
+from .stages import shown_stages
 
 DEFAULT_COUNT = 8
+SIMULATING = "simulate the RTL"
 
 DESCRIPTION = """\
 Runs images on the RTL of the whole accelerator under cocotb and Verilator, driven through its
@@ -77,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
     from vitessera.sim.verilator import environment
 
     environment()  # what is missing is said before kernels are compiled to compare them
-    build = read_build(args.directory, check_rtl=not args.foreign_rtl)
+    with shown_stages():
+        build = read_build(args.directory, check_rtl=not args.foreign_rtl)
     chosen = choose_images(build, args.images, args.count)
     results = [result_file(args.directory)]
     if args.json is not None:
@@ -136,17 +139,14 @@ def choose_images(build: Build, path: Path | None, count: int | None) -> ImageSe
 def simulate_with_progress(
     build: Build, chosen: ImageSet, waves: Path | None = None
 ) -> dict[str, Any]:
-    """Runs the images behind a progress bar; the result as it goes to JSON."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    """Runs the images, telling how far it is; the result as it goes to JSON."""
     from vitessera.sim.trace import to_table
     from vitessera.sim.verify import verify
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console(sys.stderr)) as bar:
-        task = bar.add_task("building the simulation", total=len(chosen.images))
+    with shown_stages() as stages:
 
         def advance(done: int) -> None:
-            bar.update(task, completed=done, description="simulating the RTL")
+            stages.step(Step(SIMULATING, done, len(chosen.images), "images"))
 
         outcome = verify(build, chosen.images, progress=advance, waves=waves)
     program = build.program

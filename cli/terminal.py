@@ -1,9 +1,9 @@
 """Standard output and standard error, guarded: what comes from files cannot command the terminal.
 
 `main` puts a guard before both, so that a command need not think of it: names in models, class
-names and names of files may hold escape codes, which would hide or fake what a command says. Tables
-and progress bars, which have codes of their own, go through `console`, and progress in one line
-through `show_progress`; both guard the text and let through what is theirs.
+names and names of files may hold escape codes, which would hide or fake what a command says.
+Progress in one line goes through `show_progress`, which guards the text and lets through what takes
+the cursor back.
 
 A name with a line end would still begin a line of its own: `printable` (host/text.py) shows a name
 on one line.
@@ -11,22 +11,36 @@ on one line.
 
 from __future__ import annotations
 
+import codecs
 import io
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TextIO
 
 from vitessera.host.text import printable
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
 LINES = "\n\t"  # of what a terminal obeys, what text may hold
 
-# Wider than any row, so that nothing is cut or wrapped where no terminal says how wide it is.
-PIPE_WIDTH = 4096
+
+# What our own texts hold beyond ASCII, and how a stream shows it that has no such character.
+PLAIN = {"×": "x", "−": "-", "·": "*", "→": "->", "√": "sqrt", "π": "pi", "½": "1/2", "³": "^3"}
+UNENCODABLE = "vitessera.plain"  # name of the error handler
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What stands in for characters that a stream's encoding lacks, and where to go on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    escaped = (each.encode("ascii", "backslashreplace").decode() for each in lacking)
+    shown = (PLAIN.get(each, code) for each, code in zip(lacking, escaped, strict=True))
+    return "".join(shown), error.end
+
+
+codecs.register_error(UNENCODABLE, _plain)
 
 
 class GuardedStream(io.TextIOBase):
@@ -81,8 +95,8 @@ def guarded() -> Iterator[None]:
         for stream in filter(None, before):
             if isinstance(stream, io.TextIOWrapper):
                 # Stages go to standard error; in a file or pipe both must keep their order. What
-                # the locale has no character for is escaped.
-                stream.reconfigure(line_buffering=True, errors="backslashreplace")
+                # the locale has no character for is written in others.
+                stream.reconfigure(line_buffering=True, errors=UNENCODABLE)
         sys.stdout, sys.stderr = (GuardedStream(stream or nowhere) for stream in before)
         try:
             yield
@@ -90,35 +104,13 @@ def guarded() -> Iterator[None]:
             sys.stdout, sys.stderr = before
 
 
+def line_width() -> int | None:
+    """Characters of a line of the terminal; None where standard output is none."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
 def _unguarded(stream: TextIO) -> TextIO:
     return stream.stream if isinstance(stream, GuardedStream) else stream
-
-
-def console(stream: TextIO | None = None) -> Console:
-    """For tables and progress bars of `rich`, on standard output or `stream`.
-
-    Colours and cursor movements are rich's own; the text in cells is guarded.
-    """
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderHook, RenderResult
-    from rich.segment import Segment
-
-    class Guarded:
-        def __init__(self, content: RenderableType) -> None:
-            self.content = content
-
-        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-            for text, style, control in console.render(self.content, options):
-                yield Segment(text if control else printable(text, keep=LINES), style, control)
-
-    class Guard(RenderHook):
-        def process_renderables(self, renderables: list[Any]) -> list[Any]:
-            return [Guarded(content) for content in renderables]
-
-    file = _unguarded(stream or sys.stdout)
-    wide = stream is None and not file.isatty()
-    made = Console(file=file, width=PIPE_WIDTH if wide else None)
-    made.push_render_hook(Guard())
-    return made
 
 
 def show_progress(text: str) -> None:

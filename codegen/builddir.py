@@ -11,7 +11,8 @@ images.npz      some of the calibration images, for `simulate`
 accelerator.toml  the configuration, complete: `compile --config` takes it
 tail.onnx       what the host does behind the accelerator; only of networks that were cut
 
-`simulate` adds simulation.json, its result.
+`simulate` adds simulation.json, its result. A model that is compiled again to the same program and
+RTL, with other pictures or classes, keeps it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -214,10 +216,26 @@ def write_build(build: Build, folder: Path) -> Path:
             _write_files(build, staged)
             if place.exists():
                 _check_free(place, folder)  # again: it is about to be deleted
+                _keep_result(place, staged)
             _put_in_place(staged, place, scratch / "replaced")
     except OSError as error:
         raise _unwritable(folder, error) from error
     return place
+
+
+def _keep_result(old: Path, new: Path) -> None:
+    """Takes along what was measured of the same program on the same RTL."""
+    if is_regular(old / RESULT_FILE) and _measured(old) == _measured(new):
+        shutil.copyfile(old / RESULT_FILE, new / RESULT_FILE)
+
+
+def _measured(folder: Path) -> dict[str, str]:
+    """What cycles and outputs depend on: file → its hash."""
+    return {
+        name: digest
+        for name, digest in _vouched(folder).items()
+        if PurePosixPath(name).parts[0] in ("rtl", "program")
+    }
 
 
 def _put_in_place(staged: Path, place: Path, old: Path) -> None:

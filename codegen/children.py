@@ -8,14 +8,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from . import guard
 
+POLL_SECONDS = 0.2
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 # Nothing of the user's environment or packages: the guard takes milliseconds to start.
@@ -56,7 +57,7 @@ class Program(subprocess.Popen[str]):
                 stderr=stderr,
                 env=env,
                 cwd=cwd,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 # Ctrl-C in a terminal is for us: we end the others.
                 start_new_session=not guarded,
@@ -76,24 +77,34 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     log: IO[str] | None = None,
+    meanwhile: Callable[[], None] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Runs `command` to its end, or to that of this call, should it be interrupted.
 
     Args:
         command, env, cwd: as for Program.
         log: takes what it prints; without one that is in the result.
+        meanwhile: called from time to time while it runs.
     """
     output = subprocess.PIPE if log is None else log
     errors = subprocess.PIPE if log is None else subprocess.STDOUT
     process = Program(command, env=env, cwd=cwd, stdout=output, stderr=errors)
     try:
-        printed, said = process.communicate()
+        printed, said = _communicate(process, meanwhile or (lambda: None))
     finally:
         process.end()
     code = process.returncode
     return subprocess.CompletedProcess(
         list(command), code if code >= 0 else 128 - code, printed, said
     )
+
+
+def _communicate(process: Program, meanwhile: Callable[[], None]) -> tuple[str | None, str | None]:
+    """What it prints until it ends."""
+    while True:
+        with suppress(subprocess.TimeoutExpired):
+            return process.communicate(timeout=POLL_SECONDS)
+        meanwhile()
 
 
 @contextmanager

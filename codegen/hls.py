@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from .config import ADDRESS_BITS, INSTRUCTION_BITS, MAX_BURST, HardwareConfig, M
 from .errors import ToolError
 from .graph import Function
 from .lookup import by_name
+from .progress import Step, tell
 from .scratch import ScratchFolder
 
 SOURCE = resources.files("vitessera.hls")
@@ -114,7 +116,9 @@ def template(name: str, **values: object) -> str:
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return environment.from_string(SOURCE.joinpath(name).read_text()).render(**values)
+    return environment.from_string(SOURCE.joinpath(name).read_text(encoding="utf-8")).render(
+        **values
+    )
 
 
 def config_module(config: HardwareConfig) -> str:
@@ -215,7 +219,9 @@ def sources(config: HardwareConfig) -> dict[str, str]:
 def _written() -> dict[str, str]:
     """The DSLX files that are not generated."""
     return {
-        entry.name: entry.read_text() for entry in SOURCE.iterdir() if entry.name.endswith(".x")
+        entry.name: entry.read_text(encoding="utf-8")
+        for entry in SOURCE.iterdir()
+        if entry.name.endswith(".x")
     }
 
 
@@ -229,6 +235,7 @@ def published_names() -> frozenset[str]:
     return frozenset({"config.x", "isa.x", OPTIONS_FILE} | _written().keys())
 
 
+COMPILING = "compile HLS kernels"
 SOURCES = "sources"  # folder of the kernels' sources among what is not to stay
 
 
@@ -236,7 +243,7 @@ def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None
     """Verilog of the kernels: module name → text, one module each.
 
     Results are cached by the content of every source and option, so that a second compilation
-    of the same configuration takes no time.
+    of the same configuration takes no time. Tells of each kernel that is there.
 
     Args:
         config: what the generated config.x is rendered from.
@@ -253,8 +260,10 @@ def compile_kernels(config: HardwareConfig, names: tuple[str, ...] | None = None
             _write_sources(texts, scratch)
             # What is large lies in files: a pipe with half a message in it would keep the pool from
             # ending when one of its processes is killed.
-            for compiled in [pool.submit(_fill_cache, entry, scratch) for entry in wanted]:
+            pending = [pool.submit(_fill_cache, entry, scratch) for entry in wanted]
+            for done, compiled in enumerate(as_completed(pending), 1):
                 compiled.result()
+                tell(Step(COMPILING, done, len(wanted), "kernels"))
             return {entry.name: _cached(entry, texts, scratch) for entry in wanted}
     except BrokenProcessPool as error:
         raise ToolError(
@@ -314,7 +323,7 @@ def _xls_version() -> str:
 def _quiet() -> Iterator[None]:
     """Keeps XLS's log off the terminal; what goes wrong arrives as an exception."""
     kept = os.dup(2)
-    with Path(os.devnull).open("w") as nowhere:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), 2)
         try:
             yield
@@ -368,7 +377,7 @@ def _compile(entry: Kernel, texts: dict[str, str], folder: Path) -> str:
     folder.mkdir()
     with _quiet():
         for name, text in texts.items():
-            Path(folder, name).write_text(text)
+            Path(folder, name).write_text(text, encoding="utf-8")
         try:
             ir = xls.convert_dslx_to_ir(
                 texts[f"{entry.name}.x"],

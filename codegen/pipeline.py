@@ -87,7 +87,7 @@ def compile_model(
     config = program.config
     announce("measure quantisation error")
     errors = quantreport.report(graph, quantized, kept, config.lanes)
-    announce("compile HLS kernels")
+    announce(hls.COMPILING)
     rtl = toplevel.generate(config)
     resources = report.report(program)
     return Build(

@@ -3,20 +3,23 @@
 An ONNX file seldom says, and what it needs lies beside it or in somebody's head. These are asked,
 and a field that an earlier one names is not taken from a later one:
 
-1. the command line: --mean, --std, --classes;
-2. the model's metadata_props, see `METADATA` and `PIXEL_RANGES`; `preprocessing` is a JSON object
-   with some of the keys mean, std, rescale, resize, crop, resample and classes, as host
+1. the command line: --mean, --std, --resize, --crop, --resample, --classes;
+2. NAME.preprocessing.json beside NAME.onnx: a JSON object with some of the keys `KEYS`, as host
    Preprocessing has them, or with the content of a preprocessor_config.json;
-3. preprocessor_config.json beside the model, as transformers writes it;
-4. config.json beside the model: the class names of transformers (`id2label`), or what timm saves
+3. the model's metadata_props, see `METADATA` and `PIXEL_RANGES`; `preprocessing` is such a JSON
+   object, too;
+4. preprocessor_config.json beside the model, as transformers writes it;
+5. config.json beside the model: the class names of transformers (`id2label`), or what timm saves
    (`pretrained_cfg`).
 
-"Beside" also means one folder up, for models in a folder `onnx`. What a source leaves out is
-assumed, nowhere else than here:
+The last two speak for every model in their folder, and "beside" also means one folder up, for
+models in a folder `onnx`. A model with a file of its own (2) takes nothing from them: they may
+belong to another one. resize and crop belong together: who names one of them decides on both. What
+a source leaves out is assumed, nowhere else than here:
 
 - pixels are multiplied by 1/255 before mean and std;
 - images already have the model's size when nobody mentions a resize;
-- the filter is bilinear for transformers and for metadata, bicubic for timm, as there;
+- the filter is bilinear, but bicubic for timm, as there;
 - transformers: `size` as one number means a square, but the shorter edge for SHORTER_EDGE; images
   are resized, rescaled and normalised, but not cropped, unless do_resize ... say otherwise;
 - timm: crop_mode is center, crop_pct 0.875. When an odd number of rows or columns is cut off, timm
@@ -89,11 +92,14 @@ _STEPS = {
 _OTHER_STEPS = {"crop_pct", "rescale_offset"}
 _TRANSFORMERS = {"image_mean", "image_std", "size", *_STEPS}
 _REPAIR = "Repair or remove it, and say what is missing with --mean, --std, --classes and --shape."
+# Of the JSON object that is vitessera's own; docs/images.md explains them.
+KEYS = ("mean", "std", "rescale", "resize", "crop", "resample", "classes")
+OWN_FILE = ".preprocessing.json"  # behind the model's name, in place of .onnx
 
 
 @dataclass(frozen=True)
 class Given:
-    """What the user says, for mean, std and classes as in Preprocessing; empty: nothing.
+    """What the user says, each as in Preprocessing; empty: nothing.
 
     Attributes:
         classes_source: where the names come from, for people.
@@ -103,6 +109,17 @@ class Given:
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
     classes_source: str = "--classes"
+    resize: tuple[int, int] | int | None = None
+    crop: tuple[int, int] | None = None
+    resample: str = ""
+
+    def of_pixels(self) -> Fields:
+        """What is said about an image file's pixels, by field; resize and crop come together."""
+        fields = {"mean": self.mean, "std": self.std, "resample": self.resample}
+        said: Fields = {name: value for name, value in fields.items() if value}
+        if self.resize or self.crop:
+            said |= {"resize": self.resize, "crop": self.crop}
+        return said
 
 
 @dataclass(frozen=True)
@@ -163,11 +180,11 @@ def find_preprocessing(
     fields: Fields = {}
     sources: dict[str, str] = {}
     given, videos = given or Given(), graph.image.is_video
-    if videos and (given.mean or given.std):
+    if videos and (said := [f"--{name}" for name, value in given.of_pixels().items() if value]):
         raise PreprocessingError(
-            f"--{'mean' if given.mean else 'std'}: the model takes videos "
-            f"{list(graph.image.shape)}, which hosts take as arrays only.",
-            "Leave out --mean and --std, and give arrays that are normalised as in training.",
+            f"{said[0]}: the model takes videos {list(graph.image.shape)}, which hosts take as "
+            "arrays only.",
+            f"Leave out {' and '.join(said)}, and give arrays that are normalised as in training.",
         )
     frame = Frame(*graph.image.shape[-3:])
     for finding in _findings(model, frame, given, FOR_VIDEOS if videos else BESIDE):
@@ -194,13 +211,20 @@ def find_preprocessing(
 def _findings(
     model: Path, image: Frame, given: Given, beside: Mapping[str, Reader]
 ) -> Iterator[_Finding]:
-    """What every source says, the most important first; `beside` are the files beside the model."""
-    for name in ("mean", "std"):
-        if numbers := getattr(given, name):
-            yield _Finding(f"--{name}", {name: numbers})
+    """What every source says, the most important first; `beside` are those of the whole folder."""
+    for name, value in given.of_pixels().items():
+        yield _Finding(f"--{name}", {name: value})
     if given.classes:
         yield _Finding(given.classes_source, {"classes": given.classes})
+    own = model.with_name(f"{model.stem}{OWN_FILE}")
+    if own.is_file():
+        with _reading(own):
+            yield _Finding(own.name, _own(_json_object(_text(own)), image))
     yield _metadata(model, image)
+    yield from () if own.is_file() else _of_the_folder(model, image, beside)
+
+
+def _of_the_folder(model: Path, image: Frame, beside: Mapping[str, Reader]) -> Iterator[_Finding]:
     for name, reader in beside.items():
         for fields in _read_beside(model, name, partial(reader, image=image)):
             yield _Finding(name, fields)
@@ -209,20 +233,25 @@ def _findings(
 def _joined(sources: Mapping[str, str]) -> str:
     """Where everything but the classes comes from."""
     order = ("mean", "std", "rescale", "resize", "crop", "resample")
-    return " and ".join(dict.fromkeys(sources[name] for name in order if name in sources))
+    named = list(dict.fromkeys(sources[name] for name in order if name in sources))
+    return " and ".join(filter(None, (", ".join(named[:-1]), *named[-1:])))
 
 
 def _check(found: Preprocessing, graph: Graph, sources: Mapping[str, str]) -> None:
     _, width = graph.shapes()[graph.outputs[0][1]]
+    size = f"{found.height}x{found.width}"
     remedies = {
         "mean": f"Give --mean and --std, {found.channels} number(s) each, as in training.",
         "std": f"Give --mean and --std, {found.channels} number(s) each, as in training.",
         "classes": f"Give --classes FILE with {width} names, one a line.",
+        "resize": f"Give --resize {size}; or --resize with the length of the shorter edge, and "
+        f"--crop {size} to cut the centre.",
+        "crop": f"Give --crop {size}, or export the model for images of that size.",
     }
     for field, fault in found.faults():
         raise PreprocessingError(
             f"{sources[field]}: {fault}.",
-            remedies.get(field, "Correct it, or export the model for images of that size."),
+            remedies.get(field, "Correct it."),
         )
     if found.classes and len(found.classes) != width:
         raise PreprocessingError(
@@ -375,14 +404,12 @@ def _literal(content: str, key: str) -> object:
 
 
 def _own(values: Mapping[str, Any], image: Frame) -> Fields:
-    """The object under `preprocessing`."""
+    """The object with `KEYS`."""
     if values.keys() & _TRANSFORMERS:
         return _transformers(values, image)
-    known = {"mean", "std", "rescale", "resize", "crop", "resample", "classes"}
-    if unknown := values.keys() - known:
+    if unknown := values.keys() - set(KEYS):
         raise ValueError(
-            f"'preprocessing' has the unknown key {min(unknown)!r}; known are "
-            f"{', '.join(sorted(known))}"
+            f"the key {min(unknown)!r} is not known; known are {', '.join(sorted(KEYS))}"
         )
     readers: dict[str, Callable[[Any], Any]] = {
         "mean": lambda value: _numbers(value, "mean", image),
@@ -398,7 +425,7 @@ def _own(values: Mapping[str, Any], image: Frame) -> Fields:
         edge = isinstance(resize, int)
         fields["resize"] = whole(resize, "resize") if edge else pair(resize, "resize")
     if (crop := values.get("crop")) is not None:
-        fields["crop"] = pair(crop, "crop")
+        fields["crop"] = _square(crop, "crop")
     return fields
 
 

@@ -270,7 +270,7 @@ def save_program(program: Program, folder: Path) -> None:
         "allocations": [_memory_by_name(entry) for entry in program.allocations],
         "values": [_memory_by_name(entry) for entry in program.values],
     }
-    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n")
+    (folder / _DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
 
 
 def _memory_by_name(entry: Allocation | StoredValue) -> dict[str, Any]:

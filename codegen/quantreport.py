@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from ..host.images import Float32Array, check_images
-from ..host.text import printable
 from .graph import Graph
 from .importer.evaluate import evaluate
 from .numerics import INT8_MAX, INT16_MAX
@@ -20,6 +19,7 @@ from .preprocess import patch_rows
 from .quantexec import LANES, Integers, execute
 from .quantgraph import Constant, Gather, PatchInput, QuantGraph, QuantNode
 from .quantize import prepared
+from .tables import Column, text_table
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -88,17 +88,19 @@ def to_json(rows: Sequence[ValueReport]) -> str:
 
 def to_text(rows: Sequence[ValueReport]) -> str:
     """The rows as a table, one line each."""
-    width = max([len("value"), *(len(printable(row.name)) for row in rows)])
-    return "\n".join(_lines(rows, width))
-
-
-def _lines(rows: Sequence[ValueReport], width: int) -> Iterator[str]:
-    yield f"{'value':{width}}  bits  SNR dB    cosine  max error  saturated"
-    for row in rows:
-        yield (
-            f"{printable(row.name):{width}}  {row.bits:4}  {row.snr_db:6.1f}  {row.cosine:8.5f}  "
-            f"{row.max_abs_error:9.3g}  {row.saturated:9.3%}"
+    heads = ("bits", "SNR dB", "cosine", "max error", "saturated %")
+    cells = [
+        (
+            row.name,
+            row.bits,
+            f"{row.snr_db:.1f}",
+            f"{row.cosine:.5f}",
+            f"{row.max_abs_error:.3g}",
+            f"{100 * row.saturated:.3f}",
         )
+        for row in rows
+    ]
+    return text_table((Column("value", words=True), *map(Column, heads)), cells)
 
 
 @dataclass(frozen=True)

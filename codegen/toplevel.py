@@ -274,7 +274,9 @@ def generate(config: HardwareConfig) -> Rtl:
     """
     modules = hls.compile_kernels(config)
     files = {f"{name}.v": text for name, text in modules.items()}
-    files |= {name: hls.SOURCE.joinpath(name).read_text() for name in VERILOG_LIBRARY}
+    files |= {
+        name: hls.SOURCE.joinpath(name).read_text(encoding="utf-8") for name in VERILOG_LIBRARY
+    }
     files["core.v"] = core(config, modules)
     # The shell carries the hash, so it enters the hash before it carries it.
     unnamed = hls.template("shell.v.j2", **registers.shell_values(config, 0))

@@ -82,6 +82,11 @@ class Preprocessing:
 
     # --- What it says
 
+    @property
+    def takes_files(self) -> bool:
+        """Whether image files and raw pixels can be taken: mean and std are known."""
+        return bool(self.mean) and not self.videos
+
     def faults(self) -> Iterator[tuple[str, str]]:
         """What contradicts itself or the network's image: name of the field, what is wrong."""
         yield from self._faults_of_numbers()
@@ -311,8 +316,8 @@ class Preprocessing:
             raise ImageError(
                 f"{what}: the image is {_size(found)}{resized}, the model takes {_size(wanted)} "
                 "(height x width), and its preprocessing has no rule for that.",
-                "Resize or cut the image, or compile again with a preprocessor_config.json beside "
-                "the model.",
+                f"Resize or cut the image, or compile again with --resize {_size(wanted)}, or "
+                f"--resize SHORTER_EDGE --crop {_size(wanted)}, as in training.",
             )
         return image
 
@@ -352,8 +357,9 @@ def normalisation_unknown() -> ImageError:
     return ImageError(
         "The model came without a word on how its images are normalised, so image files and raw "
         "pixels cannot be used.",
-        "Compile it again with --mean and --std (and --classes for names), or with "
-        "preprocessor_config.json beside it; or give arrays that are normalised already.",
+        "Compile it again with --mean and --std (--resize and --crop for pictures of other sizes, "
+        "--classes for names), or with preprocessor_config.json beside it; or give arrays that are "
+        "normalised already.",
     )
 
 

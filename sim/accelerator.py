@@ -161,7 +161,7 @@ def testbench_design(
         rtl: its Verilog, file name → text.
         waves: build for recording waveforms.
     """
-    bench = resources.files("vitessera.sim").joinpath("testbench.sv").read_text()
+    bench = resources.files("vitessera.sim").joinpath("testbench.sv").read_text(encoding="utf-8")
     streams = links(config)
     return verilator.Design(
         top="testbench",
@@ -228,7 +228,7 @@ def simulate(
         return Simulation(
             runs=runs,
             trace=read_trace(folder / TRACE, program) if trace else None,
-            seconds=float((folder / SECONDS).read_text()),
+            seconds=float((folder / SECONDS).read_text(encoding="utf-8")),
         )
 
 
@@ -282,7 +282,7 @@ def _simulation(
             dump = folder / "run" / "dump.vcd"
             if waves is not None and dump.is_file():
                 shutil.move(dump, waves)
-        (folder / SECONDS).write_text(str(time.monotonic() - started))
+        (folder / SECONDS).write_text(str(time.monotonic() - started), encoding="utf-8")
         yield folder
 
 
@@ -363,7 +363,7 @@ class _watch:  # noqa: N801 (used as a statement)
 
 def _read_results(folder: Path, works: Sequence[Work]) -> list[list[Run | Failure]]:
     """What the bench wrote, run by run of each work."""
-    entries = iter(map(json.loads, (folder / RESULTS).read_text().splitlines()))
+    entries = iter(map(json.loads, (folder / RESULTS).read_text(encoding="utf-8").splitlines()))
     return [[_result(next(entries), work, folder) for _ in work.inputs] for work in works]
 
 
@@ -378,7 +378,7 @@ def _result(entry: Mapping[str, Any], work: Work, folder: Path) -> Run | Failure
 
 def _broken_rules(folder: Path) -> str:
     """What the DRAM said about them."""
-    log = (folder / "run" / verilator.LOG).read_text().splitlines()
+    log = (folder / "run" / verilator.LOG).read_text(encoding="utf-8").splitlines()
     return "\n".join(f"  {line}" for line in log if line.startswith("dram: "))
 
 

@@ -192,7 +192,7 @@ async def run_all(dut: Any) -> None:  # noqa: ANN401
     task: Task = pickle.loads(path.read_bytes())
     host = Host(dut, task.dram)
     await host.reset()
-    with path.with_name(RESULTS).open("w") as results:
+    with path.with_name(RESULTS).open("w", encoding="utf-8") as results:
         for job in task.jobs:
             await host.prepare(job)
             for content in job.inputs:

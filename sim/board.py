@@ -435,7 +435,7 @@ class _Simulator:
         interrupts.settimeout(START_SECONDS)
         with interrupts, Listener(job.requests) as listener:
             command = [sys.executable, "-m", "vitessera.sim.board_process", str(folder), str(run)]
-            with self._log.open("w") as log:
+            with self._log.open("w", encoding="utf-8") as log:
                 self._process = children.Program(command, stdout=log, stderr=log)
             try:
                 self._requests: Connection = self._accept(listener)
@@ -484,11 +484,13 @@ class _Simulator:
         return reply.value
 
     def _violations(self) -> str:
-        text = "".join(path.read_text() for path in self._log.parent.rglob("simulation.log"))
+        text = "".join(
+            path.read_text(encoding="utf-8") for path in self._log.parent.rglob("simulation.log")
+        )
         return "\n".join(line for line in text.splitlines() if line.startswith("dram:"))
 
     def _tail(self) -> str:
-        return "\n".join(self._log.read_text(errors="replace").splitlines()[-30:])
+        return "\n".join(self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-30:])
 
     def stop(self) -> None:
         """Ends the process; it goes when its connection closes."""

@@ -14,7 +14,9 @@ PAGE_BYTES = 4096
 def dram_sources() -> dict[str, str]:
     """The files that a simulated design with module `dram` needs."""
     folder = resources.files("vitessera.sim")
-    return {name: folder.joinpath(name).read_text() for name in ("dram.sv", "dram.cpp")}
+    return {
+        name: folder.joinpath(name).read_text(encoding="utf-8") for name in ("dram.sv", "dram.cpp")
+    }
 
 
 class Dram:
@@ -84,5 +86,7 @@ class Dram:
     def _write_map(self) -> None:
         # Replaced in one step: the simulator may be reading.
         temporary = Path(f"{self.path}.map.new")
-        temporary.write_text("".join(f"{line}\n" for line in (*self._grants, *self._failures)))
+        temporary.write_text(
+            "".join(f"{line}\n" for line in (*self._grants, *self._failures)), encoding="utf-8"
+        )
         temporary.replace(f"{self.path}.map")

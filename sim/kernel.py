@@ -85,4 +85,4 @@ def check_kernel(
         verilator.run(
             kernels_design(config), "vitessera.sim.kernel_bench", Path(scratch, "run"), env
         )
-        return int(Path(f"{task}.cycles").read_text())
+        return int(Path(f"{task}.cycles").read_text(encoding="utf-8"))

@@ -89,7 +89,7 @@ async def compare(dut: Any) -> None:  # noqa: ANN401
     outputs = [Output(dut, task.kernel, name, words) for name, words in task.outputs.items()]
     await _reset(dut, inputs, outputs)
     cycles = await _run(dut, inputs, outputs, task)
-    Path(f"{path}.cycles").write_text(str(cycles))
+    Path(f"{path}.cycles").write_text(str(cycles), encoding="utf-8")
 
 
 async def _reset(dut: Any, inputs: list[Input], outputs: list[Output]) -> None:  # noqa: ANN401

@@ -79,7 +79,7 @@ def read_trace(path: Path, program: Program) -> Trace:
         counts[instruction.UNIT] += 1
     issues: dict[Unit, list[int]] = {unit: [] for unit in Unit}
     raises: dict[tuple[Source, Unit], list[int]] = defaultdict(list)
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         kind, *numbers = line.split()
         cycle, *what = map(int, numbers)
         if kind == "issue" and len(issues[Unit(what[0])]) < counts[Unit(what[0])]:

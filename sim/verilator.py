@@ -12,7 +12,7 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,6 +24,8 @@ from ..codegen import children
 from ..codegen.cache import cache_access, cache_folder, cached_bytes, keep, seal
 from ..codegen.errors import SimulationError, ToolError
 from ..codegen.outputfile import staging
+from ..codegen.progress import Step, tell
+from .workplace import workplace
 
 if TYPE_CHECKING:
     from cocotb_tools.runner import Runner
@@ -140,12 +142,13 @@ def _cached_build(design: Design) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.with_suffix(".lock")):
         if not is_built(design):  # another process may have been faster
-            with staging(folder.parent) as scratch:
-                _verilate(design, scratch)
-                built = scratch / "build"
+            with workplace(_tools()) as scratch, staging(folder.parent) as staged:
+                built = staged / "build"
+                built.mkdir()
+                shutil.move(_verilate(design, scratch), built / design.top)
                 seal(built / design.top)
                 if folder.exists():  # what it holds is damaged
-                    folder.replace(scratch / "damaged")
+                    folder.replace(staged / "damaged")
                 built.replace(folder)
     return folder
 
@@ -153,33 +156,65 @@ def _cached_build(design: Design) -> Path:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Keeps other processes from building the same design at the same time."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
-def _verilate(design: Design, scratch: Path) -> None:
+VERILATOR, LIBRARIES, BRIDGE = "verilator", "libraries", "bridge"  # links in the workplace
+
+
+def _tools() -> dict[str, Path]:
+    """What a build takes of the Python environment."""
+    import cocotb_tools.config
+
+    return {
+        VERILATOR: Path(environment()["VERILATOR_ROOT"]),
+        LIBRARIES: Path(cocotb_tools.config.libs_dir),
+        BRIDGE: Path(cocotb_tools.config.share_dir, "lib", "verilator"),
+    }
+
+
+def _verilate(design: Design, scratch: Path) -> Path:
+    """Builds the simulator in a workplace with `_tools`; the binary."""
     settings = os.environ | environment()
+    root = scratch / VERILATOR
+    settings |= {"VERILATOR_ROOT": str(root), "PATH": f"{root / 'bin'}:{os.environ['PATH']}"}
     sources = []
     for name, text in design.sources.items():
         sources.append(scratch / name)
-        sources[-1].write_text(text)
+        sources[-1].write_text(text, encoding="utf-8")
     output = scratch / "build"
-    _step(design, settings, [*_verilator_command(design, output), *map(str, sources)])
+    command = [*_verilator_command(design, scratch, output), *map(str, sources)]
+    _step(design, settings, command, lambda: Step(TRANSLATING))
     runtime = _runtime_folder(design)
     for compiled in runtime.glob("*.o"):
         if (content := cached_bytes(compiled)) is not None:
             (output / compiled.name).write_bytes(content)
     make = ["make", "-C", str(output), "-f", "Vtop.mk", f"VM_TRACE={int(design.waves)}"]
-    _step(design, settings, make)
+    _step(design, settings, make, lambda: _compiled(output))
     _keep_runtime(output, runtime)
-    for leftover in output.iterdir():
-        if leftover.name != design.top:
-            leftover.unlink()
+    return output / design.top
 
 
-def _step(design: Design, settings: Mapping[str, str], command: list[str]) -> None:
-    finished = children.run(command, env=settings)
+TRANSLATING, BUILDING = "translate the RTL", "build the simulator"
+
+
+def _compiled(output: Path) -> Step:
+    """How many of the design's C++ files have been compiled."""
+    sources = {path.stem for path in output.glob("*.cpp")}
+    done = sources & {path.stem for path in output.glob("*.o")}
+    return Step(BUILDING, len(done), len(sources), "C++ files")
+
+
+def _step(
+    design: Design,
+    settings: Mapping[str, str],
+    command: list[str],
+    how_far: Callable[[], Step],
+) -> None:
+    tell(how_far())
+    finished = children.run(command, env=settings, meanwhile=lambda: tell(how_far()))
     if finished.returncode:
         log = (finished.stdout + finished.stderr)[-3000:]
         raise ToolError(
@@ -205,26 +240,22 @@ def _keep_runtime(output: Path, runtime: Path) -> None:
             keep(runtime / compiled.name, compiled.read_bytes())
 
 
-def _verilator_command(design: Design, output: Path) -> list[str]:
+def _verilator_command(design: Design, scratch: Path, output: Path) -> list[str]:
     """As cocotb's runner does, but with only the top's own signals visible to the testbench.
 
     The runner's --public-flat-rw keeps every signal, which costs most of the speed.
     """
-    import cocotb_tools.config
-
-    libraries = cocotb_tools.config.libs_dir
-    bridge = Path(cocotb_tools.config.share_dir, "lib", "verilator", "verilator.cpp")
     return [
         "verilator",
         *("-cc", "--exe", "--vpi", "--public-depth", "1", "--prefix", "Vtop", "-Mdir", str(output)),
         *("--top-module", design.top, "-o", design.top, "--timescale", "1ns/1ps"),
         # No path to cocotb in the binary: the cache serves every environment; see `run`.
-        *("-LDFLAGS", f"-L{libraries} -lcocotbvpi_verilator"),
+        *("-LDFLAGS", f"-L{scratch / LIBRARIES} -lcocotbvpi_verilator"),
         *(("--trace", "--trace-structs") if design.waves else ()),
         *WARNINGS,
         *SPEED,
         *design.options,
-        str(bridge),
+        str(scratch / BRIDGE / "verilator.cpp"),
     ]
 
 
@@ -291,7 +322,7 @@ def _runner(log: Path) -> Runner:
 
 def _died(code: int, log: Path) -> SimulationError:
     """The error for a simulator that did not end as it should: no test ends it like that."""
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
+    tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
     how = f"signal {code - 128} ended it" if code > 128 else f"exit code {code}"
     return SimulationError(
         f"The simulator did not run to its end ({how}):\n{tail}",
@@ -304,7 +335,11 @@ def _check(results: Path, log: Path) -> None:
     broken = [case for case in cases if {"failure", "error"} & {child.tag for child in case}]
     if cases and not broken:
         return
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:]) if log.is_file() else ""
+    tail = (
+        "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:])
+        if log.is_file()
+        else ""
+    )
     names = ", ".join(case.get("name", "?") for case in broken) or "no test ran"
     raise SimulationError(
         f"Simulation failed ({names}):\n{tail}",

@@ -89,7 +89,7 @@ def test_a_board_from_a_file(file: Path) -> None:
 
 def test_what_may_be_left_out(file: Path) -> None:
     lines = [line for line in EXAMPLE.splitlines() if not line.startswith(("device", "PSU__"))]
-    file.write_text("\n".join(lines))
+    file.write_text("\n".join(lines), encoding="utf-8")
     board = read_board(file)
     assert board.device_names == () and board.properties == ()
 
@@ -113,7 +113,7 @@ def test_a_file_is_found_by_name(file: Path, monkeypatch: pytest.MonkeyPatch) ->
     ],
 )
 def test_the_ddr_is_divided_into_segments(file: Path, mebibytes: int, expected: list[int]) -> None:
-    file.write_text(EXAMPLE.replace("ddr_mib = 4096", f"ddr_mib = {mebibytes}"))
+    file.write_text(EXAMPLE.replace("ddr_mib = 4096", f"ddr_mib = {mebibytes}"), encoding="utf-8")
     board = read_board(file)
     segments = block_design(board.config, board).segments
     assert [segment.size for segment in segments if segment.memory] == expected

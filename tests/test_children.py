@@ -43,7 +43,9 @@ def until(condition: Callable[[], object]) -> None:
 def gone(process: int) -> bool:
     """Whether a process has ended; one that nobody has asked for its exit code counts."""
     try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        state = (
+            Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        )
     except FileNotFoundError:
         return True
     return state == "Z"
@@ -51,7 +53,7 @@ def gone(process: int) -> bool:
 
 def started(pids: Path) -> list[int]:
     until(pids.exists)
-    return [int(word) for word in pids.read_text().split()]
+    return [int(word) for word in pids.read_text(encoding="utf-8").split()]
 
 
 def script(tmp_path: Path, text: str) -> subprocess.Popen[bytes]:

@@ -149,7 +149,7 @@ def test_filters_have_the_numbers_that_pillow_gives_them() -> None:
 @pytest.mark.parametrize(
     ("change", "shape", "message"),
     [
-        ({}, (5, 6), r"image is 5x6, the model takes 4x6 .* no rule .* preprocessor_config\.json"),
+        ({}, (5, 6), r"image is 5x6, the model takes 4x6 .* no rule .* --resize 4x6, or"),
         ({"crop": (4, 6)}, (3, 6), r"image is 3x6, too small to cut 4x6 .* at least 4x6"),
         ({"resize": 4}, (5, 5), r"image is 4x4 after resizing, the model takes 4x6"),
         ({"mean": (), "std": ()}, (4, 6), r"without a word .* Compile it again with --mean"),

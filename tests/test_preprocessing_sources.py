@@ -299,7 +299,7 @@ def test_command_lines_that_do_not_fit(
         ("\xff", "not valid JSON"),
         ("[]", "holds no JSON object"),
         ("[" * 100_000, "nested too deeply"),
-        ({"size": 16}, "images become 16x16, the model takes 32x32. Correct it, or export"),
+        ({"size": 16}, "images become 16x16, the model takes 32x32. Give --resize 32x32; or "),
         ({"size": {"longest_edge": 32}}, "size has the keys longest_edge; hosts resize to height"),
         ({"size": "32"}, "size is '32', not a list"),
         ({"size": [32]}, "size is [32], not height and width"),
@@ -362,7 +362,7 @@ def test_configs_that_do_not_fit(model: Path, content: object, message: str) -> 
         ({"Image.BitmapPixelFormat": "Bgr8"}, "Image.BitmapPixelFormat is bgr8, but hosts give"),
         ({"Image.NominalPixelRange": "NominalRange_16_235"}, "is nominalrange_16_235, which hosts"),
         ({"preprocessing": "{"}, "not valid JSON"),
-        ({"preprocessing": '{"colour": 1}'}, "'preprocessing' has the unknown key 'colour'; known"),
+        ({"preprocessing": '{"colour": 1}'}, "the key 'colour' is not known; known are"),
         ({"preprocessing": '{"resize": 1.5}'}, "resize is 1.5, not a list"),
     ],
 )
@@ -458,9 +458,8 @@ def test_of_videos_without_classes_nothing_is_known(model: Path) -> None:
 @pytest.mark.parametrize("given", [Given(mean=(0.5,)), Given(std=(0.5,))])
 def test_videos_are_not_normalised(model: Path, given: Given) -> None:
     name = "mean" if given.mean else "std"
-    with pytest.raises(
-        PreprocessingError, match=rf"--{name}: the model takes videos \[4, 3, .* Leave out --mean"
-    ):
+    words = rf"--{name}: the model takes videos \[4, 3, .* Leave out --{name}, and"
+    with pytest.raises(PreprocessingError, match=words):
         find_preprocessing(model, of_videos(FRAMES_FIRST), given)
 
 

@@ -102,10 +102,13 @@ def test_the_report_sums_up() -> None:
     assert rows["streams"] == ["30", "0", "0", "0", "0"]
     assert rows["queues"] == ["5", "0", "0", "0", "0"]
     assert rows["left_memory"] == ["0", "0", "14.5", "0", "0"]
-    assert rows["total"] == ["1135", "532", "14.5", "0", "132"]
-    assert rows["xc7z020clg400"] == ["53200", "106400", "140", "0", "220"]
+    assert rows["total"] == ["1,135", "532", "14.5", "0", "132"]
+    assert rows["xc7z020clg400"] == ["53,200", "106,400", "140", "0", "220"]
     assert rows["taken"] == ["2%", "0%", "10%", "-", "60%"]
-    assert rows["DSPs"][-5:] == ["0.516;", "the", "engine", "alone", "0.500"]
+    predicted = estimate_resources(HardwareConfig(), BOARDS["pynq-z2"])
+    assert rows["predicted"][0] == f"{predicted.luts / 53200:.0%}"
+    assert "within 15 % of Yosys's count" in " ".join(report.to_text().split())
+    assert rows["DSPs"][2:] == ["0.516;", "the", "engine", "alone", "0.500."]
 
 
 @synth

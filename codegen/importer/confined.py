@@ -262,7 +262,7 @@ def serve(handle: int, parent: int) -> None:
 def _confine(limits: Limits) -> None:
     """Bounds what this process can allocate, and lets Linux end it before others."""
     with suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO))
+        Path("/proc/self/oom_score_adj").write_text(str(FIRST_TO_GO), encoding="utf-8")
     # What can be written to, whether it is touched or not. Libraries map much more than they use,
     # but that counts as address space only.
     _, most = resource.getrlimit(resource.RLIMIT_DATA)

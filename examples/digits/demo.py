@@ -42,7 +42,7 @@ def main() -> int:
     if code == 2:
         return code
     held_out = load_images(IMAGES)
-    result = json.loads((build_folder / RESULT_FILE).read_text())
+    result = json.loads((build_folder / RESULT_FILE).read_text(encoding="utf-8"))
     simulated_images = ImageSet(held_out.images[:RTL_IMAGES], _labels(held_out)[:RTL_IMAGES])
     result["top1"]["float"] = float_accuracy(simulated_images)
     result["top1_all_held_out"] = {
@@ -50,7 +50,7 @@ def main() -> int:
         "float": float_accuracy(held_out),
         "integer": integer_accuracy(read_build(build_folder), held_out),
     }
-    (OUTPUT / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    (OUTPUT / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(f"\n{summary(result)}")
     return code
 

@@ -115,7 +115,7 @@ def inputs(name: str) -> tuple[Path, Path]:
 def save(rows: list[Row]) -> None:
     """Writes what has been measured so far."""
     OUTPUT.parent.mkdir(parents=True, exist_ok=True)
-    OUTPUT.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    OUTPUT.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n", encoding="utf-8")
 
 
 def table(rows: list[Row]) -> Table:

@@ -182,7 +182,7 @@ def _compile(
 ) -> tuple[float, int]:
     """Runs `vitessera compile`; seconds and peak memory in bytes."""
     config = folder.with_name("config.json")
-    config.write_text(hardware.to_json())
+    config.write_text(hardware.to_json(), encoding="utf-8")
     arguments = [model, "-o", folder, "--calibration", calibration, "--config", config]
     started = time.monotonic()
     with ScratchFolder() as cache:
@@ -191,7 +191,7 @@ def _compile(
             env=os.environ | {CACHE_VARIABLE: str(cache)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
+            encoding="utf-8",
         )
         assert process.stdout is not None
         printed = process.stdout.read()

@@ -231,12 +231,15 @@ def test_report_counts_resources(command: Command, tmp_path: Path) -> None:
     assert command("compile", DIGITS / "vit_digits.onnx", *arguments).code == 0
     outcome = command("report", tmp_path / "build", "--resources", "--board", "pynq-z2")
     assert outcome.code == 0, outcome.errors
-    assert "synthesise norm_scale" in outcome.errors
+    assert "synthesise: 0 of 25 modules, 0 s, now instruction_fetch" in outcome.errors
     rows = {line.split()[0]: line.split()[1:] for line in outcome.output.splitlines() if line}
-    counts = {name: [float(count) for count in rows[name]] for name in ("tile_engine", "total")}
+    counts = {
+        name: [float(count.replace(",", "")) for count in rows[name]]
+        for name in ("tile_engine", "total")
+    }
     assert counts["tile_engine"][4] == 16 and counts["total"][4] == 22
     assert all(count > 1000 for count in counts["total"][:2])
-    assert rows["xc7z020clg400"] == ["53200", "106400", "140", "0", "220"]
+    assert rows["xc7z020clg400"] == ["53,200", "106,400", "140", "0", "220"]
 
 
 def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:
@@ -252,14 +255,16 @@ def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: 
 def test_boards_are_listed_with_their_accelerators(command: Command) -> None:
     outcome = command("boards")
     assert outcome.code == 0, outcome.errors
-    rows = {line.split()[0]: line for line in outcome.output.splitlines() if line.strip()}
-    assert set(BOARDS) < set(rows)
+    parts, accelerators = (
+        {line.split()[0]: line.split() for line in table.splitlines()}
+        for table in outcome.output.split("\n\n")
+    )
+    assert [*parts] == [*accelerators] == ["board", *BOARDS]
     for name, board in BOARDS.items():
-        assert board.part in rows[name]
-        assert f"{board.resources.dsp:,}" in rows[name]
-        assert f"{board.config.macs:,}" in rows[name]
-        assert f"{board.config.clock_mhz} MHz" in rows[name]
-    assert "4 GiB, 19.2 GB/s" in rows["rfsoc4x2"] and "16x16x8" in rows["rfsoc4x2"]
+        assert board.part in parts[name] and f"{board.resources.dsp:,}" in parts[name]
+        assert f"{board.config.macs:,}" in accelerators[name]
+        assert f"{board.config.clock_mhz}" in accelerators[name]
+    assert parts["rfsoc4x2"][-2:] == ["4", "19.2"] and "16x16x8" in accelerators["rfsoc4x2"]
 
 
 def test_boards_shows_those_asked_for(

@@ -65,7 +65,7 @@ def plant_link_to_a_folder(path: Path) -> None:
 
 
 def plant_file(path: Path) -> None:
-    path.write_text("mine")
+    path.write_text("mine", encoding="utf-8")
 
 
 def plant_folder(path: Path) -> None:
@@ -153,7 +153,7 @@ def test_compile_looks_at_the_place_that_it_writes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("existing").mkdir()
-    Path("existing", "thesis.txt").write_text("mine")
+    Path("existing", "thesis.txt").write_text("mine", encoding="utf-8")
     Path("link").symlink_to("existing")
     before = snapshot(tmp_path)
     assert_refused(command("compile", MODEL, "-o", way), f"{way} holds thesis.txt", "-o")
@@ -250,7 +250,7 @@ class TestRefused:
     def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         no_simulation(monkeypatch)
         monkeypatch.chdir(tmp_path)
-        Path("keep.png").write_text("mine")
+        Path("keep.png").write_text("mine", encoding="utf-8")
         Path("link.png").symlink_to("keep.png")
         Path("circle.png").symlink_to("circle.png")
         Path("far.png").symlink_to("nowhere/x.png")
@@ -290,11 +290,11 @@ class TestRefused:
     ) -> None:
         for other in set(WRITERS) - {writer}:
             mark = OutputFile(Path("keep.png"), other).mark
-            Path("keep.png").write_text(mark)
+            Path("keep.png").write_text(mark, encoding="utf-8")
             assert_refused(
                 write(command, writer, digits_build, "keep.png"), f"'vitessera {writer}' did not"
             )
-            assert Path("keep.png").read_text() == mark
+            assert Path("keep.png").read_text(encoding="utf-8") == mark
 
 
 @pytest.mark.parametrize("writer", [name for name in WRITERS if not name.endswith("--json")])
@@ -442,7 +442,7 @@ def test_what_simulate_writes_is_replaced_by_the_next(
     command: Command, damaged: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def simulate(_: object, __: object, waves: Path) -> dict[str, object]:
-        waves.write_text("$enddefinitions $end\n#0\n")
+        waves.write_text("$enddefinitions $end\n#0\n", encoding="utf-8")
         return RESULT
 
     monkeypatch.setattr(simulate_command, "simulate_with_progress", simulate)
@@ -474,7 +474,7 @@ def test_waves_survive_a_simulation_that_fails(
     command: Command, digits_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def simulate(_: object, __: object, waves: Path) -> None:
-        waves.write_text("$enddefinitions $end\n#0\n")
+        waves.write_text("$enddefinitions $end\n#0\n", encoding="utf-8")
         raise SimulationError("It hangs.", "Look at the waves.")
 
     monkeypatch.setattr(simulate_command, "simulate_with_progress", simulate)

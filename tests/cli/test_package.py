@@ -240,7 +240,7 @@ def test_the_commands_on_a_board(board: SimpleNamespace) -> None:
     helped = board.call(board.script, "--help")
     assert helped.code == 0
     assert all(f"    {name} " in helped.output for name in COMMANDS)
-    assert "not here: The Python package rich is not installed." in helped.output
+    assert "not here: The Python package onnx is not installed." in helped.output
     shown = board.call(board.script, "run", "--help")
     assert (shown.code, shown.errors) == (0, "")
     assert "--timeout" in shown.output

@@ -117,7 +117,7 @@ def test_images_for_the_simulation_of_videos(
             ("--mean", "0.5,0.5"),
             ("--mean: the model takes videos [4, 2, 2, 4]", "Leave out --mean"),
         ),
-        (("--std", "0.5,0.5"), ("--std: the model takes videos", "Leave out --mean and --std")),
+        (("--std", "0.5,0.5"), ("--std: the model takes videos", "Leave out --std, and")),
     ],
 )
 def test_videos_are_not_normalised_by_the_host(

@@ -302,13 +302,19 @@ def test_a_process_that_dies_of_its_memory(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return [
+        int(child)
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+    ]
 
 
 def is_alive(pid: int) -> bool:
     """Neither gone, nor dead and not yet waited for."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+            != "Z"
+        )
     except (FileNotFoundError, ProcessLookupError):
         return False
 
@@ -326,10 +332,9 @@ def until(condition: Callable[[], object]) -> bool:
 def confined_child(pid: int) -> int | None:
     """The importer's process, if it has started and knows whom it ends with."""
     for child in children(pid):
-        if (
-            f"{limits.DEFAULT_GIGABYTES * limits.GIGABYTE:.0f}"
-            in Path(f"/proc/{child}/limits").read_text()
-        ):
+        if f"{limits.DEFAULT_GIGABYTES * limits.GIGABYTE:.0f}" in Path(
+            f"/proc/{child}/limits"
+        ).read_text(encoding="utf-8"):
             return child
     return None
 

@@ -1,4 +1,4 @@
-"""`vitessera inspect`: every node on a line, names whole, exit code telling."""
+"""`vitessera inspect`: with --nodes every node on a line, names whole, exit code telling."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def run(*arguments: object) -> int:
 
 
 def test_supported_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(DIGITS) == 0
+    assert run(DIGITS, "--nodes") == 0
     printed = capsys.readouterr().out
     for node in onnx.load(DIGITS).graph.node:
-        assert f" {node.name} " in printed
-    assert printed.splitlines()[-1].endswith("0 refused. Supported: 41 operators.")
+        assert f"\n{node.name} " in printed
+    assert printed.splitlines()[0].endswith("0 refused. Supported: 41 operators.")
 
 
 def test_refused_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,7 +42,7 @@ def test_refused_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     printed = capsys.readouterr().out
     assert name in printed
     assert "Softplus is not supported" in printed
-    assert printed.rstrip().endswith("1 refused. Not supported.")
+    assert printed.splitlines()[0].endswith("1 refused. Not supported.")
     account = json.loads((tmp_path / "account.json").read_text())
     assert account["supported"] is False
     assert [node["name"] for node in account["nodes"]] == [node.name for node in net.nodes]

@@ -84,7 +84,7 @@ def deadline() -> Iterator[None]:
 def limited_memory() -> Iterator[None]:
     """Mutants ask for any amount; the importer's own process (confined.py) has such a limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     used = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmData:"))
     resource.setrlimit(resource.RLIMIT_DATA, (used + MEMORY_BYTES, hard))
     yield

@@ -254,9 +254,9 @@ SLIPS = {
 
 def assert_found(script: Path, engine: str, right: str, wrong: str, message: str) -> None:
     """The build stops with `message` when `wrong` stands in the script in place of `right`."""
-    text = script.read_text()
+    text = script.read_text(encoding="utf-8")
     assert right in text
-    script.write_text(text.replace(right, wrong))
+    script.write_text(text.replace(right, wrong), encoding="utf-8")
     with pytest.raises(TclError, match=re.escape(message)):
         build(engine, Vivado(script.parent))
 

@@ -558,7 +558,7 @@ class Vivado:
     def _report(self, options: Options) -> None:
         if not self.opened:
             raise VivadoError("no run is open")
-        Path(options["-file"]).write_text(self.calls[-1])
+        Path(options["-file"]).write_text(self.calls[-1], encoding="utf-8")
 
     def _get_timing_paths(self, options: Options, _: list[str]) -> str:
         if options.get("-delay_type", "max") not in ("max", "min", "min_max"):
