@@ -173,7 +173,7 @@ def test_of_very_many_calibration_images_some_are_used(
 ) -> None:
     used = []
 
-    def compiled(*arguments: object) -> Build:
+    def compiled(*arguments: object, **_: object) -> Build:
         used.append(arguments[2])
         return read_build(digits_build)
 
