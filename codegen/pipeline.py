@@ -16,7 +16,7 @@ from .builddir import Build
 from .buildfiles import REGISTERS
 from .config import HardwareConfig
 from .errors import CapacityError
-from .importer import graph_of, inspect_confined
+from .importer import graph_of, inspect_confined, result_shapes
 from .numerics import INT16_MAX
 from .preprocessing import Given, find_preprocessing
 from .program import Program
@@ -74,7 +74,8 @@ def compile_model(
         tell(note)
     preprocessing = find_preprocessing(model, graph, given)
     classes = len(preprocessing.classes) if preprocessing else 0
-    tasks = find_tasks(model, graph, imported.heads, classes, kind)
+    shapes = result_shapes(imported.tail)
+    tasks = find_tasks(model, graph, imported.heads, classes, kind, shapes)
     images = default_calibration(graph) if calibration is None else calibration
     if images.ndim and len(images) > MOST_IMAGES:
         announce(f"take {MOST_IMAGES} of {len(images)} images")

@@ -5,8 +5,8 @@ Each of these decides, the first that says something:
 1. what the user says;
 2. Softmax or Sigmoid, which made the result or stands behind it in the file, where it was cut;
 3. `problem_type` in config.json beside the model, as transformers writes it;
-4. the shape: one number for each patch is a map, several tokens are an embedding, a single number
-   is a score;
+4. the shape: one number for each patch is a map, and so is what the host makes with lines and
+   columns; several tokens are an embedding, a single number is a score;
 5. class names, if there are as many;
 6. what the result is called, and whether a Linear made it.
 """
@@ -23,6 +23,8 @@ from .graph import Graph, Image, ImagePatches, Linear, PatchEmbed
 from .importer.heads import Head
 from .preprocessing import stated_problem
 
+Sides = tuple[int, ...]
+
 LABELS = Task(Kind.LABELS, Last.SIGMOID)
 SCORES = Task(Kind.SCORES)
 EMBEDDING = Task(Kind.EMBEDDING)
@@ -38,6 +40,8 @@ PROBLEMS = {
     "multi_label_classification": LABELS,
     "regression": SCORES,
 }
+NOTHING: Mapping[str, Sides] = {}
+IMAGE_RANK = 4  # axes of a batch of maps
 OF_EMBEDDINGS = ("embed", "feature", "hidden", "pooler")  # in the name of a result
 
 
@@ -47,6 +51,7 @@ def find_tasks(
     heads: Mapping[str, Head],
     classes: int = 0,
     given: Kind | None = None,
+    by_host: Mapping[str, Sides] = NOTHING,
 ) -> dict[str, Task]:
     """What each result means, by its ONNX name.
 
@@ -56,6 +61,7 @@ def find_tasks(
         heads: of the results, and of those that the host makes behind a cut.
         classes: how many class names are known.
         given: what the user says.
+        by_host: the shapes of those that the host makes, as far as they are known.
 
     Raises:
         PreprocessingError: config.json cannot be read, or its `problem_type` is unknown; or `given`
@@ -63,10 +69,18 @@ def find_tasks(
     """
     problem = _problem(model) if given is None else None
     values = dict(graph.outputs)
-    return {
-        name: _task(graph, name, values.get(name), head, problem, classes, given)
-        for name, head in heads.items()
-    }
+
+    def task(name: str, head: Head) -> Task:
+        if given is not None:
+            return _given(graph, name, head, given, by_host.get(name))
+        stated = _by_head(head) or problem
+        if stated is not None:
+            return stated
+        if name in values:
+            return _by_shape(graph, name, values[name], classes)
+        return _of_host(by_host.get(name, ()))
+
+    return {name: task(name, head) for name, head in heads.items()}
 
 
 def _problem(model: Path) -> Task | None:
@@ -83,28 +97,21 @@ def _problem(model: Path) -> Task | None:
     return PROBLEMS[kind]
 
 
-def _task(
-    graph: Graph,
-    name: str,
-    value: str | None,
-    head: Head,
-    problem: Task | None,
-    classes: int,
-    given: Kind | None,
-) -> Task:
-    by_head = MADE_BY.get(head.made_by) or READ_BY.get(head.read_by)
-    if given is not None:
-        return by_head if by_head and by_head.kind is given else _said(graph, name, value, given)
-    if value is None:  # the host makes it
-        return by_head or problem or EMBEDDING
-    return by_head or problem or _by_shape(graph, name, value, classes)
+def _by_head(head: Head) -> Task | None:
+    return MADE_BY.get(head.made_by) or READ_BY.get(head.read_by)
 
 
-def _said(graph: Graph, name: str, value: str | None, given: Kind) -> Task:
+def _given(graph: Graph, name: str, head: Head, given: Kind, by_host: Sides | None) -> Task:
+    """What the user says a result is."""
+    by_head = _by_head(head)
+    if by_head is not None and by_head.kind is given:
+        return by_head
     if given is not Kind.MAP:
         last = {Kind.CLASSES: Last.SOFTMAX, Kind.LABELS: Last.SIGMOID}.get(given, Last.NOTHING)
         return Task(given, last)
-    grid = _grid(graph)
+    if by_host is not None and _of_host(by_host).kind is Kind.MAP:
+        return _of_host(by_host)
+    grid, value = _grid(graph), dict(graph.outputs).get(name)
     tokens = graph.shapes()[value][0] if value else 0
     if not grid or tokens < math.prod(grid):
         raise PreprocessingError(
@@ -113,6 +120,13 @@ def _said(graph: Graph, name: str, value: str | None, given: Kind) -> Task:
             "Take a result with a token for each patch, with --results; or leave --task map out.",
         )
     return Task(Kind.MAP, grid=grid)
+
+
+def _of_host(shape: Sides) -> Task:
+    """A result in the shape of the ONNX file: [1, channels, lines, columns] is a map."""
+    if len(shape) == IMAGE_RANK:
+        return Task(Kind.MAP, grid=(shape[2], shape[3]))
+    return SCORES if math.prod(shape) == 1 else EMBEDDING
 
 
 def _by_shape(graph: Graph, name: str, value: str, classes: int) -> Task:

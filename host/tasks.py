@@ -68,12 +68,20 @@ class Task:
         return cls(Kind(values["kind"]), Last(values["last"]), (lines, columns))
 
     def maps(self, result: Scores) -> Scores:
-        """Pictures [images, lines, columns] of a map [images, tokens, channels].
+        """Pictures [images, lines, columns] of a map.
 
         One channel is shown as it is; of several, the number of the greatest.
+
+        Args:
+            result: [images, tokens, channels], or as the host makes it, [images, channels, lines,
+                columns].
         """
-        lines, columns = self.grid
-        pixels = result[:, -lines * columns :]
+        if result.ndim == 4:
+            lines, columns = result.shape[2:]
+            pixels = np.moveaxis(result, 1, -1)
+        else:
+            lines, columns = self.grid
+            pixels = result[:, -lines * columns :]
         shown = pixels[..., 0] if pixels.shape[-1] == 1 else pixels.argmax(axis=-1)
         return np.asarray(shown.reshape(-1, lines, columns), np.float64)
 

@@ -19,6 +19,7 @@ In the order in which a model passes through:
 """
 
 from .confined import import_confined, inspect_confined
+from .cut import result_shapes
 from .evaluate import evaluate
 from .inspection import Inspection, Row, Status, graph_of, import_model, inspect_model
 
@@ -32,4 +33,5 @@ __all__ = [
     "import_model",
     "inspect_confined",
     "inspect_model",
+    "result_shapes",
 ]

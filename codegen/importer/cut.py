@@ -26,6 +26,7 @@ from .trace import Trace, trace
 from .view import View
 
 MOST_TRIES = 32
+PRODUCTS = frozenset({"Attention", "Einsum", "MatMul"})
 # Nodes that tracing reads otherwise than the file has them, with what goes with them.
 REWRITTEN = frozenset({"DynamicQuantizeLinear", "If"})
 LARGEST_MESSAGE = 1 << 31  # bytes that protobuf can hold in one
@@ -119,6 +120,14 @@ def _frontier(source: Source, left: set[int], traced: Trace) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in (*wanted, *source.outputs) if name in given))
 
 
+def holds_attention(source: Source, cut: Cut, traced: Trace) -> bool:
+    """Whether the tail multiplies results by each other, as attention does."""
+    known = {name for number in traced.constants for name in source.nodes[number].output}
+    known |= source.weights.keys()
+    products = (source.nodes[n] for n in cut.left if source.nodes[n].op_type in PRODUCTS)
+    return any(len(set(node.input) - known) > 1 for node in products)
+
+
 # --- The tail as a file
 
 
@@ -157,6 +166,17 @@ def tail_of(source: Source, cut: Cut) -> Tail:
         onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString(),
         source.outputs,
     )
+
+
+def result_shapes(tail: Tail | None) -> dict[str, tuple[int, ...]]:
+    """The shapes of what the tail makes, by ONNX name, as far as they are settled."""
+    if tail is None:
+        return {}
+    shapes = {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in onnx.load_from_string(tail.model).graph.output
+    }
+    return {name: shape for name, shape in shapes.items() if all(shape)}
 
 
 def _declared(source: Source, name: str, tensor: Tensor | Noise) -> onnx.ValueInfoProto:

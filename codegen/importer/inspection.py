@@ -13,7 +13,7 @@ from ...host.reading import foreign
 from ...host.tail import Tail
 from ..errors import UnsupportedModelError, VitesseraError, internal_error
 from ..graph import Graph
-from .cut import Cut, find_cut, tail_of
+from .cut import Cut, find_cut, holds_attention, tail_of
 from .emit import emit
 from .heads import Head, heads_of
 from .load import Announce, Source, load_source, silent
@@ -63,11 +63,13 @@ class Offer:
         tensors: names of the tensors at which the network could be cut.
         attentions: the number of attention layers before it.
         left: the number of ONNX nodes behind it.
+        complete: whether all attention is before it.
     """
 
     tensors: tuple[str, ...]
     attentions: int
     left: int
+    complete: bool
 
     def __str__(self) -> str:
         at = ", ".join(map(repr, self.tensors))
@@ -159,10 +161,15 @@ def inspect_model(
             return Inspection(path, rows, cut.graph, images, tail, notes=notes, heads=heads)
     account = [_row(number, source, traced, graph) for number in range(len(source.nodes))]
     account += [_output_row(name, source, traced) for name, _ in traced.bad_outputs]
-    offer = None if cut is None else Offer(cut.tensors, cut.attentions, len(cut.left))
+    offer = None if cut is None else _offer(source, cut, traced)
     heads = heads_of(source, source.outputs)
     rows = tuple(account)
     return Inspection(path, rows, graph, source.images, offer=offer, notes=notes, heads=heads)
+
+
+def _offer(source: Source, cut: Cut, traced: Trace) -> Offer:
+    complete = not holds_attention(source, cut, traced)
+    return Offer(cut.tensors, cut.attentions, len(cut.left), complete)
 
 
 def _cut_rows(source: Source, cut: Cut, whole: Trace) -> tuple[Row, ...]:
@@ -240,7 +247,9 @@ def _unsupported(inspection: Inspection) -> UnsupportedModelError:
     culprit = f"Node {first.name!r} ({first.op_type}) cannot be mapped: {first.reason}."
     remedy = first.remedy
     if inspection.offer is not None:
-        remedy = f"{'' if remedy == WRITE_OTHERWISE else f'{remedy} '}{inspection.offer}"
+        # Behind all attention, people keep what they have: how to write it otherwise is no help.
+        rewriting = remedy != WRITE_OTHERWISE and not inspection.offer.complete
+        remedy = f"{remedy} {inspection.offer}" if rewriting else str(inspection.offer)
     if len(refused) == 1:
         return UnsupportedModelError(culprit, remedy)
     others = ", ".join(repr(row.name) for row in refused[1:4])

@@ -168,8 +168,8 @@ def softmax(call: Call) -> Results:
     if len(view.term.shape) != 3 or shows_image(view.term):
         raise Refused(
             "it is not applied to attention scores",
-            "Leave a softmax after the head to the host, with --results: it does not change the "
-            "order.",
+            "Only attention's own softmax is computed: softmax(q @ k.transpose(-2, -1) * scale) "
+            f"@ v. Where it comes last, --results {call.node.input[0]} takes what it reads.",
         )
     axis = call.integer("axis", -1)
     keys = view.term.shape[2]

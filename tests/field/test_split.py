@@ -17,13 +17,23 @@ from host_support import NO_PYNQ, SMALL
 from onnx import TensorProto, helper
 from onnx_builder import DIM, IMAGE, TOKENS, Calm, Net, Recipe, Step, build, gelu
 from vitessera.codegen.builddir import read_build, write_build
-from vitessera.codegen.importer import Inspection, Status, evaluate, inspect_model
+from vitessera.codegen.errors import UnsupportedModelError
+from vitessera.codegen.importer import (
+    Inspection,
+    Status,
+    evaluate,
+    import_model,
+    inspect_model,
+    result_shapes,
+)
 from vitessera.codegen.pipeline import compile_model
 from vitessera.codegen.reference import Reference
+from vitessera.codegen.tasks import find_tasks
 from vitessera.host import Accelerator
 from vitessera.host.build import read_compiled
 from vitessera.host.errors import BuildDirectoryError
 from vitessera.host.tail import Tail, TailRunner
+from vitessera.host.tasks import Kind, Task
 
 SIDE = 2  # patches a line
 
@@ -151,6 +161,38 @@ def test_a_decoder_behind_the_trunk(tmp_path: Path) -> None:
     # The shape that the exporter computes from the image is stored, since the image is not there.
     (read,) = onnx.load_from_string(inspection.tail.model).graph.input
     assert [dim.dim_value for dim in read.type.tensor_type.shape.dim] == [1, TOKENS, DIM]
+
+
+def test_what_a_decoder_gives_is_a_map_and_a_number_is_a_score(tmp_path: Path) -> None:
+    dense, best = headless(tmp_path / "dense.onnx"), tmp_path / "best.onnx"
+    saved(best, Recipe(finish=operator("ArgMax", axis=-1)))
+    for path, kind in ((dense, Kind.MAP), (best, Kind.SCORES)):
+        found = inspect_model(path, split=True)
+        assert found.graph is not None and found.tail is not None
+        tasks = find_tasks(path, found.graph, found.heads, by_host=result_shapes(found.tail))
+        assert tasks[found.tail.results[0]].kind is kind
+    shown = Task(Kind.MAP, grid=(1, 2)).maps(np.array([[[[3.0, 4.0]], [[5.0, 0.0]]]]))
+    assert shown.tolist() == [[[1, 0]]], "of two channels, the greater"
+
+
+@pytest.mark.parametrize("name", ["Clip", "LogSoftmax", "ArgMax"])
+def test_a_message_on_what_comes_last_offers_the_cut_alone(tmp_path: Path, name: str) -> None:
+    path = saved(tmp_path / "vit.onnx", Recipe(finish=BEHIND_THE_HEAD[name]))
+    with pytest.raises(UnsupportedModelError) as info:
+        import_model(path)
+    assert info.value.remedy.startswith("Up to 'add_")
+
+
+def test_a_softmax_between_blocks_is_not_said_to_be_behind_the_head(tmp_path: Path) -> None:
+    def between(net: Net, x: str) -> str:
+        x = net.op("Softmax", x, axis=-1, name="behind")
+        scores = net.op("MatMul", x, net.op("Transpose", x, perm=[0, 2, 1]))
+        return net.op("MatMul", net.op("Softmax", scores, axis=-1), x)
+
+    with pytest.raises(UnsupportedModelError) as info:
+        import_model(saved(tmp_path / "vit.onnx", Recipe(after=between)))
+    assert "Only attention's own softmax is computed" in info.value.remedy
+    assert "with 1 attention layer: --split" in info.value.remedy
 
 
 def test_one_output_needs_a_tail_and_one_does_not(tmp_path: Path) -> None:
