@@ -162,7 +162,11 @@ def test_preprocessing(
     ("name", "content", "words"),
     [
         ("preprocessor_config.json", "{", ("not valid JSON", "Repair or remove it", "--mean")),
-        ("preprocessor_config.json", '{"size": 16}', ("16x16, the model takes 8x8", "Correct it")),
+        (
+            "preprocessor_config.json",
+            '{"size": 16}',
+            ("takes 8x8", "Give --resize 8x8; or"),
+        ),
         (
             "preprocessor_config.json",
             '{"size": 8, "do_pad": true}',
