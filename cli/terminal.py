@@ -26,7 +26,10 @@ LINES = "\n\t"  # of what a terminal obeys, what text may hold
 
 
 # What our own texts hold beyond ASCII, and how a stream shows it that has no such character.
-PLAIN = {"×": "x", "−": "-", "·": "*", "→": "->", "√": "sqrt", "π": "pi", "½": "1/2", "³": "^3"}
+PLAIN = {
+    **{"×": "x", "−": "-", "·": "*", "→": "->", "√": "sqrt", "π": "pi", "½": "1/2", "³": "^3"},
+    **{"µ": "u", "…": "..."},
+}
 UNENCODABLE = "vitessera.plain"  # name of the error handler
 
 
