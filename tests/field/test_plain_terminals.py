@@ -119,8 +119,14 @@ def takes_the_locale(call: ast.Call) -> bool:
 
 
 def opens_bytes(call: ast.Call) -> bool:
-    receiver = getattr(call.func, "value", None)
-    if isinstance(receiver, ast.Name) and receiver.id in BINARY_OPENERS:
-        return getattr(call.func, "attr", "") == "open"
+    """Whether an `open` is one for bytes, or of something other than a path or a descriptor."""
+    method = isinstance(call.func, ast.Attribute) and call.func.attr == "open"
+    if method and not takes_mode_first(call):
+        return True
     given = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
     return any(isinstance(mode, str) and "b" in mode for mode in given)
+
+
+def takes_mode_first(call: ast.Call) -> bool:
+    """As a path's `open` does; an archive's or a library's takes a file."""
+    return isinstance(call.args[0], ast.Constant) if call.args else not call.keywords
