@@ -12,7 +12,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,14 @@ import numpy.typing as npt
 from vitessera.codegen.errors import ImageError, OutputError
 from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs
 from vitessera.host import Accelerator, Prediction
-from vitessera.host.accelerator import check_simulatable
+from vitessera.host.accelerator import check_simulatable, stack
 from vitessera.host.board import has_board
 from vitessera.host.build import CompiledModel, read_compiled
 from vitessera.host.errors import BoardError
 from vitessera.host.images import Float32Array
 from vitessera.host.imagesets import load_images
 from vitessera.host.inputs import ARRAY_FILES, KEYS, as_batch, found_files
-from vitessera.host.results import predict
+from vitessera.host.results import Profile, predict
 from vitessera.host.tasks import Kind, Task
 from vitessera.host.text import printable
 
@@ -57,7 +57,7 @@ pynq in either case, and root on a board.
 IMAGES are image files (PNG, JPEG, ...; they need Pillow, and a model that was compiled with its
 preprocessing), folders of them, or .npz and .npy files of arrays [n, channels, height, width],
 normalised as in training. Videos are arrays, of one axis more. With 'labels' in a .npz file the
-accuracy is shown, too.
+accuracy is shown, too. What is finished when a run is stopped is printed and saved.
 """
 EPILOG = """\
 examples:
@@ -204,48 +204,115 @@ def run(args: argparse.Namespace) -> int:
     if args.picture is not None:
         check_picture(model)
     work = gather(args.images, model)
-    saved = None if args.outputs is None else OutputFile(args.outputs, "run --outputs")
-    written = None if args.json is None else JsonFile(args.json, "run --json")
-    picture = None if args.picture is None else OutputFile(args.picture, "run --picture")
-    check_outputs(saved, written, picture)
-    members = {} if saved is None else member_names(model)
+    files = Files.of(args, model)
     simulate = on_simulation(args)
     print(f"vitessera: {announcement(args, simulate)}", file=sys.stderr)
+    done = Done(model, simulate, Progress(len(work.items)))
+    try:
+        execute(args, work, done)
+    except BaseException:
+        if done.outputs:
+            kept = f"the results of {len(done.outputs)} of {len(work.items)} images are kept"
+            print(f"\nvitessera: stopped; {kept}.", file=sys.stderr)
+            deliver(args, work.items, done, files)
+        raise
+    deliver(args, work.items, done, files)
+    return 0
+
+
+@dataclass
+class Done:
+    """What has been done so far: all of it, unless the run is stopped.
+
+    Attributes:
+        model: that runs.
+        simulate: whether on the simulated RTL.
+        progress: how many images, and how long they took.
+        outputs: of each image that is finished, by ONNX names.
+        profile: of the last image, once all are finished.
+    """
+
+    model: CompiledModel
+    simulate: bool
+    progress: Progress
+    outputs: list[dict[str, Array]] = field(default_factory=list)
+    profile: Profile | None = None
+
+
+@dataclass(frozen=True)
+class Files:
+    """What is to be written; None for what is not asked for.
+
+    Attributes:
+        outputs: all outputs.
+        members: their names in it.
+        json: the result.
+        picture: of maps.
+    """
+
+    outputs: OutputFile | None
+    members: Mapping[str, str]
+    json: JsonFile | None
+    picture: OutputFile | None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace, model: CompiledModel) -> Files:
+        """Those of the arguments, each of which can be written."""
+        outputs = None if args.outputs is None else OutputFile(args.outputs, "run --outputs")
+        written = None if args.json is None else JsonFile(args.json, "run --json")
+        picture = None if args.picture is None else OutputFile(args.picture, "run --picture")
+        check_outputs(outputs, written, picture)
+        return cls(outputs, {} if outputs is None else member_names(model), written, picture)
+
+
+def execute(args: argparse.Namespace, work: Work, done: Done) -> None:
+    """Runs the images, and notes in `done` what is finished."""
     options = {"timeout": args.timeout, "foreign_rtl": args.foreign_rtl}
     with (
         shown_stages() as stages,
-        Accelerator(args.directory, simulate=simulate, **options) as accelerator,
+        Accelerator(args.directory, simulate=done.simulate, **options) as accelerator,
     ):
         stages.finish()
-        progress = Progress(len(work.items))
-        outputs = accelerator.run(work.images, progress.show)
-        progress.finish()
-        profile = accelerator.profile()
-    result = Result.of(model, outputs)
-    print(text(result, work.items, args.top))
-    if args.profile:
-        print(f"\nThe last image:\n{profile}")
-    if saved is not None:
-        save(saved, {members[name]: array for name, array in outputs.items()})
-        for name, member in members.items():
+        done.progress.start()
+        accelerator.run(work.images, done.progress.show, done.outputs)
+        done.progress.finish()
+        done.profile = accelerator.profile()
+
+
+def deliver(args: argparse.Namespace, items: Sequence[Item], done: Done, files: Files) -> None:
+    """Prints and writes what has been done."""
+    outputs, items = stack(done.outputs), items[: len(done.outputs)]
+    result = Result.of(done.model, outputs)
+    print(text(result, items, args.top))
+    if args.profile and done.profile is not None:
+        print(f"\nThe last image:\n{done.profile}")
+    if files.outputs is not None:
+        save(files.outputs, {files.members[name]: array for name, array in outputs.items()})
+        for name, member in files.members.items():
             if name != member and name in outputs:
-                print(f"vitessera: {saved.path} holds {name!r} as {member!r}.", file=sys.stderr)
-    if picture is not None:
-        save_picture(picture, result)
-    if written is not None:
-        facts = {
-            "model": model.name,
-            "device": "simulated RTL" if simulate else "board",
-            "task": result.task.kind.value,
-            "images": as_records(result, work.items, args.top),
-            "accuracy": accuracy(work.items, result),
-            "seconds": progress.seconds,
-            "clock_mhz": profile.clock_mhz,
-            "mac_peak_share": profile.mac_peak_share,
-            "counters": dict(profile.counters),
-        }
-        written.write(facts)
-    return 0
+                shown = f"{files.outputs.path} holds {name!r} as {member!r}"
+                print(f"vitessera: {shown}.", file=sys.stderr)
+    if files.picture is not None:
+        save_picture(files.picture, result)
+    if files.json is not None:
+        files.json.write(facts(result, items, done, args.top))
+
+
+def facts(result: Result, items: Sequence[Item], done: Done, top: int) -> dict[str, Any]:
+    """What --json writes."""
+    profile = done.profile
+    return {
+        "model": done.model.name,
+        "device": "simulated RTL" if done.simulate else "board",
+        "complete": profile is not None,
+        "task": result.task.kind.value,
+        "images": as_records(result, items, top),
+        "accuracy": accuracy(items, result),
+        "seconds": done.progress.seconds,
+        "clock_mhz": profile and profile.clock_mhz,
+        "mac_peak_share": profile and profile.mac_peak_share,
+        "counters": profile and dict(profile.counters),
+    }
 
 
 def on_simulation(args: argparse.Namespace) -> bool:
@@ -280,8 +347,12 @@ class Progress:
     def __init__(self, total: int) -> None:
         self._total = total
         self._terminal = sys.stderr.isatty()
-        self._started = self._shown = time.monotonic()
         self.seconds = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Time counts from here."""
+        self._started = self._shown = time.monotonic()
 
     def show(self, done: int) -> None:
         """`done` images are."""

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 from types import TracebackType
@@ -290,13 +290,20 @@ class Accelerator:
 
     # --- Running
 
-    def run(self, images: Images, progress: Progress | bool | None = None) -> Outputs:
+    def run(
+        self,
+        images: Images,
+        progress: Progress | bool | None = None,
+        finished: list[Outputs] | None = None,
+    ) -> Outputs:
         """The network's outputs for some images.
 
         Args:
             images: a path or an array, or a sequence of paths; see `as_batch`.
             progress: called with the number of images done. True writes it to standard error,
                 False does not; None does so on a terminal or in a notebook, if it takes seconds.
+            finished: takes the outputs of each image as soon as they have been read, [tokens,
+                channels]: what there is of a run that is stopped.
 
         Returns:
             float64 [images, tokens, channels] by the outputs' ONNX names. Where the network was
@@ -307,15 +314,21 @@ class Accelerator:
             RunTimeoutError, AcceleratorError: the hardware failed; the next run starts afresh.
         """
         loaded = self._ready()
-        return self._run(loaded, as_batch(images, loaded.model), progress)
+        results = [] if finished is None else finished
+        return self._run(loaded, as_batch(images, loaded.model), progress, results)
 
-    def _run(self, loaded: _Loaded, batch: Batch, progress: Progress | bool | None) -> Outputs:
+    def _run(
+        self,
+        loaded: _Loaded,
+        batch: Batch,
+        progress: Progress | bool | None,
+        results: list[Outputs],
+    ) -> Outputs:
         limit, shown = self._limit(loaded.model), progress_of(progress, len(batch.images))
         with self._turn, self._recovering(loaded):
-            results: list[Outputs] = []
             for _ in self._steps(loaded, batch.images, results, shown):
                 self._driver.wait(limit)
-            return self._finished(loaded, results)
+            return stack(results[-len(batch.images) :])
 
     async def run_async(self, images: Images, progress: Progress | bool | None = None) -> Outputs:
         """As `run`, for `await`: the event loop goes on while the hardware works."""
@@ -331,7 +344,7 @@ class Accelerator:
                 results: list[Outputs] = []
                 for _ in self._steps(loaded, batch.images, results, shown):
                     await self._driver.wait_async(limit)
-                return self._finished(loaded, results)
+                return stack(results)
 
     def predict(
         self, images: Images, progress: Progress | bool | None = None
@@ -349,7 +362,7 @@ class Accelerator:
         loaded = self._ready()
         name = self._scores(loaded)
         batch = as_batch(images, loaded.model)
-        return self._predictions(loaded, batch, self._run(loaded, batch, progress)[name])
+        return self._predictions(loaded, batch, self._run(loaded, batch, progress, [])[name])
 
     async def predict_async(
         self, images: Images, progress: Progress | bool | None = None
@@ -396,7 +409,8 @@ class Accelerator:
     ) -> Iterator[None]:
         """Runs the batch; yields whenever the hardware must be waited for.
 
-        While it works on one image, the next is packed and the last one's results are read.
+        While it works on one image, the next is packed, and the last one's results are read and,
+        where the network was cut, the host does its part.
         """
         self._fill(loaded, 0, batch[0])
         for number in range(len(batch)):
@@ -409,8 +423,10 @@ class Accelerator:
             yield
             if progress is not None:
                 progress(number + 1)
-        self._profile = Profile.of(loaded.model, self._driver.counters(), self._clock_mhz)
+        counters = self._driver.counters()
         results.append(self._read(loaded, (len(batch) - 1) % SLOTS))
+        tail_seconds = None if loaded.tail is None else loaded.tail.seconds
+        self._profile = Profile.of(loaded.model, counters, self._clock_mhz, tail_seconds)
 
     @staticmethod
     def _fill(loaded: _Loaded, slot: int, image: npt.NDArray[np.float32]) -> None:
@@ -422,15 +438,8 @@ class Accelerator:
     def _read(loaded: _Loaded, slot: int) -> Outputs:
         buffer = loaded.outputs[slot]
         _sync(buffer.invalidate)
-        return loaded.model.unpack(np.array(buffer, np.uint8))
-
-    def _finished(self, loaded: _Loaded, results: Sequence[Outputs]) -> Outputs:
-        """What the accelerator gave, and what the host makes of it where the network was cut."""
-        if loaded.tail is not None:
-            results = [loaded.tail(result) for result in results]
-            if self._profile is not None:
-                self._profile = replace(self._profile, tail_seconds=loaded.tail.seconds)
-        return _stack(results)
+        outputs = loaded.model.unpack(np.array(buffer, np.uint8))
+        return outputs if loaded.tail is None else loaded.tail(outputs)
 
     def _limit(self, model: CompiledModel) -> int:
         """Cycles that a run may take."""
@@ -588,7 +597,8 @@ class _Recovering:
             self._accelerator._recover()
 
 
-def _stack(results: Sequence[Outputs]) -> Outputs:
+def stack(results: Sequence[Outputs]) -> Outputs:
+    """The outputs of some images as one array each."""
     return {name: np.stack([entry[name] for entry in results]) for name in results[0]}
 
 

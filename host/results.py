@@ -95,7 +95,11 @@ class Profile:
 
     @classmethod
     def of(
-        cls, model: CompiledModel, counters: Mapping[str, int], clock_mhz: float | None = None
+        cls,
+        model: CompiledModel,
+        counters: Mapping[str, int],
+        clock_mhz: float | None = None,
+        tail_seconds: float | None = None,
     ) -> Profile:
         """The profile of a run of `model` that left `counters`.
 
@@ -112,6 +116,7 @@ class Profile:
             dram_written_bytes=counters["WRITE_BEATS"] * beat,
             busy={unit: counters[name] for name, unit in UNITS.items()},
             counters=dict(counters),
+            tail_seconds=tail_seconds,
         )
 
     @property

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import DIGITS, Command, assert_refused
+from command_line import DIGITS, Command, Outcome, assert_refused
 from host_support import NO_PYNQ, SMALL, vouch
 from vitessera.cli import run as run_command
 from vitessera.cli.main import main
@@ -81,8 +81,13 @@ class OnTheReference:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def run(self, images: np.ndarray, progress: Callable[[int], None]) -> dict[str, np.ndarray]:
-        results = []
+    def run(
+        self,
+        images: np.ndarray,
+        progress: Callable[[int], None],
+        finished: list[dict[str, np.ndarray]] | None = None,
+    ) -> dict[str, np.ndarray]:
+        results = [] if finished is None else finished
         for number, image in enumerate(images, 1):
             left = Reference(self.program).run_buffer(self.model.pack(image).tobytes())
             results.append(self.model.unpack(np.frombuffer(left, np.uint8)))
@@ -513,17 +518,25 @@ class TestSimulated:
             recovered.append(driver._state())
 
         def interrupt(_: object, done: int) -> None:
-            if done == 2:
+            if done == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 
+        whole = command("run", small_build, few, "--simulate")
         monkeypatch.setattr(Driver, "recover", note)
         monkeypatch.setattr(run_command.Progress, "show", interrupt)
         outcome = command("run", small_build, few, "--simulate", "--json", tmp_path / "result.json")
         assert outcome.code == 130
-        assert outcome.output == ""
+        assert "stopped; the results of 2 of 4 images are kept" in outcome.errors
         assert "interrupted" in outcome.errors
         assert recovered == ["IDLE"]
-        assert not (tmp_path / "result.json").exists()
+        self.assert_kept(whole, outcome, tmp_path)
+
+    @staticmethod
+    def assert_kept(whole: Outcome, stopped: Outcome, folder: Path) -> None:
+        """The first two lines of the whole run, and a JSON file that says that it is not all."""
+        assert stopped.output.splitlines()[:2] == whole.output.splitlines()[:2]
+        written = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        assert (len(written["images"]), written["complete"]) == (2, False)
 
     def test_a_run_that_never_ends(
         self, command: Command, small_build: Path, few: Path, tmp_path: Path
