@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from vitessera.codegen.boardfile import find_board
@@ -124,18 +123,19 @@ def target(args: argparse.Namespace) -> HardwareConfig | Board:
 
 def run(args: argparse.Namespace) -> int:
     """Compiles and writes the build directory."""
-    from vitessera.codegen.pipeline import compile_model
+    from vitessera.codegen.pipeline import Said, compile_model
     from vitessera.codegen.quantize import MOST_IMAGES
 
-    chosen, said = target(args), given(args)
+    chosen = target(args)
+    kind = args.task and Kind(args.task)
+    said = Said(given(args), args.results, args.shape, args.split, kind)
     check_output(args.output)
-    calibration, notes = None, list[str]()
+    calibration, note = None, ""
     if args.calibration is not None:
         found = load_images(args.calibration, ("calibration", "images"), MOST_IMAGES)
         calibration, note = found.images, left_out(args.calibration, found)
         if note:
             print(f"vitessera: {note}", file=sys.stderr)
-            notes.append(note)
     else:
         print(
             "vitessera: no --calibration given: scales come from noise images; expect less "
@@ -143,21 +143,10 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
     with shown_stages() as stages:
-        build = compile_model(
-            args.model,
-            chosen,
-            calibration,
-            stages.start,
-            said,
-            args.results,
-            args.split,
-            args.shape,
-            notes.append,
-            kind=args.task and Kind(args.task),
-        )
+        build = compile_model(args.model, chosen, calibration, stages.start, said)
         stages.start("write")
         place = write_build(build, args.output)
-    print(summary(build, args.output if args.output.exists() else place, notes))
+    print(summary(build, args.output if args.output.exists() else place, note))
     return 0
 
 
@@ -172,11 +161,11 @@ def left_out(path: Path, found: ImageSet) -> str:
     )
 
 
-def summary(build: Build, folder: Path, notes: Sequence[str] = ()) -> str:
-    """What was built, and what can be done with it; `notes` are on its model and calibration."""
+def summary(build: Build, folder: Path, note: str = "") -> str:
+    """What was built, and what can be done with it; `note` is on its calibration."""
     config, images = build.config, build.preprocessing
     known = images.describe() if images else UNKNOWN_IMAGES
-    known = "\n".join([known, *map(printable, notes)])
+    known = "\n".join([known, *map(printable, (*build.notes, note))]).rstrip()
     return (
         f"{printable(build.model)}: {len(build.program.instructions)} instructions, "
         f"{len(build.program.weights) / 1024:.0f} KiB of weights, on {config.macs} MACs "

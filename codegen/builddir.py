@@ -73,6 +73,7 @@ class Build:
         device_names: what the board that it is for calls itself; empty for any.
         tail: what the host does behind the accelerator; None for nothing.
         tasks: what each result means, by its ONNX name.
+        notes: what is to be known of the model's import; said once, and not kept.
         fabric_mhz: the clock as the board makes it; None for the configured one.
     """
 
@@ -88,6 +89,7 @@ class Build:
     tail: Tail | None = None
     tasks: Mapping[str, Task] = field(default_factory=dict)
     fabric_mhz: float | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def config(self) -> HardwareConfig:

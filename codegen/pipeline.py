@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,17 +35,33 @@ TRIED_IMAGES = 4  # that sums of parts are looked at on
 KEPT_IMAGES = 32  # calibration images that the build directory carries
 
 
+@dataclass(frozen=True)
+class Said:
+    """What the user says of a model.
+
+    Attributes:
+        images: what is done to image files, and the names of the classes; None for nothing.
+        results, shape: as `outputs` and `shape` of `importer.inspect_model`.
+        split: leave what cannot be mapped to the host, if it comes after what can.
+        kind: of the results; None for nothing.
+    """
+
+    images: Given | None = None
+    results: Sequence[str] = ()
+    shape: Sequence[int] = ()
+    split: bool = False
+    kind: Kind | None = None
+
+
+NOTHING_SAID = Said()
+
+
 def compile_model(
     model: Path,
     target: HardwareConfig | Board,
     calibration: Array | None = None,
     announce: Announce = lambda _: None,
-    given: Given | None = None,
-    outputs: Sequence[str] = (),
-    split_off: bool = False,
-    shape: Sequence[int] = (),
-    tell: Announce = lambda _: None,
-    kind: Kind | None = None,
+    said: Said = NOTHING_SAID,
 ) -> Build:
     """Imports, quantises, schedules and generates.
 
@@ -54,12 +71,7 @@ def compile_model(
         calibration: images [n, ...] as the model takes them, of which at most MOST_IMAGES are
             used, evenly spread; noise when there are none, which costs accuracy.
         announce: called with the name of each stage as it starts.
-        given: what the user says about images and class names; the rest is looked for.
-        outputs: as for `importer.inspect_model`.
-        split_off: leave what cannot be mapped to the host, if it comes after what can.
-        shape: as for `importer.inspect_model`.
-        tell: called with what is to be known of the import: `importer.Inspection.notes`.
-        kind: of the results, if the user says it; else it is found out.
+        said: what the user says of the model; the rest is found out.
 
     Raises:
         VitesseraError: the model, the images or the configuration cannot be used; nothing has
@@ -68,14 +80,12 @@ def compile_model(
     board = target if isinstance(target, Board) else BOARDS.get(target.board)
     check_board(target.config if isinstance(target, Board) else target, board)
     announce("import")
-    imported = inspect_confined(model, outputs, split=split_off, shape=shape)
+    imported = inspect_confined(model, said.results, split=said.split, shape=said.shape)
     graph = graph_of(imported)
-    for note in imported.notes:
-        tell(note)
-    preprocessing = find_preprocessing(model, graph, given)
+    preprocessing = find_preprocessing(model, graph, said.images)
     classes = len(preprocessing.classes) if preprocessing else 0
     shapes = result_shapes(imported.tail)
-    tasks = find_tasks(model, graph, imported.heads, classes, kind, shapes)
+    tasks = find_tasks(model, graph, imported.heads, classes, said.kind, shapes)
     images = default_calibration(graph) if calibration is None else calibration
     if images.ndim and len(images) > MOST_IMAGES:
         announce(f"take {MOST_IMAGES} of {len(images)} images")
@@ -111,6 +121,7 @@ def compile_model(
         images=kept,
         preprocessing=preprocessing,
         tail=imported.tail,
+        notes=imported.notes,
         tasks=tasks,
     )
 

@@ -26,7 +26,7 @@ from vitessera.codegen.importer import (
     inspect_model,
     result_shapes,
 )
-from vitessera.codegen.pipeline import compile_model
+from vitessera.codegen.pipeline import Said, compile_model
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.tasks import find_tasks
 from vitessera.host import Accelerator
@@ -249,7 +249,7 @@ def test_compile_offers_the_cut_and_inspect_shows_it(command: Command, tmp_path:
 def split_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The trunk on the small accelerator, its decoder left to the host."""
     folder = tmp_path_factory.mktemp("split")
-    build = compile_model(headless(folder / "dense.onnx"), SMALL, split_off=True)
+    build = compile_model(headless(folder / "dense.onnx"), SMALL, said=Said(split=True))
     return write_build(build, folder / "build")
 
 
