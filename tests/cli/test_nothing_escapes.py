@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from vitessera.codegen.importer import inspect_model
 from vitessera.host import Accelerator
 from vitessera.host.errors import BoardError, ImageError, VitesseraError
 from vitessera.host.reading import reading
-from vitessera.host.results import predict
+from vitessera.host.tasks import CLASSES, Kind, Task
 from vitessera.host.text import printable
 
 MODEL = DIGITS / "vit_digits.onnx"
@@ -314,14 +313,8 @@ def test_names_of_nodes_and_layers(command: Command, tmp_path: Path) -> None:
 
 
 def test_names_of_classes_images_and_outputs() -> None:
-    model: Any = SimpleNamespace(
-        classes=(EVIL, "dog"),
-        outputs=[SimpleNamespace(name=EVIL, index=np.zeros((1, 2)))],
-    )
     items = [run_command.Item(Path(EVIL.replace("\x00", "")), 3)]
-    scores = np.array([2.0, 1.0])
-    text = run_command.text(model, items, [predict(scores, model.classes)], {}, 2)
-    assert len(text.splitlines()) == 1 and SHOWN in text
-    text = run_command.text(model, items, [], {EVIL: np.zeros((1, 2))}, 1)
-    assert text == f"{SHOWN}  [1, 2]"
-    assert run_command.shapes(model) == f"{SHOWN} [1, 2]"
+    for task in (CLASSES, Task(Kind.LABELS), Task(Kind.SCORES)):
+        result = run_command.Result(EVIL, task, np.array([[[2.0, 1.0]]]), (EVIL, "dog"))
+        text = run_command.text(result, items, 2)
+        assert len(text.splitlines()) == 1 and SHOWN in text
