@@ -76,7 +76,8 @@ class Offer:
         layers = _counted(self.attentions, "attention layer")
         return (
             f"Up to {at} the network can be mapped, with {layers}: --split takes that, and leaves "
-            f"{_counted(self.left, 'node')} behind it to the host."
+            f"{_counted(self.left, 'node')} behind it to the host; --results, with the same names, "
+            "leaves that out."
         )
 
 

@@ -573,7 +573,7 @@ class TestBuildDirectory:
     ) -> None:
         manifest = json.loads((damaged / "manifest.json").read_text())
         (damaged / "manifest.json").write_text(json.dumps(manifest | {"files": {}}))
-        assert_refused(command(name, damaged), "manifest.json is damaged (no hls/", "Compile the")
+        assert_refused(command(name, damaged), "manifest.json is damaged (no accelerator.toml in", "Compile the")
 
     @pytest.mark.parametrize(
         "change",
