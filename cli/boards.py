@@ -16,7 +16,7 @@ from vitessera.codegen.sizing import fits
 from vitessera.codegen.tables import Column, grouped, text_table
 from vitessera.codegen.vivado import check_board
 
-from .inspect import add_import_options
+from .inspect import add_import_options, add_split
 from .stages import Stages
 from .terminal import line_width
 
@@ -93,6 +93,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="the accelerator for this model on each board; takes some seconds a board",
     )
     add_import_options(parser)
+    add_split(parser)
     parser.add_argument(
         "--builds",
         nargs="+",
@@ -123,20 +124,21 @@ def _builds(folders: list[Path], boards: list[Board]) -> str:
     """Which of `boards` each build's accelerator fits; equal designs run on one bitstream."""
     rows = []
     for folder in folders:
-        config, design_hash = read_accelerator(folder)
+        built = read_accelerator(folder)
+        config = built.config
         fitting = ", ".join(board.name for board in boards if fits(config, board)) or "none"
-        rows.append((folder, *_engine(config), f"{design_hash:016x}", fitting))
+        rows.append((folder, *_engine(config), f"{built.design_hash:016x}", fitting))
     return text_table(BUILDS, rows, line_width())
 
 
 def _picks(args: argparse.Namespace, boards: list[Board]) -> str:
     """The accelerator for --model on each board."""
-    from vitessera.codegen.importer import import_confined
+    from vitessera.codegen.importer import graph_of, inspect_confined
     from vitessera.codegen.quantize import default_calibration, quantize
 
     stages = Stages()
     stages.start("import and quantise")
-    graph = import_confined(args.model, args.results, args.shape)
+    graph = graph_of(inspect_confined(args.model, args.results, split=args.split, shape=args.shape))
     quantized = quantize(graph, default_calibration(graph, count=2))  # sizes are all that matters
     rows = []
     for board in boards:

@@ -115,7 +115,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def target(args: argparse.Namespace) -> HardwareConfig | Board:
     """The accelerator that --config or --like describes, or the board that --board names."""
     if args.like is not None:
-        return read_accelerator(args.like)[0]
+        return read_accelerator(args.like).config
     if args.config is not None:
         return read_config(args.config)
     return find_board(args.board or DEFAULT_BOARD)
@@ -144,6 +144,8 @@ def run(args: argparse.Namespace) -> int:
         )
     with shown_stages() as stages:
         build = compile_model(args.model, chosen, calibration, stages.start, said)
+        if args.like is not None:
+            build = read_accelerator(args.like).taken_over(build)
         stages.start("write")
         place = write_build(build, args.output)
     print(summary(build, args.output if args.output.exists() else place, note))
@@ -191,6 +193,8 @@ def whose(config: HardwareConfig) -> str:
     board = BOARDS.get(config.board)
     if board is not None and config == board.config:
         return f"{board.name}'s standard accelerator, which other models share"
+    if config.board == HardwareConfig.board:
+        return "as configured; with --like other models share it"
     return f"sized for {config.board}; with --like other models share it"
 
 

@@ -46,7 +46,7 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
         default=(),
         metavar="NAME",
         help="tensors to take as results, of the model's outputs or inside it, in place of all "
-        "outputs; what comes after them is left to the host",
+        "outputs; what comes after them is left out",
     )
     parser.add_argument(
         "--shape",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -98,7 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal that asked it to stop.
     """
     try:
-        with guarded(), stoppable():
+        with guarded(), warnings.catch_warnings(), stoppable():
+            warnings.showwarning = _show_warning  # type: ignore[assignment]
             return _outcome(sys.argv[1:] if arguments is None else arguments)
     except BrokenPipeError:
         # The reader of our output has gone, as with `| head`.
@@ -119,6 +121,11 @@ def _outcome(arguments: Sequence[str]) -> int:
     except Exception as error:
         _show(report(_ours(error), arguments))
         return EXIT_ERROR
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    """What it says, and not which line of ours says it."""
+    print(message, file=sys.stderr)
 
 
 def _how(stop: KeyboardInterrupt) -> str:

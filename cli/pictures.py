@@ -22,7 +22,10 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "image files", "what was done to images in training, which the host does again to files"
     )
-    for name, meaning in (("mean", "subtracted from pixels of 0 to 1"), ("std", "divided by next")):
+    for name, meaning in (
+        ("mean", "subtracted from pixels of 0 to 1"),
+        ("std", "what they are then divided by"),
+    ):
         group.add_argument(
             f"--{name}",
             type=numbers,

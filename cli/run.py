@@ -24,12 +24,13 @@ from vitessera.codegen.outputfile import JsonFile, OutputFile, check_outputs
 from vitessera.host import Accelerator, Prediction
 from vitessera.host.accelerator import check_simulatable, stack
 from vitessera.host.board import has_board
-from vitessera.host.build import CompiledModel, read_compiled
+from vitessera.host.build import TAIL, CompiledModel, read_compiled
 from vitessera.host.errors import BoardError
 from vitessera.host.images import Float32Array
 from vitessera.host.imagesets import load_images
 from vitessera.host.inputs import ARRAY_FILES, KEYS, as_batch, found_files
 from vitessera.host.results import Profile, predict
+from vitessera.host.tail import RUNTIME, can_run
 from vitessera.host.tasks import Kind, Task
 from vitessera.host.text import printable
 
@@ -55,7 +56,7 @@ Runs a compiled model on images: on the board where there is one, else on the si
 pynq in either case, and root on a board.
 
 IMAGES are image files (PNG, JPEG, ...; they need Pillow, and a model that was compiled with its
-preprocessing), folders of them, or .npz and .npy files of arrays [n, channels, height, width],
+preprocessing), folders of them, patterns such as 'photos/*.jpg', or .npz and .npy files of arrays [n, channels, height, width],
 normalised as in training. Videos are arrays, of one axis more. With 'labels' in a .npz file the
 accuracy is shown, too. What is finished when a run is stopped is printed and saved.
 """
@@ -101,8 +102,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--outputs",
         type=Path,
         metavar="FILE.npz",
-        help="save all outputs, as real numbers [images, tokens, channels] by their ONNX names; of "
-        "names that are no paths below a folder, as '/x' is none, that part is percent-encoded",
+        help="save all outputs, as real numbers [images, tokens, channels] by their ONNX names; a "
+        "name that would lead out of the folder it is unpacked to, such as '/x', is "
+        "percent-encoded",
     )
     parser.add_argument(
         "--picture",
@@ -184,7 +186,7 @@ def gather(paths: Sequence[Path], model: CompiledModel) -> Work:
 
 
 def _items(path: Path, count: int) -> list[Item]:
-    if path.suffix not in ARRAY_FILES:
+    if path.suffix.lower() not in ARRAY_FILES:
         return [Item(path)]
     labels = load_images(path, KEYS).labels
     truths = [None] * count if labels is None else labels.tolist()
@@ -292,10 +294,10 @@ def deliver(args: argparse.Namespace, items: Sequence[Item], done: Done, files: 
             if name != member and name in outputs:
                 shown = f"{files.outputs.path} holds {name!r} as {member!r}"
                 print(f"vitessera: {shown}.", file=sys.stderr)
-    if files.picture is not None:
-        save_picture(files.picture, result)
     if files.json is not None:
         files.json.write(facts(result, items, done, args.top))
+    if files.picture is not None:
+        save_picture(files.picture, result)
 
 
 def facts(result: Result, items: Sequence[Item], done: Done, top: int) -> dict[str, Any]:
@@ -438,9 +440,10 @@ def line(result: Result, number: int, top: int) -> str:
             lines, columns = result.task.grid
             return f"map {lines} x {columns}, from {values.min():.4g} to {values.max():.4g}"
         case _:
-            shape = " x ".join(map(str, values.shape))
+            shape = " x ".join(map(str, values.shape)) or "a number"
             first = "  ".join(f"{value:.4g}" for value in values.ravel()[:FEW])
-            return f"{shape}, norm {np.linalg.norm(values):.4g}: {first} ..."
+            more = " ..." if values.size > FEW else ""
+            return f"{shape}, norm {np.linalg.norm(values):.4g}: {first}{more}"
 
 
 def named_scores(result: Result, scores: Array) -> list[str]:
@@ -520,19 +523,25 @@ def save_picture(file: OutputFile, result: Result) -> None:
     maps = result.task.maps(result.values)
     low, high = maps.min(), maps.max()
     grey = np.rint((maps - low) * (255.0 / (high - low or 1.0))).astype(np.uint8)
+    image = image_class().fromarray(grey.reshape(-1, grey.shape[-1]))
+    from PIL.PngImagePlugin import PngInfo
+
+    mark = PngInfo()
+    mark.add_text("Comment", file.mark)
     with file.writing() as staged:
-        image_class().fromarray(grey.reshape(-1, grey.shape[-1])).save(staged, format="PNG")
+        image.save(staged, format="PNG", pnginfo=mark)
 
 
 def check_picture(model: CompiledModel) -> None:
     """ImageError unless the first result is a map, and Pillow is there to draw it."""
     image_class()
-    kinds = {model.task(model.results(tail)[0]).kind for tail in (False, True)}
-    if Kind.MAP not in kinds:
-        raise ImageError(
-            f"--picture: {model.name} gives {kinds.pop().value}, no map.",
-            "Leave it out; or compile the model with --task map, if its first result is one.",
-        )
+    kind = model.task(model.results(can_run())[0]).kind
+    if kind is Kind.MAP:
+        return
+    remedy = "Leave it out; or compile the model with --task map, if its first result is one."
+    if model.task(model.results()[0]).kind is Kind.MAP:
+        remedy = f"Its map is made by {TAIL}: install {RUNTIME}, or leave --picture out."
+    raise ImageError(f"--picture: {model.name} gives {kind.value}, no map.", remedy)
 
 
 def image_class() -> Any:  # noqa: ANN401 (Pillow is optional)

@@ -22,7 +22,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -236,7 +236,7 @@ def _measured(folder: Path) -> dict[str, str]:
     return {
         name: digest
         for name, digest in _vouched(folder).items()
-        if PurePosixPath(name).parts[0] in ("rtl", "program")
+        if name.startswith(("rtl/", "program/"))
     }
 
 
@@ -297,10 +297,31 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_accelerator(folder: Path) -> tuple[HardwareConfig, int]:
-    """The accelerator of the build in `folder`, and its design hash, without reading the rest.
+@dataclass(frozen=True)
+class BuiltAccelerator:
+    """The accelerator of a build directory.
 
-    Two builds with the same hash run on the same bitstream.
+    Attributes:
+        config: its configuration.
+        design_hash: two builds with the same one run on the same bitstream.
+        device_names, fabric_mhz: as in Build.
+    """
+
+    config: HardwareConfig
+    design_hash: int
+    device_names: tuple[str, ...]
+    fabric_mhz: float | None
+
+    def taken_over(self, build: Build) -> Build:
+        """`build`, which has this configuration, for the board that this accelerator is on.
+
+        A board that somebody described is known to the first build alone.
+        """
+        return replace(build, device_names=self.device_names, fabric_mhz=self.fabric_mhz)
+
+
+def read_accelerator(folder: Path) -> BuiltAccelerator:
+    """The accelerator of the build in `folder`, without reading the rest.
 
     Raises:
         BuildDirectoryError: it is not a build directory, or its manifest is damaged.
@@ -309,7 +330,9 @@ def read_accelerator(folder: Path) -> tuple[HardwareConfig, int]:
     manifest = BuildFiles(folder).manifest
     with reading_manifest(folder):
         values, design_hash = dict(manifest["config"]), int(manifest["design_hash"], 16)
-    return HardwareConfig.from_dict(values, f"{folder / MANIFEST}, config"), design_hash
+        names, clock = tuple(manifest["device_names"]), manifest.get("fabric_mhz")
+    config = HardwareConfig.from_dict(values, f"{folder / MANIFEST}, config")
+    return BuiltAccelerator(config, design_hash, names, clock)
 
 
 def read_build(folder: Path, *, check_rtl: bool = True) -> Build:

@@ -405,7 +405,13 @@ def _literal(content: str, key: str) -> object:
 
 def _own(values: Mapping[str, Any], image: Frame) -> Fields:
     """The object with `KEYS`."""
-    if values.keys() & _TRANSFORMERS:
+    theirs, ours = values.keys() & _TRANSFORMERS, values.keys() & (set(KEYS) - _TRANSFORMERS)
+    if theirs and ours:
+        raise ValueError(
+            f"{min(ours)!r} is a key of vitessera's, {min(theirs)!r} one of transformers': use "
+            "those of one"
+        )
+    if theirs:
         return _transformers(values, image)
     if unknown := values.keys() - set(KEYS):
         raise ValueError(

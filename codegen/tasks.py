@@ -73,12 +73,10 @@ def find_tasks(
     def task(name: str, head: Head) -> Task:
         if given is not None:
             return _given(graph, name, head, given, by_host.get(name))
+        if name not in values:
+            return _of_host(by_host.get(name), _by_head(head) or problem, _width(graph))
         stated = _by_head(head) or problem
-        if stated is not None:
-            return stated
-        if name in values:
-            return _by_shape(graph, name, values[name], classes)
-        return _of_host(by_host.get(name, ()))
+        return stated or _by_shape(graph, name, values[name], classes)
 
     return {name: task(name, head) for name, head in heads.items()}
 
@@ -109,8 +107,8 @@ def _given(graph: Graph, name: str, head: Head, given: Kind, by_host: Sides | No
     if given is not Kind.MAP:
         last = {Kind.CLASSES: Last.SOFTMAX, Kind.LABELS: Last.SIGMOID}.get(given, Last.NOTHING)
         return Task(given, last)
-    if by_host is not None and _of_host(by_host).kind is Kind.MAP:
-        return _of_host(by_host)
+    if by_host is not None and len(by_host) in (IMAGE_RANK - 1, IMAGE_RANK):
+        return Task(Kind.MAP, grid=(by_host[-2], by_host[-1]))
     grid, value = _grid(graph), dict(graph.outputs).get(name)
     tokens = graph.shapes()[value][0] if value else 0
     if not grid or tokens < math.prod(grid):
@@ -122,11 +120,27 @@ def _given(graph: Graph, name: str, head: Head, given: Kind, by_host: Sides | No
     return Task(Kind.MAP, grid=grid)
 
 
-def _of_host(shape: Sides) -> Task:
-    """A result in the shape of the ONNX file: [1, channels, lines, columns] is a map."""
+def _of_host(shape: Sides | None, stated: Task | None, width: int) -> Task:
+    """A result that the host makes, in the shape of the ONNX file, None if that is not known.
+
+    Args:
+        shape: [1, channels, lines, columns] is a map.
+        stated: what its head or a file says. That is of one row of scores, as wide as what the
+            network gives: an ArgMax or TopK behind it is another thing.
+        width: of the row that the network gives.
+    """
+    if shape is None:
+        return EMBEDDING
+    if stated is not None and shape[-1:] == (width,) and math.prod(shape) == width:
+        return stated
     if len(shape) == IMAGE_RANK:
         return Task(Kind.MAP, grid=(shape[2], shape[3]))
     return SCORES if math.prod(shape) == 1 else EMBEDDING
+
+
+def _width(graph: Graph) -> int:
+    """Channels of the first tensor that the network gives."""
+    return graph.shapes()[graph.outputs[0][1]][1]
 
 
 def _by_shape(graph: Graph, name: str, value: str, classes: int) -> Task:

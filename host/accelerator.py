@@ -598,7 +598,19 @@ class _Recovering:
 
 
 def stack(results: Sequence[Outputs]) -> Outputs:
-    """The outputs of some images as one array each."""
+    """The outputs of some images as one array each.
+
+    Raises:
+        VitesseraError: the host's part of the network gives another shape for each image.
+    """
+    for name in results[0]:
+        shapes = {entry[name].shape for entry in results}
+        if len(shapes) > 1:
+            raise VitesseraError(
+                f"The host's part of the network gives {name!r} in another shape for each image "
+                f"({', '.join(map(str, sorted(shapes)))}).",
+                "Run the images one by one.",
+            )
     return {name: np.stack([entry[name] for entry in results]) for name in results[0]}
 
 
@@ -610,8 +622,8 @@ def _tail_runner(model: CompiledModel) -> TailRunner | None:
         return TailRunner(model.tail, str(model.folder / TAIL))
     warnings.warn(
         f"vitessera: {model.name} was cut in two, and the part in {model.folder / TAIL} is not "
-        f"run, since {RUNTIME} is not installed: results are those at the cut. Where your Python "
-        f"has it, pip install {RUNTIME} changes that.",
+        f"run, since {RUNTIME} is not installed: results are those at the cut. To run "
+        f"it, install ONNX Runtime (pip install {RUNTIME}), if there is one for this Python.",
         RuntimeWarning,
         stacklevel=4,
     )

@@ -73,6 +73,11 @@ def as_batch(images: Images, model: CompiledModel) -> Batch:
         return _from_array(images, model, "The image")
     if _is_pillow(images):
         return _from_pillow(images, model)
+    if hasattr(images, "__array__"):  # of torch, say
+        remedy = "Give a numpy array: of a torch tensor, tensor.detach().cpu().numpy()."
+        with reading("The image", ImageError, "cannot be read as an array", remedy):
+            array = np.asarray(images)
+        return _from_array(array, model, "The image")
     if isinstance(images, (Mapping, bytes)) or not isinstance(images, Iterable):
         raise ImageError(
             f"A {type(images).__name__} is no image.",
@@ -94,13 +99,15 @@ def found_files(path: Path) -> tuple[Path, ...]:
     Raises:
         ImageError: there is none.
     """
-    if _is_pattern(path):
+    with reading(path, ImageError, "cannot be read", "Give the path of a file or folder."):
+        is_pattern, is_folder = _is_pattern(path), path.is_dir()
+    if is_pattern:
         names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 (may be absolute)
         found = tuple(file for file in map(Path, names) if file.is_file())
         if not found:
             raise ImageError(f"{path}: no file has such a name.", "Give another pattern.")
         return found
-    if not path.is_dir():
+    if not is_folder:
         return (path,)
     with reading(path, ImageError, "cannot be read", "Give a folder that this user may read."):
         found = tuple(sorted(entry for entry in path.iterdir() if _is_image_file(entry)))
@@ -135,7 +142,7 @@ def _from_path(path: Path, model: CompiledModel) -> Batch:
 
 
 def _from_file(path: Path, model: CompiledModel) -> Batch:
-    if path.suffix in ARRAY_FILES:
+    if path.suffix.lower() in ARRAY_FILES:
         content = load_images(path, KEYS).images
         return _from_array(content, model, str(path))
     image = _preprocessing(model, str(path)).load(path)
@@ -188,7 +195,8 @@ def _say_if_unnormalised(images: Float32Array, rule: Preprocessing | None, what:
     whole = least >= 0 and BRIGHT < most <= 255 and bool((images == np.rint(images)).all())
     if rule is None or not rule.mean:
         if whole:
-            _say(what, least, most, "they look like pixels that have not been normalised")
+            why = "they look like pixels that have not been normalised"
+            _say(what, least, most, why, "Normalise them as in training")
         return
     low, high = rule.range()
     leeway = LEEWAY * (high - low)
@@ -198,10 +206,14 @@ def _say_if_unnormalised(images: Float32Array, rule: Preprocessing | None, what:
         _say(what, least, most, "they look like pixels that were only brought to 0 to 1")
 
 
-def _say(what: str, least: float, most: float, why: str) -> None:
+HERE_OR_THERE = (
+    "Give 8-bit pixels (uint8), which are normalised here, or normalise them as in training"
+)
+
+
+def _say(what: str, least: float, most: float, why: str, remedy: str = HERE_OR_THERE) -> None:
     warnings.warn(
-        f"vitessera: {what}: the values reach from {least:.3g} to {most:.3g}; {why}. Give 8-bit "
-        "pixels (uint8), which are normalised here, or normalise them as in training.",
+        f"vitessera: {what}: the values reach from {least:.3g} to {most:.3g}; {why}. {remedy}.",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -355,7 +355,7 @@ class Preprocessing:
 def normalisation_unknown() -> ImageError:
     """The error for an image file when the model came without mean and standard deviation."""
     return ImageError(
-        "The model came without a word on how its images are normalised, so image files and raw "
+        "The model was compiled without mean and std, so image files and raw "
         "pixels cannot be used.",
         "Compile it again with --mean and --std (--resize and --crop for pictures of other sizes, "
         "--classes for names), or with preprocessor_config.json beside it; or give arrays that are "

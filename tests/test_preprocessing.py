@@ -64,7 +64,11 @@ def test_the_factor_is_the_one_given() -> None:
         (GREY, np.zeros((4, 6), np.float32), r"pixels are float32\. Give 8-bit pixels"),
         (GREY, np.zeros((6, 4), np.uint8), r"shape \[6, 4\]\. The model takes \[4, 6, 1\]"),
         (COLOUR, np.zeros((3, 4, 6), np.uint8), r"shape \[3, 4, 6\]\. .* \[4, 6, 3\]"),
-        (Preprocessing(1, 4, 6), np.zeros((4, 6), np.uint8), r"without a word .* --mean and --std"),
+        (
+            Preprocessing(1, 4, 6),
+            np.zeros((4, 6), np.uint8),
+            r"without mean and std, .* --mean and --std",
+        ),
     ],
 )
 def test_wrong_pixels_are_refused(rule: Preprocessing, pixels: np.ndarray, message: str) -> None:
@@ -152,7 +156,7 @@ def test_filters_have_the_numbers_that_pillow_gives_them() -> None:
         ({}, (5, 6), r"image is 5x6, the model takes 4x6 .* no rule .* --resize 4x6, or"),
         ({"crop": (4, 6)}, (3, 6), r"image is 3x6, too small to cut 4x6 .* at least 4x6"),
         ({"resize": 4}, (5, 5), r"image is 4x4 after resizing, the model takes 4x6"),
-        ({"mean": (), "std": ()}, (4, 6), r"without a word .* Compile it again with --mean"),
+        ({"mean": (), "std": ()}, (4, 6), r"without mean and std, .* Compile it again with --mean"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(

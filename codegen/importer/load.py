@@ -332,7 +332,7 @@ def _outputs(
         names = ", ".join(repr(value.name) for value in graph.output)
         raise UnsupportedModelError(
             f"No node of {path} makes a tensor called {unknown[0]!r}.",
-            f"The model's outputs are {names}; tensors inside it have names, too.",
+            f"The model's outputs are {names}; a tensor inside the model can be named, too.",
         )
     if chosen:
         return tuple(dict.fromkeys(chosen))

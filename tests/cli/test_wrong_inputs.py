@@ -573,7 +573,8 @@ class TestBuildDirectory:
     ) -> None:
         manifest = json.loads((damaged / "manifest.json").read_text())
         (damaged / "manifest.json").write_text(json.dumps(manifest | {"files": {}}))
-        assert_refused(command(name, damaged), "manifest.json is damaged (no accelerator.toml in", "Compile the")
+        words = ("manifest.json is damaged (no accelerator.toml in", "Compile the")
+        assert_refused(command(name, damaged), *words)
 
     @pytest.mark.parametrize(
         "change",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,19 @@ def test_like_takes_the_accelerator_of_a_build(
     assert outcome.code == 0, outcome.errors
     assert read_accelerator(tmp_path / "build") == read_accelerator(first)
     shown = command("boards", "pynq-z2", "--builds", first, tmp_path / "build").output
-    assert shown.count(f"{read_accelerator(first)[1]:016x}") == 2
+    assert shown.count(f"{read_accelerator(first).design_hash:016x}") == 2
+
+
+def test_like_keeps_what_a_board_file_says(
+    command: Command, first: Path, second: Path, tmp_path: Path
+) -> None:
+    other = Path(shutil.copytree(first, tmp_path / "first"))
+    manifest = json.loads((other / "manifest.json").read_text(encoding="utf-8"))
+    described = {"device_names": ["Mine"], "fabric_mhz": 99.5}
+    (other / "manifest.json").write_text(json.dumps(manifest | described), encoding="utf-8")
+    assert command("compile", second, "-o", tmp_path / "build", "--like", other).code == 0
+    manifest = json.loads((tmp_path / "build" / "manifest.json").read_text(encoding="utf-8"))
+    assert {name: manifest[name] for name in described} == described
 
 
 def test_a_build_holds_its_complete_configuration(
