@@ -155,6 +155,8 @@ def rows_rule(term: Term, pool: TermPool) -> Term | None:
     match below:
         case Rows(inputs=(deeper,), rows=kept):
             composed = np.where(rows == OUTSIDE, OUTSIDE, np.array(kept)[rows])
+            if (composed == OUTSIDE).all():
+                return None  # zeros alone are rows of nothing: they stay a choice among zeros
             return pool.rows(deeper, tuple(composed.tolist()), _both(term, below))
         case Shift(inputs=(deeper,), offset=offset):
             full = np.broadcast_to(offset, below.shape)

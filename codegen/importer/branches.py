@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import onnx
 
+from ..errors import UnsupportedModelError
+
 BRANCHES = {"then_branch": True, "else_branch": False}
 
 
@@ -58,6 +60,13 @@ def flattened(graph: onnx.GraphProto) -> Flat:
     """The graph with all branches taken apart, nested ones, too."""
     weights: list[onnx.TensorProto] = []
     steps = tuple(_steps(graph, "", {}, (), weights))
+    made = [name for step in steps for name in step.node.output if name]
+    made += [tensor.name for tensor in (*graph.initializer, *weights)]
+    if len(set(made)) < len(made):
+        raise UnsupportedModelError(
+            "Tensors inside a branch and outside of it have names that cannot be told apart.",
+            "Let ONNX Runtime fold the branches: optimise the file with its basic optimisations.",
+        )
     return Flat(steps, tuple(weights))
 
 
@@ -79,6 +88,11 @@ def _steps(
         result = next(filter(None, new.output), f"{prefix}If_{number}")  # no other has that name
         for label, wanted in BRANCHES.items():
             body = next((a.g for a in node.attribute if a.name == label), onnx.GraphProto())
+            if body.sparse_initializer:
+                raise UnsupportedModelError(
+                    f"Initializer {body.sparse_initializer[0].values.name!r} is sparse.",
+                    "Export the model with dense weights.",
+                )
             inner = f"{result}/{label}/"
             inside = names | _inner_names(body, inner)
             weights.extend(_renamed_weights(body, inside))

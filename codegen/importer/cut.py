@@ -175,6 +175,7 @@ def result_shapes(tail: Tail | None) -> dict[str, tuple[int, ...]]:
     shapes = {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in onnx.load_from_string(tail.model).graph.output
+        if value.type.tensor_type.HasField("shape")  # else it is not known, and no single number
     }
     return {name: shape for name, shape in shapes.items() if all(shape)}
 
@@ -187,4 +188,4 @@ def _declared(source: Source, name: str, tensor: Tensor | Noise) -> onnx.ValueIn
 
 def _stored(name: str, tensor: Tensor | Noise) -> onnx.TensorProto:
     assert isinstance(tensor, Constant)
-    return numpy_helper.from_array(np.ascontiguousarray(tensor.values), name)
+    return numpy_helper.from_array(np.asarray(tensor.values, order="C"), name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -10,6 +10,7 @@ import onnx
 from .layout import ARRANGING
 from .load import Source
 
+Readers = Mapping[str, Sequence[onnx.NodeProto]]
 PASSING = (*ARRANGING, "Cast", "Dropout")
 MOST_STEPS = 32  # of arranging between a result and its function
 
@@ -30,11 +31,7 @@ class Head:
 def heads_of(source: Source, names: Iterable[str]) -> dict[str, Head]:
     """The head of each of the tensors `names`."""
     makers = {name: node for node in source.nodes for name in node.output if name}
-    readers: dict[str, list[onnx.NodeProto]] = {}
-    for node in source.nodes:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
-    return {name: Head(_maker(name, makers), _reader(name, readers)) for name in names}
+    return {name: Head(_maker(name, makers), _reader(name, source.readers)) for name in names}
 
 
 def _maker(name: str, makers: dict[str, onnx.NodeProto]) -> str:
@@ -46,21 +43,22 @@ def _maker(name: str, makers: dict[str, onnx.NodeProto]) -> str:
     return ""
 
 
-def _reader(name: str, readers: dict[str, list[onnx.NodeProto]]) -> str:
-    found = list(_computing(name, readers, MOST_STEPS))
-    if len(found) != 1:
+def _reader(name: str, readers: Readers) -> str:
+    found = list(_computing((name,), readers))
+    if len(found) != 1 or any(True for _ in _computing(found[0].output, readers)):
         return ""
-    behind = (_computing(result, readers, MOST_STEPS) for result in found[0].output)
-    return "" if any(True for nodes in behind for _ in nodes) else found[0].op_type
+    return found[0].op_type
 
 
-def _computing(
-    name: str, readers: dict[str, list[onnx.NodeProto]], steps: int
-) -> Iterator[onnx.NodeProto]:
-    """What reads the tensor and computes."""
-    for node in readers.get(name, ()):
-        if node.op_type not in PASSING:
-            yield node
-        elif steps:
-            for result in node.output:
-                yield from _computing(result, readers, steps - 1)
+def _computing(names: Iterable[str], readers: Readers) -> Iterator[onnx.NodeProto]:
+    """What reads the tensors and computes; each node once."""
+    waiting, seen = list(names), set[int]()
+    while waiting:
+        for node in readers.get(waiting.pop(), ()):
+            if id(node) in seen:
+                continue
+            seen.add(id(node))
+            if node.op_type in PASSING:
+                waiting.extend(node.output)
+            else:
+                yield node

@@ -47,9 +47,8 @@ def _with_constants(call: Call, axis: int) -> View:
     whole_view = View(views[0].term, ids, union(*(view.layout for view in views)))
     matrix = as_matrix(whole_view, call.pool, call.origin)
     origin = call.origin_with((whole_view, matrix))
-    tokens = np.concatenate(
-        [_constant_rows(operand, matrix.shape[1]) for operand in call.inputs if operand is not None]
-    )
+    values = [_values(operand) for operand in call.inputs if operand is not None]
+    tokens = np.concatenate(values, axis=axis).reshape(-1, matrix.shape[1])
     is_constant = np.concatenate(
         [
             np.full(operand.ids.shape[axis], False)
@@ -65,11 +64,11 @@ def _with_constants(call: Call, axis: int) -> View:
     return whole(term, (*ids.shape[:-2], *term.shape))
 
 
-def _constant_rows(operand: Constant | View, channels: int) -> Real:
-    """[tokens, channels] of constant tokens; zeros of others."""
+def _values(operand: Constant | View) -> Real:
+    """A constant's values; zeros of others."""
     if isinstance(operand, View):
-        return np.zeros(operand.ids.shape[-2:])
-    return operand.values.astype(np.float64).reshape(-1, channels)
+        return np.zeros(operand.ids.shape)
+    return operand.values.astype(np.float64)
 
 
 def _beside(call: Call, views: Sequence[View]) -> View | None:

@@ -14,11 +14,24 @@ from onnx import helper
 
 from .call import Constant, Noise, Tensor, Unknown
 from .fold import RANDOM, run_node
+from .layout import ARRANGING
 from .load import Array
 from .refusal import Refused, follows_from
 from .view import View
 
 Operand = Tensor | Noise | None
+
+# What may be made of random numbers: the shape of the result does not depend on them, wherever they
+# are read, or where they are the data.
+ELEMENTWISE = frozenset(
+    {
+        *("Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "Cos", "Div", "Equal", "Erf"),
+        *("Exp", "Floor", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Log", "MatMul"),
+        *("Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Round", "Sigmoid"),
+        *("Sign", "Sin", "Softmax", "Sqrt", "Sub", "Tanh", "Where"),
+    }
+)
+BY_DATA = ARRANGING | {"ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"}
 
 # Their result is shaped like their operand.
 LIKE = frozenset({"Bernoulli", "RandomNormalLike", "RandomUniformLike"})
@@ -49,7 +62,7 @@ def drawn(node: onnx.NodeProto, number: int, operands: Sequence[Operand]) -> lis
     if like is None and "shape" not in attributes:
         raise draws(node)
     shape = attributes["shape"] if like is None else like.shape
-    kind = attributes.get("dtype") or onnx.TensorProto.FLOAT
+    kind = attributes.get("dtype") or _kind(like)
     try:
         example = np.zeros(shape, helper.tensor_dtype_to_np_dtype(kind))
     except (KeyError, TypeError, ValueError) as error:
@@ -58,6 +71,10 @@ def drawn(node: onnx.NodeProto, number: int, operands: Sequence[Operand]) -> lis
             "Check the model in ONNX Runtime.",
         ) from error
     return [Noise(example, number)]
+
+
+def _kind(like: Array | None) -> int:
+    return onnx.TensorProto.FLOAT if like is None else helper.np_dtype_to_tensor_dtype(like.dtype)
 
 
 def _values(operand: Operand) -> Array | None:
@@ -85,7 +102,7 @@ def _dropped(node: onnx.NodeProto, number: int, operands: Sequence[Operand]) -> 
 def settled(node: onnx.NodeProto, operands: Sequence[Operand]) -> list[Operand]:
     """The operands, with an example for random numbers where nothing comes of them."""
     return [
-        Constant(operand.values)
+        Constant(np.zeros_like(operand.values))  # what was made of an example may be infinite
         if isinstance(operand, Noise) and _vanishes(node, operands, position)
         else operand
         for position, operand in enumerate(operands)
@@ -111,5 +128,8 @@ def noise_of(
     noise = [operand for operand in operands if isinstance(operand, Noise)]
     if not noise or any(isinstance(operand, View | Unknown) for operand in operands):
         return None
+    only_data = isinstance(operands[0], Noise) and len(noise) == 1
+    if node.op_type not in ELEMENTWISE and not (only_data and node.op_type in BY_DATA):
+        return None  # the shape may be random, too
     results = run_node(node, [_values(operand) for operand in operands], opset)
     return [None if result is None else Noise(result, noise[0].drawn_by) for result in results]

@@ -25,6 +25,14 @@ BEFORE = frozenset(
     }
 )
 CONVOLUTIONS = ("Conv", "ConvInteger")
+# What may stand between the convolution and the positions: as many tokens leave it as come in, but
+# for constant ones that a Concat puts beside them.
+KEEPING = BEFORE | {
+    *("BatchNormalization", "Concat", "Dropout", "Erf", "Expand", "Flatten", "Gelu", "Gemm"),
+    *("GroupNormalization", "InstanceNormalization", "LayerNormalization", "MatMul"),
+    *("MatMulInteger", "Pow", "Relu", "Reshape", "Sigmoid", "Squeeze", "Tanh", "Transpose"),
+    "Unsqueeze",
+}
 # Where data end: what these give depends on the size alone.
 SIZES = frozenset({"Shape", "Size"})
 
@@ -49,7 +57,9 @@ class Cut:
 
     def pixels(self, patches: int) -> int:
         """The least side that gives so many patches."""
-        return (patches - 1) * self.stride + self.kernel - self.padding
+        least = (patches - 1) * self.stride + self.kernel - self.padding
+        # With padding, images are whole strides: 224 for 56 patches of 7 × 7, 4 apart, not 221.
+        return -(-least // self.stride) * self.stride if self.padding else least
 
 
 @dataclass(frozen=True)
@@ -150,7 +160,7 @@ def _positions(
         for table in _added(node, tokens, sized):
             *batch, rows, columns = (1, 1, *shapes.get(table, ()))
             if rows > 1 and columns == channels and math.prod(batch) == 1:
-                before = _tokens_before(nodes[:number], tokens, shapes, node)
+                before = _tokens_before(nodes[:number], conv, tokens, shapes, node)
                 return None if before is None or before >= rows else (table, rows - before)
     return None
 
@@ -162,13 +172,19 @@ def _added(node: onnx.NodeProto, tokens: set[str], sized: set[str]) -> Iterator[
 
 
 def _tokens_before(
-    nodes: Sequence[onnx.NodeProto], tokens: set[str], shapes: Shapes, add: onnx.NodeProto
+    nodes: Sequence[onnx.NodeProto],
+    conv: onnx.NodeProto,
+    tokens: set[str],
+    shapes: Shapes,
+    add: onnx.NodeProto,
 ) -> int | None:
     """How many constant tokens were put beside the patches that `add` reads; None if unclear."""
     producer = {name: node for node in nodes for name in node.output if name}
     count, read = 0, next(name for name in add.input if name in tokens)
-    while read in producer:
-        node = producer[read]
+    while read != conv.output[0]:
+        node = producer.get(read)
+        if node is None or node.op_type not in KEEPING:
+            return None  # it may pool, or be a convolution in its turn
         if node.op_type == "Concat":
             rows = [_rows(name, producer, shapes) for name in node.input if name not in tokens]
             if None in rows:

@@ -96,9 +96,9 @@ def _parameters(call: Call) -> tuple[float, int, np.dtype[np.generic]]:
     """Scale, zero point, and the type of the integers."""
     scale, zero = call.constant(1, "scale"), call.constant(2, "zero point")
     assert scale is not None
-    if scale.size != 1 or not (np.isfinite(scale).all() and scale.all()):
+    if scale.size != 1 or not 0 < scale.ravel()[0] < np.inf:
         raise Refused(
-            "its scale is not one number for the whole tensor",
+            "its scale is not one number above zero for the whole tensor",
             "Quantise activations with one scale each, or use the model in floating point.",
         )
     kind = _type_of(call)
@@ -168,7 +168,7 @@ def _in_real_numbers(call: Call) -> Call:
     data_zero, zero = (call.constant(n, "zero point") for n in (2, 3))
     assert weight is not None
     integers = _integers(view)
-    if (0 if data_zero is None else data_zero) != integers.zero:
+    if np.any((0 if data_zero is None else data_zero) != integers.zero):
         raise Refused(
             f"the zero point of its data is not that of their QuantizeLinear ({integers.zero})",
             FLOAT,

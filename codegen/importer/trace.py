@@ -169,7 +169,8 @@ def _holds(guard: Guard, tensors: Tensors) -> bool:
 def _trace_node(source: Source, number: int, tensors: Tensors, result: Trace) -> None:
     node = source.nodes[number]
     # A branch that is not taken leaves nothing.
-    operands = [tensors.get(name) for name in node.input]
+    known = tensors.get if is_branch(node) else tensors.__getitem__
+    operands = [known(name) if name else None for name in node.input]
     outputs: tuple[Tensor | Noise | None, ...]
     try:
         outputs = _outcome(source, number, operands, result)

@@ -486,3 +486,67 @@ RANDOM: dict[str, tuple[Step, str]] = {
 def test_what_is_not_constant_is_named(name: str, tmp_path: Path) -> None:
     step, reason = RANDOM[name]
     check_refused(saved(tmp_path / "vit.onnx", Recipe(embedded=step), IMAGE), reason)
+
+
+# --- What is nearly one of these
+
+
+def pooled(net: Net, x: str) -> str:
+    """A tokenizer that pools: its positions are not as many as its first convolution's results."""
+    weights = (net.weight(DIM, 2, 3, 3), net.weight(DIM))
+    x = net.op("Conv", x, *weights, strides=[1, 1], pads=[1, 1, 1, 1])
+    x = net.op("Relu", x)
+    return net.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+
+
+def all_pixels(net: Net, x: str) -> str:
+    flat = net.op("Reshape", x, net.ints(0, DIM, -1))
+    return net.op("Transpose", flat, perm=[0, 2, 1])
+
+
+def sixteen_positions(net: Net, x: str) -> str:
+    return net.op("Add", x, net.const(net.random.standard_normal((1, 16, DIM)), name="positions"))
+
+
+def test_positions_behind_a_pooling_tell_no_size_and_shape_does(tmp_path: Path) -> None:
+    recipe = Recipe(patches=pooled, arrange=all_pixels, embedded=sixteen_positions)
+    path = saved(tmp_path / "vit.onnx", recipe)
+    with pytest.raises(UnsupportedModelError, match="neither the network nor a file beside it"):
+        inspect_model(path)
+    assert size_of(equal_to_onnx_runtime(path, shape=(2, 8, 8))) == (2, 8, 8)
+
+
+def test_a_shape_that_depends_on_random_numbers_is_none(tmp_path: Path) -> None:
+    def counted(net: Net, x: str) -> str:
+        drawn = net.op("RandomUniform", shape=[DIM], dtype=1, name="drawn")
+        found = net.op("NonZero", net.op("Greater", drawn, net.const(0.5)))
+        return net.op("Add", x, net.op("Cast", net.op("Size", found), to=1))
+
+    inspection = inspect_model(saved(tmp_path / "vit.onnx", Recipe(embedded=counted), IMAGE))
+    refused = [row.name for row in inspection.rows if row.status is Status.REFUSED]
+    assert inspection.graph is None and "drawn" in " ".join(refused)
+
+
+def test_noise_that_is_infinite_in_an_example_comes_to_nothing(tmp_path: Path) -> None:
+    def gumbel(net: Net, x: str) -> str:
+        drawn = net.op("RandomUniform", shape=[DIM], dtype=1, low=0.1, high=0.9)
+        noise = net.op("Neg", net.op("Log", net.op("Neg", net.op("Log", drawn))))
+        return net.op("Add", x, net.op("Mul", noise, net.const(0.0)))
+
+    assert inspect_model(saved(tmp_path / "vit.onnx", Recipe(embedded=gumbel), IMAGE)).supported
+
+
+def test_a_sparse_weight_in_a_branch_is_refused(tmp_path: Path) -> None:
+    def branch(net: Net, x: str) -> str:
+        result = helper.make_empty_tensor_value_info("o")
+        norm = helper.make_node("LayerNormalization", [x, "gamma", "beta"], ["o"], axis=-1)
+        ones = numpy_helper.from_array(np.ones(DIM, np.float32), "gamma")
+        then = helper.make_graph([norm], "then", [], [result], [ones])
+        sparse = then.sparse_initializer.add(dims=[DIM])
+        sparse.values.CopyFrom(numpy_helper.from_array(np.array([5.0], np.float32), "beta"))
+        sparse.indices.CopyFrom(numpy_helper.from_array(np.array([0], np.int64), "places"))
+        other = helper.make_graph([helper.make_node("Identity", [x], ["o"])], "else", [], [result])
+        return net.op("If", net.const(True, np.bool_), then_branch=then, else_branch=other)
+
+    with pytest.raises(UnsupportedModelError, match="Initializer 'beta' is sparse"):
+        inspect_model(saved(tmp_path / "vit.onnx", Recipe(embedded=branch), IMAGE))

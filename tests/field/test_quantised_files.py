@@ -230,7 +230,7 @@ REFUSED: dict[str, tuple[Step, str]] = {
         lambda net, x: pair(net, x, 0.1, 0, np.int8, back=0.2),
         "its scale and zero point (0.2, 0) are not those of its QuantizeLinear (0.1, 0)",
     ),
-    "a scale for each column": (by_column, "its scale is not one number for the whole tensor"),
+    "a scale for each column": (by_column, "its scale is not one number above zero"),
     "four bits": (
         lambda net, x: pair(net, x, 0.1, 0, ml_dtypes.int4),
         "its numbers are of the type int4",
@@ -350,3 +350,17 @@ def test_a_result_in_the_middle_of_a_product(tmp_path: Path) -> None:
     cast = next(node.output[0] for node in net.nodes if node.op_type == "Cast")
     refused = [row for row in inspect_model(path, [cast]).rows if row.reason]
     assert "its integers are not products" in refused[0].reason
+
+
+@pytest.mark.parametrize(("kind", "zero"), [(np.uint8, 0), (np.int8, -128)])
+def test_a_scale_below_zero_is_refused(kind: type, zero: int, tmp_path: Path) -> None:
+    """The end of its range that cuts is the other one."""
+
+    def turned(net: Net, x: str) -> str:
+        numbers = (net.const(np.float32(-0.1)), net.const(zero, kind))
+        rounded = net.op("QuantizeLinear", x, *numbers, name="culprit")
+        return net.op("DequantizeLinear", rounded, *numbers)
+
+    inspection = inspect_model(saved(tmp_path / "vit.onnx", Recipe(embedded=turned), Calm()))
+    refused = [row for row in inspection.rows if row.reason and not row.consequence]
+    assert refused and "not one number above zero" in refused[0].reason

@@ -15,7 +15,7 @@ import pytest
 from command_line import Command, assert_refused
 from host_support import NO_PYNQ, SMALL
 from onnx import TensorProto, helper
-from onnx_builder import DIM, IMAGE, TOKENS, Calm, Net, Recipe, Step, build, gelu
+from onnx_builder import DIM, IMAGE, TOKENS, Calm, Net, Recipe, Step, build, gelu, same
 from vitessera.codegen.builddir import read_build, write_build
 from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.importer import (
@@ -30,8 +30,9 @@ from vitessera.codegen.pipeline import Said, compile_model
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.tasks import find_tasks
 from vitessera.host import Accelerator
+from vitessera.host.accelerator import stack
 from vitessera.host.build import read_compiled
-from vitessera.host.errors import BuildDirectoryError
+from vitessera.host.errors import BuildDirectoryError, VitesseraError
 from vitessera.host.tail import Tail, TailRunner
 from vitessera.host.tasks import Kind, Task
 
@@ -161,6 +162,46 @@ def test_a_decoder_behind_the_trunk(tmp_path: Path) -> None:
     # The shape that the exporter computes from the image is stored, since the image is not there.
     (read,) = onnx.load_from_string(inspection.tail.model).graph.input
     assert [dim.dim_value for dim in read.type.tensor_type.shape.dim] == [1, TOKENS, DIM]
+
+
+def first_token_of_exp(net: Net, x: str) -> str:
+    """x[:, 0] as torch writes it: with a number for an index, which drops the axis."""
+    row = net.op("Gather", net.op("Elu", x), net.const(0, np.int64), axis=1)
+    return net.op("Gemm", row, net.weight(3, 5), net.weight(5))
+
+
+def test_a_number_among_the_constants_of_the_tail_stays_one(tmp_path: Path) -> None:
+    assert_equal_in_float(
+        saved(tmp_path / "vit.onnx", Recipe(pool=same, finish=first_token_of_exp))
+    )
+
+
+def test_a_long_chain_that_nobody_reads_takes_no_time(tmp_path: Path) -> None:
+    def twice_and_twice_again(net: Net, x: str) -> str:
+        dead = x
+        for _ in range(30):
+            dead = net.op("Concat", dead, dead, axis=0)
+        return x
+
+    path = saved(tmp_path / "vit.onnx", Recipe(finish=twice_and_twice_again))
+    assert inspect_model(path).supported  # with a look at each path, never
+
+
+def test_an_argmax_or_topk_is_no_row_of_classes(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(
+        json.dumps({"problem_type": "single_label_classification"}), encoding="utf-8"
+    )
+    for name, kind in (("ArgMax", Kind.SCORES), ("TopK", Kind.EMBEDDING), ("Clip", Kind.CLASSES)):
+        path = saved(tmp_path / "vit.onnx", Recipe(finish=BEHIND_THE_HEAD[name]))
+        found = inspect_model(path, split=True)
+        assert found.graph is not None and found.tail is not None
+        tasks = find_tasks(path, found.graph, found.heads, by_host=result_shapes(found.tail))
+        assert tasks[found.tail.results[0]].kind is kind, name
+
+
+def test_results_of_different_shapes_do_not_fit_into_one_array() -> None:
+    with pytest.raises(VitesseraError, match=r"gives 'boxes' in another shape for each image"):
+        stack([{"boxes": np.zeros((2, 4))}, {"boxes": np.zeros((3, 4))}])
 
 
 def test_what_a_decoder_gives_is_a_map_and_a_number_is_a_score(tmp_path: Path) -> None:

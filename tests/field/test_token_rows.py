@@ -190,3 +190,21 @@ def test_a_class_token_behind_a_norm_needs_no_maps(tmp_path: Path) -> None:
     (embed,) = (node for node in graph if isinstance(node, TokenEmbed) and len(node.prefix))
     assert graph.shapes()[embed.name] == (TOKENS + 1, DIM)
     assert not any(isinstance(node, Arrange) for node in graph), "rows are the quantiser's to move"
+
+
+def test_a_class_token_is_taken_out_again_and_another_joins_it(tmp_path: Path) -> None:
+    """As in class attention behind distillation: queries are constant tokens, keys are all."""
+
+    def block(net: Net, x: str, _: Recipe) -> str:
+        tokens = net.op("Concat", net.weight(1, 1, DIM), x, axis=1)
+        tokens = net.op("Add", tokens, net.weight(1, TOKENS + 1, DIM))
+        first = net.op("Slice", tokens, net.ints(0), net.ints(1), net.ints(1))
+        asking = net.op("Concat", net.weight(1, 1, DIM), first, axis=1)
+        query = heads(net, net.linear(asking, DIM, DIM))
+        key = transposed(net, heads(net, net.linear(tokens, DIM, DIM)))
+        scores = net.op("Mul", net.op("MatMul", query, key), net.const(0.5))
+        value = heads(net, net.linear(tokens, DIM, DIM))
+        mixed = net.op("MatMul", net.op("Softmax", scores, axis=-1), value)
+        return net.op("Add", asking, net.linear(joined(net, mixed), DIM, DIM))
+
+    assert import_model(written(Recipe(block=block), tmp_path)).nodes

@@ -11,7 +11,7 @@ import pytest
 from command_line import Command, assert_refused
 from onnx_builder import DIM, Calm, Net, Recipe, Step, build, chain, same
 from vitessera.codegen.errors import PreprocessingError
-from vitessera.codegen.importer import inspect_model
+from vitessera.codegen.importer import inspect_model, result_shapes
 from vitessera.codegen.tasks import find_tasks
 from vitessera.host.tasks import Kind, Last, Task
 
@@ -38,7 +38,8 @@ def tasks(
     """Of all results, in order."""
     found = inspect_model(path, results, split=split)
     assert found.graph is not None, found.rows
-    return list(find_tasks(path, found.graph, found.heads, classes, given).values())
+    shapes = result_shapes(found.tail)
+    return list(find_tasks(path, found.graph, found.heads, classes, given, shapes).values())
 
 
 def test_scores_of_a_linear_layer_are_classes(tmp_path: Path) -> None:
