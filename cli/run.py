@@ -58,8 +58,8 @@ pynq in either case, and root on a board.
 IMAGES are image files (PNG, JPEG, ...; they need Pillow, and a model that was compiled with its
 preprocessing), folders of them, patterns such as 'photos/*.jpg', or .npz and .npy files of arrays
 [n, channels, height, width], normalised as in training. Videos are arrays, of one axis more. With
-'labels' in a .npz file the accuracy is shown, too. What is finished when a run is stopped is printed
-and saved.
+'labels' in a .npz file the accuracy is shown, too. What is finished when a run is stopped is
+printed and saved.
 """
 EPILOG = """\
 examples:
