@@ -384,5 +384,5 @@ def test_wrong_videos(of_videos: CompiledModel, videos: Any, words: tuple[str, .
 def test_nothing_is_known_about_normalisation(
     model: CompiledModel, known: Preprocessing | None, images: str | np.ndarray
 ) -> None:
-    with pytest.raises(ImageError, match=r"how its images are normalised.*--mean and --std"):
+    with pytest.raises(ImageError, match=r"compiled without mean and std.*--mean and --std"):
         as_batch(images, replace(model, preprocessing=known))
