@@ -405,7 +405,7 @@ def _literal(content: str, key: str) -> object:
 
 def _own(values: Mapping[str, Any], image: Frame) -> Fields:
     """The object with `KEYS`."""
-    theirs, ours = values.keys() & _TRANSFORMERS, values.keys() & (set(KEYS) - _TRANSFORMERS)
+    theirs, ours = values.keys() & _TRANSFORMERS, values.keys() & (set(KEYS) - {"resample"})
     if theirs and ours:
         raise ValueError(
             f"{min(ours)!r} is a key of vitessera's, {min(theirs)!r} one of transformers': use "

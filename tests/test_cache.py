@@ -113,7 +113,7 @@ class Tools:
         self.calls = 0
         self.given: list[str] = []
 
-    def __call__(self, design: Design, _: object, command: list[str]) -> None:
+    def __call__(self, design: Design, _: object, command: list[str], __: object) -> None:
         if command[0] != "make":
             Path(command[command.index("-Mdir") + 1]).mkdir()
             return
@@ -128,9 +128,9 @@ class Tools:
 
 
 @pytest.fixture
-def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
+def tools(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Tools:
     tools = Tools()
-    monkeypatch.setattr(verilator, "environment", dict)
+    monkeypatch.setattr(verilator, "environment", lambda: {"VERILATOR_ROOT": str(tmp_path)})
     monkeypatch.setattr(verilator, "_step", tools)
     return tools
 
