@@ -82,7 +82,7 @@ def compile_model(
     announce("import")
     imported = inspect_confined(model, said.results, split=said.split, shape=said.shape)
     graph = graph_of(imported)
-    preprocessing = find_preprocessing(model, graph, said.images)
+    preprocessing = find_preprocessing(model, graph, said.images, cut=imported.tail is not None)
     classes = len(preprocessing.classes) if preprocessing else 0
     shapes = result_shapes(imported.tail)
     tasks = find_tasks(model, graph, imported.heads, classes, said.kind, shapes)

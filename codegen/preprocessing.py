@@ -164,14 +164,18 @@ class _Finding:
 
 
 def find_preprocessing(
-    model: Path, graph: Graph, given: Given | None = None
+    model: Path, graph: Graph, given: Given | None = None, *, cut: bool = False
 ) -> Preprocessing | None:
     """What is known about images and classes of `model`; None when that is nothing.
+
+    Class names that lie beside the model, but are not as many as its results have values, are left
+    out where these are no row of scores.
 
     Args:
         model: the ONNX file, which has been imported.
         graph: its content.
         given: what the user says.
+        cut: whether the host does something behind the network.
 
     Raises:
         PreprocessingError: a source is damaged, asks for what the host does not do, or does not
@@ -193,6 +197,10 @@ def find_preprocessing(
                 continue
             fields[name] = finding.fields[name]
             sources[name] = finding.source
+    tokens, width = graph.shapes()[graph.outputs[0][1]]
+    of_others = "classes" in fields and len(fields["classes"]) != width
+    if of_others and (cut or tokens > 1) and not given.classes:
+        del fields["classes"], sources["classes"]
     if not fields:
         return None
     found = Preprocessing(
@@ -204,7 +212,7 @@ def find_preprocessing(
         source=_joined(sources),
         classes_source=sources.get("classes", ""),
     )
-    _check(found, graph, sources)
+    _check(found, graph, sources, cut)
     return found
 
 
@@ -237,7 +245,7 @@ def _joined(sources: Mapping[str, str]) -> str:
     return " and ".join(filter(None, (", ".join(named[:-1]), *named[-1:])))
 
 
-def _check(found: Preprocessing, graph: Graph, sources: Mapping[str, str]) -> None:
+def _check(found: Preprocessing, graph: Graph, sources: Mapping[str, str], cut: bool) -> None:
     _, width = graph.shapes()[graph.outputs[0][1]]
     size = f"{found.height}x{found.width}"
     remedies = {
@@ -253,7 +261,7 @@ def _check(found: Preprocessing, graph: Graph, sources: Mapping[str, str]) -> No
             f"{sources[field]}: {fault}.",
             remedies.get(field, "Correct it."),
         )
-    if found.classes and len(found.classes) != width:
+    if found.classes and len(found.classes) != width and not cut:
         raise PreprocessingError(
             f"{sources['classes']}: {len(found.classes)} class names, but the model's output "
             f"{graph.outputs[0][0]!r} has {width} values.",

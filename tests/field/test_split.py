@@ -27,6 +27,7 @@ from vitessera.codegen.importer import (
     result_shapes,
 )
 from vitessera.codegen.pipeline import Said, compile_model
+from vitessera.codegen.preprocessing import find_preprocessing
 from vitessera.codegen.reference import Reference
 from vitessera.codegen.tasks import find_tasks
 from vitessera.host import Accelerator
@@ -197,6 +198,15 @@ def test_an_argmax_or_topk_is_no_row_of_classes(tmp_path: Path) -> None:
         assert found.graph is not None and found.tail is not None
         tasks = find_tasks(path, found.graph, found.heads, by_host=result_shapes(found.tail))
         assert tasks[found.tail.results[0]].kind is kind, name
+
+
+def test_class_names_of_a_decoder_do_not_stop_the_compile(tmp_path: Path) -> None:
+    path = headless(tmp_path / "dense.onnx")
+    names = {str(number): f"thing {number}" for number in range(150)}
+    (tmp_path / "config.json").write_text(json.dumps({"id2label": names}), encoding="utf-8")
+    found = inspect_model(path, split=True)
+    assert found.graph is not None
+    assert find_preprocessing(path, found.graph, cut=True) is None
 
 
 def test_results_of_different_shapes_do_not_fit_into_one_array() -> None:
