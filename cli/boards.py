@@ -48,9 +48,9 @@ A board that is not listed needs a Zynq-7000 or Zynq UltraScale+ and a TOML file
 my-board.toml, which holds:
 
 {textwrap.indent(EXAMPLE, "  ")}
-It is called as its file is. In the current folder '--board my-board' finds it too. board_part,
-device_names and [processor_properties] may be left out, but Vivado must learn of the DDR from the
-first or the last. docs/boards.md explains every field.
+It is called as its file is. In the current folder '--board my-board' finds it too. device_names
+may be left out, and so may one of board_part and [processor_properties]: Vivado takes the settings
+of the DDR from the other. docs/boards.md explains every field.
 """
 
 KINDS = ("luts", "bram36", "uram", "dsp")  # of Resources

@@ -24,8 +24,8 @@ Configuration, memory plan, instructions, MACs and ideal cycles by layer; and th
 layer, once 'vitessera simulate' has measured them.
 
 With --resources Yosys synthesises the RTL and counts what it takes of the board's FPGA, by module.
-The first time that takes ten minutes, and more where the machine has other work; it says which
-module it is at. It needs no vendor tool: pip install 'vitessera[synth]'.
+The first time the large modules take minutes each; it says which one it is at, and how many are
+left. It needs no vendor tool: pip install 'vitessera[synth]'.
 """
 EPILOG = """\
 examples:

@@ -26,6 +26,7 @@ Anything = npt.NDArray[Any]
 Size = TypeVar("Size")
 
 MOST_SHIFT = 63
+ROUNDED = 1e-12  # relative error of a few roundings in float64
 RECIPROCAL_SHIFT = 27  # that the reciprocal of a softmax's sum adds at most
 
 
@@ -387,14 +388,14 @@ QUANT_OPERATORS: dict[type[QuantNode], Operator] = {
             Law("its heads have one size", lambda n, read: read[0].channels % n.heads == 0),
             Law(
                 "what is taken from its values is missing in its result",
-                lambda n, read: np.allclose(
+                lambda n, read: _agree(
                     read[2].offset * read[2].scale, n.value.offset * n.value.scale
                 ),
             ),
             Law("its queries have no offset", lambda _, read: not np.any(read[0].offset)),
             Law(
                 "its scores have one multiplier",
-                lambda _, read: np.allclose(
+                lambda _, read: _agree(
                     read[0].scale * read[1].scale, read[0].scale[0] * read[1].scale[0]
                 ),
             ),
@@ -490,6 +491,11 @@ QUANT_OPERATORS: dict[type[QuantNode], Operator] = {
         ),
     ),
 }
+
+
+def _agree(left: Anything, right: Anything) -> bool:
+    """Whether real numbers are the same, but for what products of float64 are rounded by."""
+    return bool(np.allclose(left, right, rtol=ROUNDED, atol=0))
 
 
 def _same(value: Value, other: Value) -> bool:

@@ -31,7 +31,7 @@ from .vivado import check_board, fabric_mhz, vivado_sources
 
 Announce = Callable[[str], None]
 INT16_BITS = 16
-TRIED_IMAGES = 4  # that sums of parts are looked at on
+TRIED_IMAGES = 4  # calibration images that a network cut into parts is tried on
 KEPT_IMAGES = 32  # calibration images that the build directory carries
 
 

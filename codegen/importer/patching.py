@@ -38,28 +38,28 @@ SIZES = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True)
-class Cut:
+class Stride:
     """How patches follow each other along one side of the image.
 
     Attributes:
         kernel: pixels that a patch covers.
-        stride: pixels from one patch to the next.
+        step: pixels from one patch to the next.
         padding: pixels that are added, at both ends together.
     """
 
     kernel: int
-    stride: int
+    step: int
     padding: int
 
     def patches(self, side: int) -> int:
         """The number of patches along a side of so many pixels."""
-        return (side + self.padding - self.kernel) // self.stride + 1
+        return (side + self.padding - self.kernel) // self.step + 1
 
     def pixels(self, patches: int) -> int:
         """The least side that gives so many patches."""
-        least = (patches - 1) * self.stride + self.kernel - self.padding
+        least = (patches - 1) * self.step + self.kernel - self.padding
         # With padding, images are whole strides: 224 for 56 patches of 7 × 7, 4 apart, not 221.
-        return -(-least // self.stride) * self.stride if self.padding else least
+        return -(-least // self.step) * self.step if self.padding else least
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,20 @@ class Patching:
     Attributes:
         weight: name of its weight.
         channels: of the image.
-        cuts: along height and width.
+        strides: along height and width.
         positions: name of the position embeddings; empty if none fix the number of patches.
         patches: the number that they are for.
     """
 
     weight: str
     channels: int
-    cuts: tuple[Cut, Cut]
+    strides: tuple[Stride, Stride]
     positions: str = ""
     patches: int = 0
 
     def fits(self, sides: tuple[int, int]) -> bool:
         """Whether an image of that height and width has as many patches as there are positions."""
-        counts = [cut.patches(side) for cut, side in zip(self.cuts, sides, strict=True)]
+        counts = [each.patches(side) for each, side in zip(self.strides, sides, strict=True)]
         return not self.positions or (min(counts) > 0 and math.prod(counts) == self.patches)
 
     def square(self) -> tuple[int, int] | None:
@@ -90,7 +90,7 @@ class Patching:
         side = math.isqrt(self.patches)
         if not self.positions or side * side != self.patches:
             return None
-        height, width = (cut.pixels(side) for cut in self.cuts)
+        height, width = (each.pixels(side) for each in self.strides)
         return height, width
 
 
@@ -116,26 +116,28 @@ def _patching(
 ) -> Patching | None:
     weight = shapes.get(conv.input[1], ())
     attributes = {a.name: helper.get_attribute_value(a) for a in conv.attribute}
-    cuts = _cuts(weight[2:], attributes)
-    if len(weight) != 4 or cuts is None:
+    strides = _strides(weight[2:], attributes)
+    if len(weight) != 4 or strides is None:
         return None
     channels = weight[1] * int(attributes.get("group", 1))
     table = _positions(conv, nodes, image, shapes, weight[0])
-    return Patching(conv.input[1], channels, cuts, *(table or ()))
+    return Patching(conv.input[1], channels, strides, *(table or ()))
 
 
-def _cuts(kernel: tuple[int, ...], attributes: Mapping[str, object]) -> tuple[Cut, Cut] | None:
+def _strides(
+    kernel: tuple[int, ...], attributes: Mapping[str, object]
+) -> tuple[Stride, Stride] | None:
     """None where the padding depends on the image, or for other convolutions."""
     if len(kernel) != 2 or attributes.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
         return None
-    strides, dilations, pads = (
+    steps, dilations, pads = (
         _integers(attributes, name, default)
         for name, default in (("strides", (1, 1)), ("dilations", (1, 1)), ("pads", (0,) * 4))
     )
-    if (len(strides), len(dilations), len(pads)) != (2, 2, 4) or min(strides) < 1:
+    if (len(steps), len(dilations), len(pads)) != (2, 2, 4) or min(steps) < 1:
         return None
     spans = [step * (size - 1) + 1 for step, size in zip(dilations, kernel, strict=True)]
-    first, second = (Cut(spans[n], strides[n], pads[n] + pads[n + 2]) for n in range(2))
+    first, second = (Stride(spans[n], steps[n], pads[n] + pads[n + 2]) for n in range(2))
     return first, second
 
 
