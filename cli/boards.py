@@ -11,7 +11,7 @@ from vitessera.codegen.boardfile import EXAMPLE, find_board
 from vitessera.codegen.boards import BOARDS, GIBIBYTE, Board
 from vitessera.codegen.builddir import read_accelerator
 from vitessera.codegen.config import HardwareConfig
-from vitessera.codegen.errors import CapacityError
+from vitessera.codegen.errors import CapacityError, ConfigError
 from vitessera.codegen.sizing import fits
 from vitessera.codegen.tables import Column, grouped, text_table
 from vitessera.codegen.vivado import check_board
@@ -86,7 +86,8 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME|FILE.toml",
         help="boards to show (default: all that vitessera knows)",
     )
-    parser.add_argument(
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument(
         "--model",
         type=Path,
         metavar="MODEL.onnx",
@@ -94,7 +95,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_import_options(parser)
     add_split(parser)
-    parser.add_argument(
+    asked.add_argument(
         "--builds",
         nargs="+",
         type=Path,
@@ -108,8 +109,14 @@ def run(args: argparse.Namespace) -> int:
     """Prints the table.
 
     Raises:
-        ConfigError: a board is not known, its file is wrong, or it cannot make its clock.
+        ConfigError: a board is not known, its file is wrong, or it cannot make its clock; options
+            that need another one.
     """
+    if args.model is None and (args.results or args.shape or args.split):
+        raise ConfigError(
+            "--results, --shape and --split say how --model is read, and there is none.",
+            "Give --model MODEL.onnx, or leave them out.",
+        )
     boards = [find_board(name) for name in args.boards] or list(BOARDS.values())
     for board in boards:
         check_board(board.config, board)

@@ -17,6 +17,7 @@ from .builddir import Build
 from .buildfiles import REGISTERS
 from .config import HardwareConfig
 from .errors import CapacityError
+from .graph import Graph
 from .importer import graph_of, inspect_confined, result_shapes
 from .numerics import INT16_MAX
 from .preprocessing import Given, find_preprocessing
@@ -97,24 +98,15 @@ def compile_model(
     program = _program(quantized, target, kept)
     config = program.config
     announce("measure quantisation error")
-    errors = quantreport.report(graph, quantized, kept, config.lanes)
+    reports = _reports(graph, quantized, program, kept)
     announce(hls.COMPILING)
     rtl = toplevel.generate(config)
-    resources = report.report(program)
     return Build(
         model=model.name,
         program=program,
         rtl=rtl,
         sources=hls.published(config),
-        reports={
-            "quantization.json": quantreport.to_json(errors),
-            "quantization.txt": quantreport.to_text(errors),
-            "program.json": resources.to_json(),
-            "program.txt": resources.to_text(),
-            "plan.txt": f"{plan(quantized, program)}\n",
-            "assembler.txt": print_program(program),
-            REGISTERS: registers.host_constants(),
-        },
+        reports=reports,
         vivado=vivado_sources(rtl, config, board),
         device_names=board.device_names if board else (),
         fabric_mhz=fabric_mhz(config, board),
@@ -124,6 +116,23 @@ def compile_model(
         notes=imported.notes,
         tasks=tasks,
     )
+
+
+def _reports(
+    graph: Graph, quantized: QuantGraph, program: Program, images: Array
+) -> dict[str, str]:
+    """The files of reports/: name → text; the quantisation error is measured on `images`."""
+    errors = quantreport.report(graph, quantized, images, program.config.lanes)
+    resources = report.report(program)
+    return {
+        "quantization.json": quantreport.to_json(errors),
+        "quantization.txt": quantreport.to_text(errors),
+        "program.json": resources.to_json(),
+        "program.txt": resources.to_text(),
+        "plan.txt": f"{plan(quantized, program)}\n",
+        "assembler.txt": print_program(program),
+        REGISTERS: registers.host_constants(),
+    }
 
 
 def check_parts(graph: QuantGraph, program: Program, images: Array) -> None:

@@ -209,7 +209,7 @@ def find_preprocessing(
         frame.width,
         **fields,
         videos=videos,
-        source=_joined(sources),
+        source=_joined({name: sources[name] for name in fields if fields[name] is not None}),
         classes_source=sources.get("classes", ""),
     )
     _check(found, graph, sources, cut)

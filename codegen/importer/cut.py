@@ -14,12 +14,12 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ...host.tail import Tail
-from ..errors import UnsupportedModelError
+from ...host.tail import Tail, TailRunner
+from ..errors import BuildDirectoryError, UnsupportedModelError
 from ..graph import Attention, Graph
 from .call import Constant, Noise, Tensor
 from .emit import emit
-from .load import Source
+from .load import Source, with_shapes
 from .reach import reads
 from .rewrite import rewrite
 from .trace import Trace, trace
@@ -138,7 +138,8 @@ def tail_of(source: Source, cut: Cut) -> Tail:
     batch size that the exporter left open may be computed from what is now on the other side.
 
     Raises:
-        UnsupportedModelError: it is larger than an ONNX file without external data can be.
+        UnsupportedModelError: it is larger than an ONNX file without external data can be, or ONNX
+            Runtime does not take it.
     """
     nodes = [source.nodes[number] for number in sorted(cut.left)]
     made = {name for node in nodes for name in node.output}
@@ -162,10 +163,14 @@ def tail_of(source: Source, cut: Cut) -> Tail:
             f"The {len(nodes)} nodes behind {', '.join(cut.tensors)} hold more than 2 GB.",
             "Take these tensors as --results, and run what is behind them by yourself.",
         )
-    return Tail(
-        onnx.shape_inference.infer_shapes(model, data_prop=True).SerializeToString(),
-        source.outputs,
-    )
+    tail = Tail((with_shapes(model) or model).SerializeToString(), source.outputs)
+    try:
+        TailRunner(tail, "The part behind the cut")
+    except BuildDirectoryError as error:
+        raise UnsupportedModelError(
+            error.culprit, "Do without --split: take the tensors at the cut with --results."
+        ) from error
+    return tail
 
 
 def result_shapes(tail: Tail | None) -> dict[str, tuple[int, ...]]:

@@ -358,18 +358,23 @@ def _inferred(model: onnx.ModelProto, image: str, shape: Shape) -> onnx.GraphPro
 
     It only serves to go on after a refused node, and to find position embeddings: gaps are fine.
     """
-    if any(claims_more(node) for node in model.graph.node):
-        return onnx.GraphProto()
     bound = _declared(model.graph, model.opset_import)
     for value in bound.graph.input:
         if value.name == image:
             kind = value.type.tensor_type.elem_type
             value.CopyFrom(onnx.helper.make_tensor_value_info(image, kind, shape))
+    known = with_shapes(bound)
+    return onnx.GraphProto() if known is None else known.graph
+
+
+def with_shapes(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The model with the shapes that ONNX infers; None if it stumbles, whatever over."""
+    if any(claims_more(node) for node in model.graph.node):
+        return None
     try:
-        bound = onnx.shape_inference.infer_shapes(bound, data_prop=True)
-    except Exception:  # a gap, too, whatever it stumbles over
-        return onnx.GraphProto()
-    return bound.graph
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:
+        return None
 
 
 def _kinds(values: Iterable[onnx.ValueInfoProto]) -> dict[str, int]:
