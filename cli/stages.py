@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from vitessera.codegen.progress import Step, listening
 
-from .terminal import show_progress
+from .terminal import progress_width, show_progress
 
 TERMINAL_SECONDS = 0.1  # between two signs of progress
 LOG_SECONDS = 10.0  # the same, where they are lines of a file
@@ -54,7 +54,8 @@ class Stages:
         if self._current is not None:
             name, started = self._current
             line = f"  {name:<34}{time.monotonic() - started:6.1f} s"
-            print(f"{line:<{LINE}}" if self._terminal else line, file=sys.stderr)
+            covering = min(LINE, progress_width())
+            print(f"{line:<{covering}}" if self._terminal else line, file=sys.stderr)
         self._current = None
 
 

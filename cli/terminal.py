@@ -116,8 +116,16 @@ def _unguarded(stream: TextIO) -> TextIO:
     return stream.stream if isinstance(stream, GuardedStream) else stream
 
 
+def progress_width() -> int:
+    """Characters that progress in one line has room for."""
+    return shutil.get_terminal_size().columns - 1
+
+
 def show_progress(text: str) -> None:
-    """Shows `text` on standard error until the next line is written; for terminals."""
+    """Shows `text` on standard error until the next line is written; for terminals.
+
+    It is cut off where the terminal ends: what is wrapped would not be overwritten.
+    """
     stream = _unguarded(sys.stderr)
-    stream.write(printable(text) + "\r")
+    stream.write(printable(text)[: progress_width()] + "\r")
     stream.flush()

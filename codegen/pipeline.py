@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..host.imagesets import Array, evenly
+from ..host.inputs import warn_if_unnormalised
 from ..host.tasks import Kind
 from . import hls, quantreport, registers, report, toplevel
 from .assembler import print_program
@@ -88,6 +89,8 @@ def compile_model(
     shapes = result_shapes(imported.tail)
     tasks = find_tasks(model, graph, imported.heads, classes, said.kind, shapes)
     images = default_calibration(graph) if calibration is None else calibration
+    if calibration is not None and images.size:
+        warn_if_unnormalised(images, preprocessing, "The calibration images")
     if images.ndim and len(images) > MOST_IMAGES:
         announce(f"take {MOST_IMAGES} of {len(images)} images")
         images = images[evenly(len(images), MOST_IMAGES)]

@@ -92,6 +92,7 @@ _STEPS = {
 _OTHER_STEPS = {"crop_pct", "rescale_offset"}
 _TRANSFORMERS = {"image_mean", "image_std", "size", *_STEPS}
 _REPAIR = "Repair or remove it, and say what is missing with --mean, --std, --classes and --shape."
+_NAMES = "Write one name a line; or JSON, a list of names or a map from each number to its name."
 # Of the JSON object that is vitessera's own; docs/images.md explains them.
 KEYS = ("mean", "std", "rescale", "resize", "crop", "resample", "classes")
 OWN_FILE = ".preprocessing.json"  # behind the model's name, in place of .onnx
@@ -273,13 +274,13 @@ def _check(found: Preprocessing, graph: Graph, sources: Mapping[str, str], cut: 
 
 
 @contextmanager
-def _reading(source: Path | str) -> Iterator[None]:
+def _reading(source: Path | str, remedy: str = _REPAIR) -> Iterator[None]:
     """Whatever may be wrong with a source's content becomes an error that names the source."""
 
     def error_of(error: Exception) -> PreprocessingError:
         # These are ours, in words for people.
         said = str(error) if isinstance(error, ValueError) else reason(error)
-        return PreprocessingError(f"{printable(source)}: {said}.", _REPAIR)
+        return PreprocessingError(f"{printable(source)}: {said}.", remedy)
 
     with foreign(error_of):
         yield
@@ -288,9 +289,9 @@ def _reading(source: Path | str) -> Iterator[None]:
 LARGEST_TEXT = 16 * MEBIBYTE  # of class names, or of a file beside the model: 100,000 classes
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, remedy: str = _REPAIR) -> str:
     absent = "Give an existing file that you may read."
-    with reading(path, PreprocessingError, "not text in UTF-8", _REPAIR, absent):
+    with reading(path, PreprocessingError, "not text in UTF-8", remedy, absent):
         return read_file(path, LARGEST_TEXT).decode("utf-8-sig")
 
 
@@ -327,8 +328,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
     Raises:
         PreprocessingError: the file cannot be read, or holds no names.
     """
-    with _reading(path):
-        content = _text(path).strip()
+    with _reading(path, _NAMES):
+        content = _text(path, _NAMES).strip()
         if path.suffix == ".json" or content.startswith(("[", "{")):
             try:
                 names = _classes(json.loads(content), "the file")
@@ -344,6 +345,8 @@ def read_classes(path: Path) -> tuple[str, ...]:
 def _classes(value: object, name: str) -> tuple[str, ...]:
     """A list of names, or a map from number to name with every number from zero."""
     if isinstance(value, Mapping):
+        if wrong := next((number for number in value if not str(number).isdecimal()), None):
+            raise ValueError(f"{name} has {wrong!r} in place of a class's number")
         by_number = {int(number): entry for number, entry in value.items()}
         if sorted(by_number) != list(range(len(value))):
             raise ValueError(f"{name} does not number its {len(value)} classes from 0")

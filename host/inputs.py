@@ -160,7 +160,7 @@ def _from_array(array: npt.NDArray[Any], model: CompiledModel, what: str) -> Bat
         return _from_pixels(array, model, what)
     single = array.ndim == len(model.image)
     images = check_images(array[None] if single else array, model.image, what)
-    _say_if_unnormalised(images, model.preprocessing, what)
+    warn_if_unnormalised(images, model.preprocessing, what)
     return Batch(images, single)
 
 
@@ -189,8 +189,14 @@ def _preprocessing(model: CompiledModel, what: str) -> Preprocessing:
 # --- Arrays that look like pixels
 
 
-def _say_if_unnormalised(images: Float32Array, rule: Preprocessing | None, what: str) -> None:
-    """Warns of images that training can hardly have seen."""
+def warn_if_unnormalised(images: npt.NDArray[Any], rule: Preprocessing | None, what: str) -> None:
+    """Warns of images that training can hardly have seen.
+
+    Args:
+        images: of any shape, as the network takes them, not empty.
+        rule: what is known about them.
+        what: names them in the warning.
+    """
     least, most = float(images.min()), float(images.max())
     whole = least >= 0 and BRIGHT < most <= 255 and bool((images == np.rint(images)).all())
     if rule is None or not rule.mean:

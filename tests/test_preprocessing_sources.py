@@ -335,7 +335,7 @@ def test_preprocessor_configs_that_do_not_fit(model: Path, content: object, mess
         ("{", "not valid JSON"),
         ({"id2label": ["cat"]}, "1 class names, but the model's output 'logits' has 2 values"),
         ({"id2label": {"0": "cat", "2": "dog"}}, "id2label does not number its 2 classes from 0"),
-        ({"id2label": {"zero": "cat"}}, "invalid literal for int() with base 10: 'zero'"),
+        ({"id2label": {"zero": "cat"}}, "id2label has 'zero' in place of a class's number"),
         ({"id2label": "cat"}, "id2label is 'cat', not a list"),
         ({"id2label": {"0": 0, "1": 1}}, "id2label holds 0, not text"),
         ({"id2label": ["", "dog"]}, "class 0 has an empty name"),

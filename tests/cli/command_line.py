@@ -64,3 +64,9 @@ def command(capsys: pytest.CaptureFixture[str], temporary: Path) -> Command:
         return Outcome(code, printed.out, printed.err)
 
     return run
+
+
+@pytest.fixture
+def needs_pynq() -> None:
+    """Skips the test where there is no PYNQ."""
+    pytest.importorskip("pynq", reason="pynq is not installed: pip install pynq")

@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from command_line import DIGITS, command, temporary
+from command_line import DIGITS, command, needs_pynq, temporary
 from vitessera.cli.main import main
 
-__all__ = ["command", "damaged", "digits_build", "temporary"]
+__all__ = ["command", "damaged", "digits_build", "needs_pynq", "temporary"]
 
 sys.path += [str(Path(__file__).parents[1] / folder) for folder in ("host", "importer")]
 

@@ -260,6 +260,7 @@ def test_no_command_can_forget_it(command: Command, monkeypatch: pytest.MonkeyPa
         return 0
 
     monkeypatch.setattr("vitessera.cli.inspect.run", run)
+    monkeypatch.setenv("COLUMNS", "200")  # progress is cut off where the terminal ends
     outcome = command("inspect", MODEL)
     for text in (outcome.output, outcome.errors.replace(r"\x00" + "\r", "")):
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\u2028\ud800]", text)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import DIGITS, Command, Outcome, assert_refused
-from host_support import NO_PYNQ, SMALL, vouch
+from host_support import SMALL, vouch
 from vitessera.cli import run as run_command
 from vitessera.cli.main import main
 from vitessera.codegen.builddir import read_build
@@ -483,11 +483,8 @@ def test_a_disk_that_is_full(
 
 @pytest.mark.pynq
 @pytest.mark.accelerator
+@pytest.mark.usefixtures("needs_pynq")
 class TestSimulated:
-    @pytest.fixture(autouse=True)
-    def pynq(self) -> None:
-        pytest.importorskip("pynq", reason=NO_PYNQ)
-
     def test_predictions(
         self, command: Command, small_build: Path, few: Path, tmp_path: Path
     ) -> None:

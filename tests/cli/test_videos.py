@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 from command_line import Command, assert_refused
-from host_support import NO_PYNQ, SMALL
+from host_support import SMALL
 from onnx import TensorProto, helper
 from onnx_builder import DIM, Net, Recipe, build
 from vitessera.cli.main import main
@@ -73,8 +73,8 @@ def test_a_video_is_simulated(command: Command, of_videos: Path) -> None:
 
 @pytest.mark.pynq
 @pytest.mark.accelerator
+@pytest.mark.usefixtures("needs_pynq")
 def test_a_video_is_run(command: Command, of_videos: Path) -> None:
-    pytest.importorskip("pynq", reason=NO_PYNQ)
     outcome = command("run", of_videos / "build", of_videos / "videos.npz", "--simulate")
     assert outcome.code == 0, outcome.errors
     assert len(outcome.output.splitlines()) == 4

@@ -146,8 +146,9 @@ def test_labels(
         (("--std", "nan"), ("--std", "'nan' is not a list of numbers")),
         (("--std", "0"), ("--std: std holds a number that is not above zero", "--mean and --std")),
         (("--mean", "0.5,0.5"), ("--mean: mean has 2 numbers", "1 channel", "--mean and --std")),
+        (("--crop", "9"), ("--crop: ", "--crop 8x8")),
         (("--classes", "nowhere.txt"), ("nowhere.txt: cannot be read", "existing file")),
-        (("--classes", MODEL), ("vit_digits.onnx", "codec", "--classes")),
+        (("--classes", MODEL), ("vit_digits.onnx", "codec", "Write one name a line")),
         (("--classes", Path(__file__)), ("has an empty name", "--classes FILE with 10")),
     ],
 )
@@ -343,6 +344,24 @@ def test_configuration(
         path.write_text(text)
     outcome = command("compile", MODEL, "-o", tmp_path / "build", "--config", path)
     assert_refused(outcome, *words)
+
+
+@pytest.mark.parametrize("option", [("--results", "x"), ("--shape", "1,8,8"), ("--split",)])
+def test_boards_with_options_of_a_model_that_is_missing(
+    command: Command, option: tuple[str, ...]
+) -> None:
+    assert_refused(command("boards", *option), "say how --model is read", "Give --model MODEL.onnx")
+
+
+def test_boards_of_a_model_and_of_builds(command: Command, tmp_path: Path) -> None:
+    outcome = command("boards", "--model", MODEL, "--builds", tmp_path)
+    assert_refused(outcome, "argument --builds: not allowed with argument --model")
+
+
+def test_names_whose_numbers_are_none(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "names.json").write_text('{"cat": "0"}', encoding="utf-8")
+    arguments = ("-o", tmp_path / "build", "--classes", tmp_path / "names.json")
+    assert_refused(command("compile", MODEL, *arguments), "has 'cat' in place of a class's number")
 
 
 @pytest.mark.parametrize("option", ["--config", "--board"])

@@ -12,6 +12,6 @@ from pathlib import Path
 TESTS = Path(__file__).parents[1]
 sys.path += [str(TESTS / folder) for folder in ("cli", "host", "importer")]
 
-from command_line import command, temporary  # noqa: E402 - from a folder that has just been added
+from command_line import command, needs_pynq, temporary  # noqa: E402 - from a folder that has just been added
 
-__all__ = ["command", "temporary"]
+__all__ = ["command", "needs_pynq", "temporary"]

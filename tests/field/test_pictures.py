@@ -16,8 +16,10 @@ from vitessera.cli.compile import next_steps
 from vitessera.cli.main import main, parser
 from vitessera.cli.pictures import given
 from vitessera.codegen.builddir import read_build
+from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.graph import Graph
 from vitessera.codegen.importer import import_model
+from vitessera.codegen.pipeline import compile_model
 from vitessera.codegen.preprocessing import KEYS, OWN_FILE, find_preprocessing
 from vitessera.host.preprocessing import Preprocessing
 
@@ -181,3 +183,14 @@ def test_the_page_on_images_names_every_key() -> None:
     assert set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`.*?) \|", table, re.M)))) == set(
         KEYS
     )
+
+
+def test_the_source_names_what_was_said_alone(alone: Path, known: Known) -> None:
+    assert known(alone, *PIXELS, "--crop", "8").source.endswith("--std and --crop")
+
+
+@pytest.mark.filterwarnings("error")
+def test_pixels_in_place_of_calibration_images_are_said() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 1, 8, 8)).astype(np.float32)
+    with pytest.raises(RuntimeWarning, match="The calibration images: the values reach from"):
+        compile_model(DIGITS, HardwareConfig(tile=4, lanes=4), pixels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from vitessera.cli import stages as stages_module
@@ -106,10 +107,24 @@ def test_every_module_is_named_before_it_is_synthesised(monkeypatch: pytest.Monk
     assert [step.done for step in told] == list(range(len(hls.KERNELS) + 1))
 
 
-def test_a_program_that_runs_is_looked_at_meanwhile() -> None:
-    looks: list[int] = []
-    ended = children.run(["sleep", "0.7"], meanwhile=lambda: looks.append(1))
-    assert ended.returncode == 0 and len(looks) >= 2
+def test_a_program_that_runs_is_looked_at_meanwhile(tmp_path: Path) -> None:
+    looked = tmp_path / "looked"
+    waiting = f"while [ ! -e '{looked}' ]; do sleep 0.05; done"
+    assert children.run(["sh", "-c", waiting], meanwhile=looked.touch).returncode == 0
+
+
+def test_on_a_narrow_terminal_no_line_is_wrapped(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = Stages()
+    for second in range(3):
+        clock(second)
+        shown.step(Step("build the simulator", second, 8, "C++ files", "softmax"))
+    shown.finish()
+    parts = capsys.readouterr().err.replace("\n", "\r").split("\r")
+    assert max(map(len, parts)) < max(40, len("  build the simulator") + 24)
 
 
 def test_nobody_needs_to_listen() -> None:

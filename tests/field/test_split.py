@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 from command_line import Command, assert_refused
-from host_support import NO_PYNQ, SMALL
+from host_support import SMALL
 from onnx import TensorProto, helper
 from onnx_builder import DIM, IMAGE, TOKENS, Calm, Net, Recipe, Step, build, gelu, same
 from vitessera.codegen.builddir import read_build, write_build
@@ -209,6 +209,18 @@ def test_class_names_of_a_decoder_do_not_stop_the_compile(tmp_path: Path) -> Non
     assert find_preprocessing(path, found.graph, cut=True) is None
 
 
+def test_a_tail_that_onnx_runtime_does_not_take_is_not_written(tmp_path: Path) -> None:
+    def unknown(net: Net, x: str) -> str:
+        return net.op("Elu", net.op("NoSuchThing", x, domain="com.microsoft", name="behind"))
+
+    net, output = build(Recipe(finish=unknown), Calm())
+    path = net.save(tmp_path / "vit.onnx", output)
+    with pytest.raises(UnsupportedModelError) as info:
+        inspect_model(path, split=True)
+    assert "ONNX Runtime cannot run it" in info.value.culprit
+    assert "--results" in info.value.remedy
+
+
 def test_results_of_different_shapes_do_not_fit_into_one_array() -> None:
     with pytest.raises(VitesseraError, match=r"gives 'boxes' in another shape for each image"):
         stack([{"boxes": np.zeros((2, 4))}, {"boxes": np.zeros((3, 4))}])
@@ -328,11 +340,8 @@ def test_a_tail_that_onnx_runtime_does_not_take() -> None:
 
 @pytest.mark.pynq
 @pytest.mark.accelerator
+@pytest.mark.usefixtures("needs_pynq")
 class TestSimulated:
-    @pytest.fixture(autouse=True)
-    def pynq(self) -> None:
-        pytest.importorskip("pynq", reason=NO_PYNQ)
-
     def test_the_host_runs_the_tail(self, split_build: Path) -> None:
         image = an_image(8)
         with Accelerator(split_build, simulate=True) as accelerator:
