@@ -284,6 +284,11 @@ def test_a_map_is_saved_as_a_picture(
     low, high = values.min(), values.max()
     with image.open(tmp_path / "maps.png") as picture:
         assert np.array_equal(picture, np.rint((values - low) * 255 / (high - low)))
+    arguments = ("run", damaged, few, "--picture", tmp_path / "maps.png")
+    assert command(*arguments).code == 0, "it wrote the one that is there"
+    (tmp_path / "maps.png").write_bytes(b"mine")
+    assert_refused(command(*arguments), "maps.png is there already")
+    assert (tmp_path / "maps.png").read_bytes() == b"mine"
     first = values[:2]
     assert f"map 2 x 5, from {first.min():.4g} to {first.max():.4g}" in outcome.output
 

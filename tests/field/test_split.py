@@ -16,6 +16,7 @@ from command_line import Command, assert_refused
 from host_support import SMALL
 from onnx import TensorProto, helper
 from onnx_builder import DIM, IMAGE, TOKENS, Calm, Net, Recipe, Step, build, gelu, same
+from vitessera.cli.run import check_picture
 from vitessera.codegen.builddir import read_build, write_build
 from vitessera.codegen.errors import UnsupportedModelError
 from vitessera.codegen.importer import (
@@ -33,7 +34,7 @@ from vitessera.codegen.tasks import find_tasks
 from vitessera.host import Accelerator
 from vitessera.host.accelerator import stack
 from vitessera.host.build import read_compiled
-from vitessera.host.errors import BuildDirectoryError, VitesseraError
+from vitessera.host.errors import BuildDirectoryError, ImageError, VitesseraError
 from vitessera.host.tail import Tail, TailRunner
 from vitessera.host.tasks import Kind, Task
 
@@ -326,6 +327,17 @@ def test_the_build_holds_the_tail_and_so_does_its_package(
     with tarfile.open(archive) as packed:
         names = [Path(name).name for name in packed.getnames()]
     assert "tail.onnx" in names
+
+
+def test_a_map_that_needs_onnx_runtime_is_not_there_without(
+    split_build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("PIL", reason="pip install pillow")
+    check_picture(read_compiled(split_build))
+    monkeypatch.setattr("vitessera.cli.run.can_run", lambda: False)
+    with pytest.raises(ImageError, match="gives embedding, no map") as info:
+        check_picture(read_compiled(split_build))
+    assert "install onnxruntime" in info.value.remedy
 
 
 def test_a_tail_that_onnx_runtime_does_not_take() -> None:
