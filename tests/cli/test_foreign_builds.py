@@ -45,7 +45,7 @@ def add(folder: Path, name: str, content: bytes) -> None:
 
 
 def test_the_table_of_names_is_what_compile_writes(digits_build: Path) -> None:
-    # The tail is of networks that were cut: tests/field/test_split.py.
+    # The tail is of networks that were cut: tests/field/test_tails.py.
     assert listed(digits_build).keys() | {"tail.onnx"} == buildfiles.known_names()
     assert generate(read_build(digits_build).config).files.keys() == RTL_FILES
 

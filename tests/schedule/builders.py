@@ -155,16 +155,18 @@ class Builder:
         tokens, width = self.size(query)[0], self.size(values)[1]
         head = self.size(query)[1] // heads
         scores = self.requantization(1, 700 / (INT8_SPREAD**2 * math.sqrt(head)), 0.0)
+        keys = self.size(key)[0]
+        many = int(keys > 1000)  # the greatest sum of so many needs a bit more in each step
         mix = Requantization(
             bias=self.rng.normal(0, 100, width).astype(np.int32),
             multiplier=self.rng.integers(20000, 40000, width).astype(np.uint16),
-            shift=np.full(width, 15, np.uint8),
-            pre_shift=0,
+            shift=np.full(width, 15 + many, np.uint8),
+            pre_shift=many,
             scale_shift=6,
             offset=3,
         )
         inputs = (query, key, values)
-        bias = self.bias(heads, tokens, self.size(key)[0]) if biased else None
+        bias = self.bias(heads, tokens, keys) if biased else None
         result = value(tokens, width, 8)
         return self.add(Attention(name, inputs, (), result, heads, scores, mix, bias))
 
