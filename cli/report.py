@@ -13,6 +13,7 @@ from vitessera.codegen.builddir import RESULT_FILE, Build, read_build
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import BuildDirectoryError, ConfigError
 from vitessera.codegen.outputfile import OutputFile, check_outputs
+from vitessera.codegen.progress import Step, tell
 from vitessera.host.reading import MEBIBYTE, foreign, read_file, reading
 
 from .foreign import add_foreign_rtl
@@ -25,12 +26,15 @@ layer, once 'vitessera simulate' has measured them.
 
 With --resources Yosys synthesises the RTL and counts what it takes of the board's FPGA, by module.
 The first time the large modules take minutes each; it says which one it is at, and how many are
-left. It needs no vendor tool: pip install 'vitessera[synth]'.
+left. With --timing it foretells the clock: the longest path from register to register of every
+module, by a model of the part's delays, and the cells on the longest of all. Both need no vendor
+tool: pip install 'vitessera[synth]'.
 """
 EPILOG = """\
 examples:
   vitessera report build/ --quantization
   vitessera report build/ --resources
+  vitessera report build/ --timing --board zcu104
 """
 
 
@@ -60,9 +64,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="LUTs, flip-flops, block RAMs, UltraRAMs and DSPs by module, as Yosys counts them",
     )
     parser.add_argument(
+        "--timing",
+        action="store_true",
+        help="the estimated clock, and the longest path of each module",
+    )
+    parser.add_argument(
         "--board",
         metavar="NAME",
-        help="the board whose FPGA --resources counts for (default: the build's)",
+        help="the board whose FPGA --resources and --timing are for (default: the build's)",
     )
     add_foreign_rtl(parser)
     parser.set_defaults(run=run)
@@ -72,14 +81,15 @@ def run(args: argparse.Namespace) -> int:
     """Prints the report."""
     from vitessera.codegen.report import report
 
-    if args.resources:
+    synthesised = args.resources or args.timing
+    if synthesised:
         from vitessera.codegen.synthesis import check_yosys
 
         check_yosys()  # before kernels are compiled to compare them
-    build = read_build(args.directory, check_rtl=args.resources and not args.foreign_rtl)
+    build = read_build(args.directory, check_rtl=synthesised and not args.foreign_rtl)
     picture = None if args.timeline is None else OutputFile(args.timeline, "report --timeline")
     check_outputs(picture)
-    board = chosen_board(build, args.board) if args.resources else None
+    board = chosen_board(build, args.board) if synthesised else None
     cycles = None
     try:
         cycles = measured_cycles(args.directory)
@@ -92,8 +102,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"\n{build.reports['quantization.txt']}")
     if picture is not None:
         draw_timeline(args.directory, build, picture)
-    if board is not None:
+    if board is not None and args.resources:
         print(f"\n{resources_text(build, board)}")
+    if board is not None and args.timing:
+        print(f"\n{timing_text(build, board)}")
     return 0
 
 
@@ -145,6 +157,18 @@ def resources_text(build: Build, board: Board) -> str:
     with shown_stages():
         modules = synthesise(build.rtl.files, board)
     return ResourceReport(modules, board, build.config).to_text(line_width())
+
+
+def timing_text(build: Build, board: Board) -> str:
+    """The clock that the build's RTL may reach on the board's FPGA; tells of its progress."""
+    from vitessera.codegen.clock.report import clock_report
+    from vitessera.codegen.synthesis import map_netlist
+
+    with shown_stages():
+        netlist = map_netlist(build.rtl.files, board)
+        tell(Step("analyse timing"))
+        report = clock_report(netlist, board, build.config.clock_mhz)
+    return report.to_text(line_width())
 
 
 def no_simulation(folder: Path) -> BuildDirectoryError:

