@@ -8,10 +8,11 @@ import importlib.util
 import pytest
 from vitessera.codegen import toplevel
 from vitessera.codegen.boards import BOARDS, Board, Resources
+from vitessera.codegen.clock.report import clock_report
 from vitessera.codegen.config import HardwareConfig
 from vitessera.codegen.errors import ToolError
 from vitessera.codegen.resources import DSPS_PER_LANE, estimate_resources, of_cells
-from vitessera.codegen.synthesis import ResourceReport, synthesise
+from vitessera.codegen.synthesis import ResourceReport, map_netlist, synthesise
 
 WITHIN = 0.15
 # Small counts cannot be told to a share: one block or slice more or less is always allowed.
@@ -145,3 +146,14 @@ def test_verilog_that_yosys_refuses() -> None:
     broken = {**files, "store_pack.v": files["store_pack.v"] + "module (;"}
     with pytest.raises(ToolError, match=r"cannot synthesise store_pack: .*syntax error"):
         synthesise(broken, BOARDS["pynq-z2"])
+
+
+@synth
+@needs_yosys
+def test_every_cell_of_the_other_family_is_timed() -> None:
+    """With UltraRAM, CARRY8, DSP48E2 and memories of LUTs; the same netlists as above."""
+    files, board = toplevel.generate(UNSEEN).files, BOARDS["kv260"]
+    report = clock_report(map_netlist(files, board), board, UNSEEN.clock_mhz)
+    assert 50 < report.estimate_mhz < 600
+    assert {"core.tile_engine", "core.epilogue", "shell"} <= set(report.timing.worst)
+    assert report.timing.handshake is not None

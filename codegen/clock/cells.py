@@ -156,8 +156,8 @@ def _read_address(cell: Cell, out: str) -> Iterator[Net]:
 
 
 def _uses(cell: Cell, parameter: str) -> bool:
-    """Whether a parameter of registers, a binary or decimal number, is not zero."""
-    return cell.parameters.get(parameter, "0").strip("0") != ""
+    """Whether a parameter of registers, a number or a truth value, is neither zero nor false."""
+    return cell.parameters.get(parameter, "0").strip().strip("0") not in ("", "FALSE")
 
 
 def _block_ram(cell: Cell, delays: Delays, found: Ways) -> None:

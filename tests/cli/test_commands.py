@@ -245,7 +245,7 @@ def test_report_counts_resources_and_foretells_the_clock(command: Command, tmp_p
     estimate = re.search(r"Estimated clock: (\d+) MHz on xc7z020clg400-1", outcome.output)
     assert estimate is not None
     assert 30 < int(estimate[1]) < 300
-    assert "The longest path:" in outcome.output
+    assert "The longest path, " in outcome.output
 
 
 def test_configuration_file_decides_the_accelerator(command: Command, tmp_path: Path) -> None:

@@ -134,6 +134,16 @@ def test_memories_start_and_end_paths() -> None:
     )
 
 
+@pytest.mark.parametrize(("register_b", "fast"), [("FALSE", False), ("TRUE", True)])
+def test_ultra_ram_has_an_output_register_or_not(register_b: str, fast: bool) -> None:
+    delays = delays_of(ProcessorKind.ZYNQ_ULTRASCALE, "xczu7ev-ffvc1156-2-e")
+    parameters = {"OREG_A": "FALSE", "OREG_B": register_b}
+    memory = Cell("URAM288", "core.memory", parameters, {"DOUT_B": (2,), "CLK": (1,)})
+    found = analyse(Netlist({}, {}, (memory, register(2, 3)), {}), delays).longest
+    first = delays.from_block_ram_register if fast else delays.from_ultra_ram
+    assert found.steps[0].cell == pytest.approx(first)
+
+
 def test_a_lut_ram_is_read_through_its_own_address() -> None:
     memory = cell("RAM32M", ADDRA=(2,), ADDRB=(0,), ADDRD=(0,), DIA=(0,), DOA=(3,), DOB=(4,), WE=0)
     found = timing(register(0, 2), memory, register(3, 5), register(4, 6)).longest
