@@ -11,6 +11,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..errors import ToolError
 from .cells import Ways, Wire, ways
@@ -108,6 +109,17 @@ def analyse(netlist: Netlist, delays: Delays) -> Timing:
     return graph.timing(netlist)
 
 
+class _End(NamedTuple):
+    """A pin where a path ends; ordered by the period that it asks for."""
+
+    period: float
+    net: Net
+    cell: int
+    setup: float
+    pin: str
+    wire: float
+
+
 @dataclass
 class _Graph:
     """The nets of a netlist, and how signals pass between them."""
@@ -198,13 +210,13 @@ class _Graph:
 
     def timing(self, netlist: Netlist) -> Timing:
         """The longest path to each module, and by a handshake."""
-        worst: dict[str, tuple[float, Net, int, float, str, float]] = {}
-        shaken: tuple[float, Net, int, float, str, float] | None = None
+        worst: dict[str, _End] = {}
+        shaken: _End | None = None
         for net, cell, time, pin, wire in self.ends:
             if (known := self.arrival.get(net)) is None:
                 continue
             way = self._wire(net, wire)
-            end = (known + way + time, net, cell, time, pin, way)
+            end = _End(known + way + time, net, cell, time, pin, way)
             module = netlist.cells[cell].module
             if module not in worst or end > worst[module]:
                 worst[module] = end
@@ -220,10 +232,10 @@ class _Graph:
         handshake = None if shaken is None else self._path(shaken, netlist)
         return Timing(paths, handshake, len(self.ends))
 
-    def _path(self, end: tuple[float, Net, int, float, str, float], netlist: Netlist) -> Path:
-        _, net, last, setup, pin, way = end
-        owner = netlist.cells[last]
-        steps = [Step(owner.kind, owner.module, self._driven(owner, netlist), way, setup)]
+    def _path(self, end: _End, netlist: Netlist) -> Path:
+        """From the end back to the register that it starts from."""
+        owner, net = netlist.cells[end.cell], end.net
+        steps = [Step(owner.kind, owner.module, self._driven(owner, netlist), end.wire, end.setup)]
         while (link := self.before.get(net)) is not None:
             source, cell, wire = link
             through = self.arrival[net] - self.arrival[source] - wire
@@ -233,7 +245,7 @@ class _Graph:
         time, cell = self.starts[net]
         at = netlist.cells[cell]
         steps.append(Step(at.kind, at.module, netlist.names.get(net, ""), 0.0, time))
-        return Path(tuple(reversed(steps)), pin)
+        return Path(tuple(reversed(steps)), end.pin)
 
     def _driven(self, register: Cell, netlist: Netlist) -> str:
         """The name of the first net with a name that a register drives."""
