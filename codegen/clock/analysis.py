@@ -81,12 +81,10 @@ class Timing:
     Attributes:
         worst: module → the longest path that ends in it.
         handshake: the longest path by way of a handshake between modules; None if there is none.
-        paths: how many ends were looked at.
     """
 
     worst: Mapping[str, Path]
     handshake: Path | None
-    paths: int
 
     @property
     def longest(self) -> Path:
@@ -230,7 +228,7 @@ class _Graph:
                     (Step(owner.kind, owner.module, self._driven(owner, netlist), 0.0, period),), ""
                 )
         handshake = None if shaken is None else self._path(shaken, netlist)
-        return Timing(paths, handshake, len(self.ends))
+        return Timing(paths, handshake)
 
     def _path(self, end: _End, netlist: Netlist) -> Path:
         """From the end back to the register that it starts from."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 
 import pytest
-from vitessera.codegen.boards import BOARDS, ProcessorKind
+from vitessera.codegen.boards import BOARDS, Board, ProcessorKind
 from vitessera.codegen.clock.analysis import Timing, analyse
 from vitessera.codegen.clock.delays import calibrated, delays_of, speed_grade
 from vitessera.codegen.clock.netlist import Cell, Netlist, from_yosys, join, read_netlist
@@ -207,7 +208,7 @@ def test_kernels_take_their_places() -> None:
 
 def test_the_cache_keeps_a_netlist() -> None:
     whole = join(frame(), {"kernel": kernel()})
-    assert read_netlist([dict(whole.inputs), dict(whole.outputs), *whole.to_table()[2:]]) == whole
+    assert read_netlist(json.loads(json.dumps(whole.to_table()))) == whole
 
 
 def test_yosys_names() -> None:
@@ -255,8 +256,7 @@ def test_the_speed_grade_stands_in_the_name_of_a_part(part: str, grade: str) -> 
 
 
 @pytest.mark.parametrize("board", BOARDS.values(), ids=lambda board: board.name)
-def test_every_board_has_a_speed_grade(board: object) -> None:
-    assert isinstance(board, type(BOARDS["kv260"]))
+def test_every_board_has_a_speed_grade(board: Board) -> None:
     assert delays_of(board.processor, board.part).lut > 0
     assert speed_grade(board.part) in board.part
 
